@@ -1,0 +1,14 @@
+//! The patch file: one named fix, ready to be applied to running processes.
+//!
+//! This room reads, writes and verifies patch files. It must not know processes: it never looks at a
+//! target. The model in [`model`] is what `engraft-build` produces and what the controller consumes;
+//! [`file`](mod@file) is its form on disk, an ELF file that `readelf` can show.
+
+#![forbid(unsafe_code)]
+
+pub mod model;
+
+pub use model::{
+    BuildId, Function, Image, ImageAddress, Import, LinkAddress, Object, OldPart, Patch,
+    Relocation, RelocationKind, RelocationTarget, Segment,
+};

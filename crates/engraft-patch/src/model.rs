@@ -1,0 +1,180 @@
+//! What a patch says: patch → objects → functions, and the new code with its relocations.
+
+use serde::{Deserialize, Serialize};
+
+/// One named fix. Its functions change together, in all its objects, or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Patch {
+    /// Unique among the patches of a process; what `engraft disable NAME` takes. 1 to 63 bytes of
+    /// `[A-Za-z0-9._-]`.
+    pub name: String,
+    /// The ELF files that the patch changes; no two with the same build-id.
+    pub objects: Vec<Object>,
+}
+
+/// One ELF file that a patch changes: the main program or a shared library.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Names the object; a module with another build-id is another object.
+    pub build_id: BuildId,
+    /// The file's name when the patch was built, without directories. For people only.
+    pub file_name: String,
+    /// The functions that get new code.
+    pub functions: Vec<Function>,
+    /// The new code and data, laid out once, placed near the module at apply time.
+    pub image: Image,
+}
+
+/// An old function and where its new code is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// The symbol name in the old binary.
+    pub name: String,
+    /// Every part of the old function (the entry first, then `.cold` and the like).
+    pub parts: Vec<OldPart>,
+    /// Entry of the new code, always in [`Segment::Text`].
+    pub new_entry: ImageAddress,
+    /// Size of the new code at `new_entry`, in bytes.
+    pub new_size: u64,
+}
+
+/// A contiguous piece of an old function in the old binary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldPart {
+    /// Where it starts.
+    pub address: LinkAddress,
+    /// Its bytes in the binary that the patch was built against. A module whose bytes differ is refused.
+    pub code: Vec<u8>,
+}
+
+/// The new code and data for one object.
+///
+/// In memory the segments lie at increasing addresses in the order text, read-only, data (with its
+/// zero-initialised tail); each starts on a page of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Image {
+    /// Read + execute.
+    pub text: Vec<u8>,
+    /// Read only once relocated.
+    pub read_only: Vec<u8>,
+    /// Read + write: new variables, GOT slots.
+    pub data: Vec<u8>,
+    /// Zero-initialised bytes behind `data`.
+    pub bss_size: u64,
+    /// To be applied, in any order, when the addresses are known.
+    pub relocations: Vec<Relocation>,
+    /// True if the address of a function that exists only in this image may be kept by the program
+    /// (it is stored or passed on, not only called): such an image is never unmapped while the
+    /// process lives, because nobody can know who still holds the pointer.
+    pub address_escapes: bool,
+}
+
+/// A segment of an [`Image`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Segment {
+    /// [`Image::text`].
+    Text,
+    /// [`Image::read_only`].
+    ReadOnly,
+    /// [`Image::data`] and the zero-initialised bytes behind it.
+    Data,
+}
+
+/// A place in an [`Image`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ImageAddress {
+    /// The segment.
+    pub segment: Segment,
+    /// Bytes from the start of the segment.
+    pub offset: u64,
+}
+
+/// An address in an ELF file as its link editor assigned it (`st_value`, `p_vaddr`); the module's
+/// load bias has to be added to get an address in a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LinkAddress(pub u64);
+
+/// The GNU build-id of an ELF file (`NT_GNU_BUILD_ID`): 1 to 32 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BuildId(Vec<u8>);
+
+impl BuildId {
+    /// The longest build-id that is accepted, in bytes (`ld --build-id=0x...` allows any length;
+    /// SHA-1, the default, has 20).
+    pub const MAXIMUM_LENGTH: usize = 32;
+
+    /// Takes the descriptor of a build-id note; `None` if it is empty or too long.
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        (1..=Self::MAXIMUM_LENGTH).contains(&bytes.len()).then(|| Self(bytes.to_vec()))
+    }
+
+    /// The raw bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for BuildId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A place in the image that depends on addresses known only in the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relocation {
+    /// Where to write.
+    pub place: ImageAddress,
+    /// What to write there, and how wide.
+    pub kind: RelocationKind,
+    /// S in the ABI's notation.
+    pub target: RelocationTarget,
+    /// A in the ABI's notation.
+    pub addend: i64,
+}
+
+/// The relocations of the x86-64 psABI (section 4.4) that an image can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RelocationKind {
+    /// `R_X86_64_64`: S + A, 64 bits.
+    Absolute64,
+    /// `R_X86_64_32`: S + A, 32 bits, zero-extended (non-PIE code).
+    Absolute32,
+    /// `R_X86_64_32S`: S + A, 32 bits, sign-extended (non-PIE code).
+    Absolute32Signed,
+    /// `R_X86_64_PC32`, `R_X86_64_PLT32`: S + A - P, 32 bits.
+    PcRelative32,
+    /// `R_X86_64_PC64`: S + A - P, 64 bits.
+    PcRelative64,
+}
+
+/// What a relocation refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RelocationTarget {
+    /// Something in the same image.
+    Image(ImageAddress),
+    /// Something in the old binary, by its address there. A patched function is always named this
+    /// way, by its old entry, from new code too: pointers stay equal, and a later patch on top is seen.
+    Object {
+        /// Name of the symbol, for people and for `readelf`.
+        name: String,
+        /// Its address.
+        address: LinkAddress,
+    },
+    /// A symbol that another module defines, looked up when the patch is applied. Only
+    /// [`RelocationKind::Absolute64`] with addend 0 may refer to it, that is, a GOT slot.
+    Import(Import),
+}
+
+/// A dynamic symbol of another module.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Import {
+    /// `st_name`.
+    pub name: String,
+    /// The symbol version (`GLIBC_2.14`), if the reference has one.
+    pub version: Option<String>,
+    /// An undefined weak reference resolves to 0 where nothing defines it.
+    pub weak: bool,
+}
