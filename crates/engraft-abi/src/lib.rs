@@ -1,1 +1,27 @@
+//! The bytes that the controller and the agent share.
+//!
+//! Everything here is `repr(C)`, little-endian by its only architecture (x86-64), free of padding that
+//! could leak (zerocopy checks that at compile time), and versioned by [`VERSION`]: an agent of another
+//! version is left alone. Offsets that a wrong edit could move are asserted below.
+//!
+//! This room holds no logic: no rule of live patching, no system call, no pointer is followed here.
+
 #![no_std]
+#![forbid(unsafe_code)]
+
+mod control;
+mod payload;
+mod snapshot;
+mod table;
+
+pub use control::{
+    AGENT_MAPPING_NAME, CodeRange, Command, Control, DetourWrite, MAGIC, Outcome, Response, VERSION,
+};
+pub use payload::{
+    BuildIdBytes, PayloadFunction, PayloadHeader, PayloadImport, PayloadObject, PayloadPart,
+    PayloadRelocation, flags, relocation_kind, relocation_target,
+};
+pub use snapshot::{
+    SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject, SnapshotPatch, patch_state,
+};
+pub use table::{Bytes, Table};

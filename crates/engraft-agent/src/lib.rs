@@ -1,1 +1,35 @@
+//! The runtime inside the target process: the live patching core, and what it needs to act there.
+//!
+//! A controller injects this crate as a freestanding shared object (feature `freestanding`) and calls
+//! it; the dynamic loader calls it at every load and unload. It decides nothing by itself: the rules
+//! are [`engraft_core`]'s. It uses raw system calls only, no libc (which may be patched, or absent),
+//! and must not know files, JSON or ELF sections: what a patch file says arrives as a flat payload
+//! ([`engraft_abi`]).
+
 #![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod agent;
+mod code;
+mod commands;
+mod control;
+mod elf;
+mod failure;
+mod hook;
+mod host;
+mod image;
+mod loader;
+mod lock;
+mod memory;
+mod modules;
+mod payloads;
+#[cfg(feature = "freestanding")]
+mod runtime;
+mod snapshot;
+mod system;
+
+pub use commands::remote_command;
+pub use hook::loader_hook;

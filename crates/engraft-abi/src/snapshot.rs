@@ -1,0 +1,81 @@
+//! What the agent says about itself: a flat buffer that it publishes anew after every change and that
+//! a controller reads from outside without stopping anybody ([`crate::Control::snapshot_generation`]).
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::payload::BuildIdBytes;
+use crate::table::{Bytes, Table};
+
+/// The start of a snapshot. All offsets are from here.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SnapshotHeader {
+    /// Size of the whole snapshot in bytes.
+    pub length: u64,
+    /// 1 if the agent found its own state damaged and refuses all changes.
+    pub broken: u64,
+    /// Patches, in the order in which they were enabled ([`SnapshotPatch`]).
+    pub patches: Table,
+}
+
+/// One patch.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SnapshotPatch {
+    /// Its name (UTF-8).
+    pub name: Bytes,
+    /// One of [`patch_state`].
+    pub state: u64,
+    /// What it changes ([`SnapshotObject`]).
+    pub objects: Table,
+}
+
+/// Values of [`SnapshotPatch::state`].
+pub mod patch_state {
+    /// Known, not in effect.
+    pub const DISABLED: u64 = 0;
+    /// In effect.
+    pub const ENABLED: u64 = 1;
+    /// Being enabled; some threads still run the old universe.
+    pub const ENABLING: u64 = 2;
+    /// Being disabled; some threads still run the new universe.
+    pub const DISABLING: u64 = 3;
+}
+
+/// One object of a patch.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SnapshotObject {
+    /// Which one.
+    pub build_id: BuildIdBytes,
+    /// Its file name when the patch was built.
+    pub file_name: Bytes,
+    /// Its functions ([`SnapshotFunction`]).
+    pub functions: Table,
+    /// The loaded modules that are this object; empty if it is not loaded ([`SnapshotInstance`]).
+    pub instances: Table,
+}
+
+/// One function of an object.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SnapshotFunction {
+    /// The old symbol's name.
+    pub name: Bytes,
+    /// Link-time address of its entry.
+    pub address: u64,
+}
+
+/// One module that holds the object.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SnapshotInstance {
+    /// Difference between addresses in the process and link-time addresses.
+    pub load_bias: u64,
+    /// The loader's name of it; empty for the main program.
+    pub path: Bytes,
+    /// Where the patch's image for it is; 0 if it is not patched.
+    pub image: u64,
+    /// Size of that image in bytes.
+    pub image_length: u64,
+}

@@ -1,0 +1,298 @@
+//! All that the agent knows, and how it answers to a controller.
+
+use alloc::vec::Vec;
+use core::mem::offset_of;
+
+use engraft_abi::{CodeRange, Control, DetourWrite, Outcome};
+use engraft_core::{
+    BuildId, Callbacks, Error, Livepatch, ObjectDefinition, PatchDefinition, PatchId, PatchState,
+    Refusal,
+};
+
+use crate::control::{Answer, ControlBlock};
+use crate::elf::LoadedElf;
+use crate::failure::{Failure, Text};
+use crate::hook::Hook;
+use crate::host::Host;
+use crate::loader::{self, Namespace};
+use crate::modules::Modules;
+use crate::payloads::Payload;
+use crate::snapshot;
+
+/// The agent of one process.
+pub(crate) struct Agent {
+    control: ControlBlock,
+    /// The model: all decisions.
+    pub core: Livepatch,
+    /// Its hands.
+    pub host: Host,
+    /// What it needs to be part of the loader's work.
+    pub hook: Option<Hook>,
+    next_patch: u32,
+    snapshot: Vec<u8>,
+    ranges: Vec<CodeRange>,
+    writes: Vec<DetourWrite>,
+}
+
+impl Agent {
+    /// Takes over a process, all of whose threads are stopped: knows its modules, and will know those
+    /// that come.
+    pub(crate) fn install(control: ControlBlock) -> Result<Self, Failure> {
+        let facts = control.read();
+        let program = LoadedElf::with_program_headers(
+            facts.program_load_bias,
+            facts.program_headers,
+            facts.program_header_count,
+        );
+        let mut modules = Modules::new(program);
+        if facts.debug == 0 {
+            modules.add_program()?;
+        }
+        if Namespace::all(facts.debug).any(|namespace| namespace.state() != loader::CONSISTENT) {
+            let text = b"a library is being loaded or unloaded at this moment";
+            return Err(Failure::new(Outcome::Loader, text));
+        }
+        for link_map in Namespace::all(facts.debug).flat_map(Namespace::link_maps) {
+            modules.add_if_new(link_map)?;
+        }
+        modules.set_live();
+        let mut core = Livepatch::new();
+        let mut host = Host::new(modules);
+        let named = host
+            .modules
+            .iter()
+            .filter_map(|module| Some((module.id, module.build_id?)));
+        for (module, build_id) in named {
+            core.adopt_live_module(module, build_id).map_err(refusal)?;
+        }
+        let hook = match facts.debug {
+            0 => None,
+            debug => Some(Hook::install(
+                debug,
+                facts.signal_error,
+                facts.hook,
+                &mut host.writes,
+            )?),
+        };
+        let mut agent = Self {
+            control,
+            core,
+            host,
+            hook,
+            next_patch: 1,
+            snapshot: Vec::new(),
+            ranges: Vec::new(),
+            writes: Vec::new(),
+        };
+        agent.publish();
+        Ok(agent)
+    }
+
+    /// Registers a payload and prepares it for all modules that are alive. Unless that works, the
+    /// payload's memory stays the controller's.
+    pub(crate) fn prepare(&mut self, address: u64, length: u64) -> Answer {
+        let patch = PatchId(self.next_patch);
+        self.host.payloads.add(patch, address, length)?;
+        let prepared = self.prepare_payload(patch);
+        if !matches!(prepared, Ok((Outcome::Done, _))) {
+            self.host.payloads.disown(patch);
+        }
+        prepared
+    }
+
+    fn prepare_payload(&mut self, patch: PatchId) -> Answer {
+        let payload = self
+            .host
+            .payloads
+            .get(patch)
+            .ok_or_else(Failure::bad_payload)?;
+        if let Some(known) = self
+            .core
+            .patches()
+            .iter()
+            .find(|it| it.name() == payload.name())
+        {
+            return Ok((Outcome::AlreadyThere, known.id().0.into()));
+        }
+        let definition = definition(payload)?;
+        self.next_patch += 1;
+        let prepared = self.core.prepare(&mut self.host, patch, definition);
+        prepared.map_err(|error| self.describe(error))?;
+        if let Err(failure) = self.collect_ranges(patch, PatchState::Patched) {
+            // Nobody could tell when it is safe to enable the patch.
+            self.core.abandon(&mut self.host, patch).map_err(refusal)?;
+            return Err(failure);
+        }
+        Ok((Outcome::Done, patch.0.into()))
+    }
+
+    /// Enables a prepared patch. All threads are stopped and clear of what it replaces.
+    pub(crate) fn enable(&mut self, patch: PatchId) -> Answer {
+        let begun = self.core.begin(&mut self.host, patch, &[]);
+        begun.map_err(|error| self.describe(error))?;
+        self.complete(patch)
+    }
+
+    /// Forgets a prepared patch.
+    pub(crate) fn abandon(&mut self, patch: PatchId) -> Answer {
+        self.core.abandon(&mut self.host, patch).map_err(refusal)?;
+        Ok((Outcome::Done, patch.0.into()))
+    }
+
+    /// Finds an enabled patch, and what must be clear before it can be disabled.
+    pub(crate) fn plan_disable(&mut self, name: &[u8]) -> Answer {
+        let Some(patch) = self
+            .core
+            .patches()
+            .iter()
+            .find(|patch| patch.name() == name)
+        else {
+            let text = Text::EMPTY
+                .push(b"no patch '")
+                .push(name)
+                .push(b"' is enabled");
+            return Err(Failure {
+                outcome: Outcome::NoSuchPatch,
+                text,
+            });
+        };
+        let patch = patch.id();
+        self.collect_ranges(patch, PatchState::Unpatched)?;
+        Ok((Outcome::Done, patch.0.into()))
+    }
+
+    /// Disables a patch. All threads are stopped and clear of its code.
+    pub(crate) fn disable(&mut self, patch: PatchId) -> Answer {
+        let begun = self.core.disable(&mut self.host, patch, &[]);
+        begun.map_err(|error| self.describe(error))?;
+        self.complete(patch)
+    }
+
+    /// Notes what must be clear before threads can switch to `target`.
+    fn collect_ranges(&mut self, patch: PatchId, target: PatchState) -> Result<(), Failure> {
+        let mut ranges = Vec::new();
+        let mut result = Ok(());
+        let visited = self.core.leaving(patch, target, |leaving| {
+            if result.is_ok() {
+                result = self.host.push_ranges(&mut ranges, leaving);
+            }
+        });
+        visited.map_err(refusal)?;
+        self.ranges = ranges;
+        result
+    }
+
+    fn complete(&mut self, patch: PatchId) -> Answer {
+        let completed = self.core.complete(&mut self.host, patch);
+        completed.map_err(|error| self.describe(error))?;
+        match self.host.trouble.take() {
+            Some(failure) => Err(failure),
+            None => Ok((Outcome::Done, patch.0.into())),
+        }
+    }
+
+    /// Puts the core's error into words.
+    pub(crate) fn describe(&self, error: Error<Failure>) -> Failure {
+        match error {
+            Error::Refused(reason) => refusal(reason),
+            Error::Prepare(_, module, failure) | Error::Site(module, _, failure) => {
+                let path = self
+                    .host
+                    .modules
+                    .get(module)
+                    .map(|module| module.path.as_slice());
+                let path = path
+                    .filter(|path| !path.is_empty())
+                    .unwrap_or(b"the program");
+                let text = Text::EMPTY
+                    .push(path)
+                    .push(b": ")
+                    .push(failure.text.as_bytes());
+                Failure { text, ..failure }
+            }
+            Error::PrePatch(_, failure) | Error::Threads(_, failure) => failure,
+        }
+    }
+
+    /// Tells the controller how a command ended: the outcome for the return register, the rest
+    /// through the control block.
+    pub(crate) fn respond(&mut self, answer: Answer) -> Outcome {
+        self.publish();
+        self.writes = core::mem::take(&mut self.host.writes);
+        let control = self.control;
+        control.store(offset_of!(Control, ranges), self.ranges.as_ptr() as u64);
+        control.store(offset_of!(Control, range_count), self.ranges.len() as u64);
+        control.store(offset_of!(Control, writes), self.writes.as_ptr() as u64);
+        control.store(offset_of!(Control, write_count), self.writes.len() as u64);
+        control.respond(answer)
+    }
+
+    /// Publishes what is true now. Without memory for it, the last snapshot stays.
+    pub(crate) fn publish(&mut self) {
+        let Ok(snapshot) = snapshot::render(&self.core, &self.host) else {
+            return;
+        };
+        let before = core::mem::replace(&mut self.snapshot, snapshot);
+        let (address, length) = (self.snapshot.as_ptr() as u64, self.snapshot.len() as u64);
+        self.control.publish_snapshot(address, length);
+        // A controller that was still reading the old one finds another generation and reads again.
+        drop(before);
+    }
+}
+
+/// What the core wants to know of a payload.
+fn definition(payload: &Payload) -> Result<PatchDefinition, Failure> {
+    let mut definition = PatchDefinition::default();
+    extend(&mut definition.name, payload.name().iter().copied())?;
+    for view in payload.objects() {
+        let build_id = view.object.build_id;
+        let bytes = build_id
+            .bytes
+            .get(..build_id.length as usize)
+            .unwrap_or_default();
+        let build_id = BuildId::new(bytes).ok_or_else(Failure::bad_payload)?;
+        let mut funcs = Vec::new();
+        extend(
+            &mut funcs,
+            view.functions()
+                .iter()
+                .filter_map(|function| view.entry(function)),
+        )?;
+        let object = ObjectDefinition {
+            build_id,
+            funcs,
+            callbacks: Callbacks::default(),
+        };
+        extend(&mut definition.objects, [object])?;
+    }
+    Ok(definition)
+}
+
+/// The core's refusals in words. Those that a controller's own checks exclude share one text.
+fn refusal(reason: Refusal) -> Failure {
+    let text: &[u8] = match reason {
+        Refusal::OutOfMemory => return Failure::out_of_memory(),
+        Refusal::Busy(_) => b"another patch is being enabled or disabled",
+        Refusal::NotEnabled(_) => b"the patch is not enabled",
+        Refusal::NotPrepared(_) => b"the patch is not prepared (any more)",
+        Refusal::Forced(_) => b"a patch of this name was forced out and cannot come again",
+        Refusal::NoObjects => b"the patch changes nothing",
+        Refusal::DuplicateObject(_) => b"the patch names an object twice",
+        Refusal::DuplicateFunction(..) => b"the patch names a function twice",
+        Refusal::FunctionOfAnotherSet(..) => b"a patch of another set changes the same function",
+        _ => b"the patch's state does not allow it",
+    };
+    Failure::new(Outcome::NotAllowed, text)
+}
+
+/// Appends, if there is memory for it.
+pub(crate) fn extend<T>(
+    list: &mut Vec<T>,
+    items: impl IntoIterator<Item = T>,
+) -> Result<(), Failure> {
+    items.into_iter().try_for_each(|item| {
+        list.try_reserve(1).map_err(|_| Failure::out_of_memory())?;
+        list.push(item);
+        Ok(())
+    })
+}

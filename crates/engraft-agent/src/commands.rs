@@ -1,0 +1,92 @@
+//! Remote calls: what a controller asks for.
+
+#![expect(unsafe_code, reason = "takes over memory that the controller set up")]
+
+use engraft_abi::{Command, Control, Outcome};
+use engraft_core::PatchId;
+use zerocopy::TryFromBytes;
+
+use crate::agent::Agent;
+use crate::control::{Answer, ControlBlock};
+use crate::failure::Failure;
+use crate::lock::Guard;
+use crate::memory::bytes;
+use crate::payloads;
+
+/// Carries out a command; the [`Outcome`] as a number. Further details are in the control block, whose
+/// address is `control`.
+///
+/// Runs in a thread of the target that the controller has borrowed, on the agent's own stack, with all
+/// signals blocked. It never waits.
+///
+/// # Safety
+/// `control` is the address of a complete [`Control`], the same in every call; the arguments are what
+/// [`Command`] says; `entry_stack` is where the return address of this call is.
+pub unsafe extern "C" fn remote_command(
+    command: u64,
+    control: u64,
+    first: u64,
+    second: u64,
+    entry_stack: u64,
+) -> u64 {
+    let Some(mut guard) = Guard::try_acquire(entry_stack, None) else {
+        return Outcome::Busy as u64;
+    };
+    // SAFETY: the caller's promise.
+    let control = unsafe { ControlBlock::at(control) };
+    let Ok(command) = Command::try_read_from_bytes(&command.to_ne_bytes()) else {
+        return control.respond(Err(Failure::bad_payload())) as u64;
+    };
+    if command == Command::Install {
+        // SAFETY: the controller calls this once, with its own control block.
+        return unsafe { install(&mut guard, control) } as u64;
+    }
+    let Some(agent) = guard.agent() else {
+        return Outcome::Broken as u64;
+    };
+    // SAFETY: the caller's promise.
+    let answer = unsafe { carry_out(agent, command, first, second) };
+    agent.respond(answer) as u64
+}
+
+/// # Safety
+/// As for [`remote_command`]; once per process.
+unsafe fn install(guard: &mut Guard, control: ControlBlock) -> Outcome {
+    if guard.agent().is_some() {
+        return Outcome::AlreadyThere;
+    }
+    let Control {
+        heap_start,
+        heap_length,
+        ..
+    } = control.read();
+    #[cfg(feature = "freestanding")]
+    // SAFETY: this memory was mapped by the controller for nothing else.
+    unsafe {
+        crate::runtime::initialise_heap(heap_start, heap_length);
+    }
+    #[cfg(not(feature = "freestanding"))]
+    let _ = (heap_start, heap_length);
+    match Agent::install(control) {
+        Ok(agent) => guard.install(agent).respond(Ok((Outcome::Done, 0))),
+        Err(failure) => control.respond(Err(failure)),
+    }
+}
+
+/// # Safety
+/// As for [`remote_command`].
+unsafe fn carry_out(agent: &mut Agent, command: Command, first: u64, second: u64) -> Answer {
+    let patch = PatchId(first as u32);
+    match command {
+        Command::Install => Ok((Outcome::AlreadyThere, 0)),
+        Command::Allocate => Ok((Outcome::Done, payloads::allocate(first)?)),
+        // SAFETY: the controller gives back what it got from Allocate and never handed over.
+        Command::Free => unsafe { payloads::free(first, second) }.map(|()| (Outcome::Done, 0)),
+        Command::Prepare => agent.prepare(first, second),
+        Command::Enable => agent.enable(patch),
+        Command::Abandon => agent.abandon(patch),
+        // SAFETY: the controller wrote the name there.
+        Command::PlanDisable => agent.plan_disable(unsafe { bytes(first, second as usize) }),
+        Command::Disable => agent.disable(patch),
+    }
+}

@@ -1,0 +1,98 @@
+//! The agent's end of the control block.
+
+#![expect(
+    unsafe_code,
+    reason = "the control block is memory that the controller set up"
+)]
+
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use engraft_abi::{Control, Outcome, Response};
+
+use crate::failure::Failure;
+use crate::memory::{bytes_mut, read};
+
+/// How a command ended: an outcome that is not a failure, with the response's value; or why not.
+pub(crate) type Answer = Result<(Outcome, u64), Failure>;
+
+/// The control block at the start of the agent's mapping. It exists as long as the agent.
+#[derive(Clone, Copy)]
+pub(crate) struct ControlBlock(u64);
+
+impl ControlBlock {
+    /// The control block at `address`.
+    ///
+    /// # Safety
+    /// A complete [`Control`] is there, and stays there.
+    pub(crate) unsafe fn at(address: u64) -> Self {
+        Self(address)
+    }
+
+    /// What the controller wrote.
+    pub(crate) fn read(self) -> Control {
+        // SAFETY: the block exists, and only the agent's own lock holder writes to it now.
+        unsafe { read(self.0) }
+    }
+
+    fn word(self, offset: usize) -> &'static AtomicU64 {
+        let pointer = core::ptr::with_exposed_provenance::<AtomicU64>(self.0 as usize + offset);
+        // SAFETY: an aligned word of the block (all offsets come from `offset_of!` of u64 fields).
+        unsafe { &*pointer }
+    }
+
+    /// Writes a field of 64 bits.
+    pub(crate) fn store(self, offset: usize, value: u64) {
+        // ORDERING: read by the controller after the command has returned and the thread has stopped.
+        self.word(offset).store(value, Ordering::Relaxed);
+    }
+
+    /// Writes the response to a command; what the command returns.
+    pub(crate) fn respond(self, answer: Answer) -> Outcome {
+        let mut response = Response {
+            value: 0,
+            text_length: 0,
+            text: [0; 400],
+        };
+        let outcome = match answer {
+            Ok((outcome, value)) => {
+                response.value = value;
+                outcome
+            }
+            Err(failure) => {
+                let text = failure.text.as_bytes();
+                response.text_length = text.len() as u64;
+                response
+                    .text
+                    .iter_mut()
+                    .zip(text)
+                    .for_each(|(to, from)| *to = *from);
+                failure.outcome
+            }
+        };
+        let field = self.0 + offset_of!(Control, response) as u64;
+        // SAFETY: the field belongs to the agent while it carries out a command.
+        let bytes = unsafe { bytes_mut(field, size_of::<Response>()) };
+        bytes.copy_from_slice(zerocopy::IntoBytes::as_bytes(&response));
+        outcome
+    }
+
+    /// Points readers to a new snapshot. A reader takes the generation before and after it has read;
+    /// an odd one, or two different ones, mean that it has to read again.
+    pub(crate) fn publish_snapshot(self, address: u64, length: u64) {
+        let generation = self.word(offset_of!(Control, snapshot_generation));
+        // ORDERING: only the lock holder writes, so Relaxed reads its own last value. A reader that sees
+        // either new field must see the odd generation: each store is Release, and x86 keeps the
+        // order of stores for readers in other processes too.
+        let stable = generation.load(Ordering::Relaxed) & !1;
+        generation.store(stable + 1, Ordering::Release);
+        // ORDERING: Release, as above.
+        self.word(offset_of!(Control, snapshot))
+            .store(address, Ordering::Release);
+        // ORDERING: Release, as above.
+        self.word(offset_of!(Control, snapshot_length))
+            .store(length, Ordering::Release);
+        // ORDERING: Release: a reader that sees the even generation sees both fields and the buffer.
+        generation.store(stable + 2, Ordering::Release);
+    }
+}

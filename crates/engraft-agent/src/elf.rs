@@ -1,0 +1,412 @@
+//! A loaded ELF file as it is in memory: program headers, build-id, dynamic section, symbols.
+//!
+//! Facts: System V gABI (program header, dynamic section, hash table), the GNU hash table and symbol
+//! versions as in the LSB core specification.
+
+#![expect(unsafe_code, reason = "reads loaded modules by address")]
+
+use core::ops::Range;
+
+use engraft_core::BuildId;
+use object::elf::{
+    DF_TEXTREL, DT_FLAGS, DT_GNU_HASH, DT_HASH, DT_NULL, DT_STRTAB, DT_SYMTAB, DT_TEXTREL,
+    DT_VERDEF, DT_VERDEFNUM, DT_VERSYM, ELFMAG, NT_GNU_BUILD_ID, PF_X, PT_DYNAMIC, PT_LOAD,
+    PT_NOTE, SHN_UNDEF, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT, VERSYM_VERSION,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::memory::{c_string, probe, read};
+
+/// `Elf64_Phdr`.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct ProgramHeader {
+    kind: u32,
+    flags: u32,
+    offset: u64,
+    address: u64,
+    physical_address: u64,
+    file_size: u64,
+    memory_size: u64,
+    alignment: u64,
+}
+
+/// `Elf64_Sym`.
+#[derive(Clone, Copy, FromBytes)]
+#[repr(C)]
+struct Symbol {
+    name: u32,
+    info: u8,
+    other: u8,
+    section: u16,
+    value: u64,
+    size: u64,
+}
+
+/// One loaded ELF file.
+#[derive(Clone, Copy)]
+pub(crate) struct LoadedElf {
+    /// Difference between addresses in the process and link-time addresses.
+    pub load_bias: u64,
+    program_headers: u64,
+    program_header_count: u64,
+}
+
+impl LoadedElf {
+    /// The file whose program headers are at an address that is known (`AT_PHDR`).
+    pub(crate) fn with_program_headers(load_bias: u64, address: u64, count: u64) -> Self {
+        Self {
+            load_bias,
+            program_headers: address,
+            program_header_count: count,
+        }
+    }
+
+    /// The file that the loader mapped with `load_bias`; `None` if no ELF header is found there.
+    ///
+    /// The ELF header is part of the first segment, whose link-time address is 0 in every shared
+    /// object that a link editor makes by default; a prelinked one has another, and lies below its
+    /// dynamic section.
+    pub(crate) fn find(load_bias: u64, dynamic: u64) -> Option<Self> {
+        const PAGE: u64 = 4096;
+        const FARTHEST: u64 = 4096;
+        Self::with_header_at(load_bias, load_bias).or_else(|| {
+            (0..FARTHEST)
+                .map_while(|page| (dynamic & !(PAGE - 1)).checked_sub(page * PAGE))
+                .find_map(|start| Self::with_header_at(load_bias, start))
+                .filter(|elf| elf.dynamic_section() == Some(dynamic))
+        })
+    }
+
+    fn with_header_at(load_bias: u64, start: u64) -> Option<Self> {
+        const PHOFF: u64 = 32;
+        const PHNUM: u64 = 56;
+        (probe::<[u8; 4]>(start)? == ELFMAG).then_some(())?;
+        let program_headers = start.checked_add(probe::<u64>(start + PHOFF)?)?;
+        let count = u64::from(probe::<u16>(start + PHNUM)?);
+        Some(Self::with_program_headers(
+            load_bias,
+            program_headers,
+            count,
+        ))
+    }
+
+    fn headers(&self) -> impl Iterator<Item = ProgramHeader> + use<> {
+        let start = self.program_headers;
+        (0..self.program_header_count)
+            .map_while(move |index| probe(start + index * size_of::<ProgramHeader>() as u64))
+    }
+
+    fn range(&self, header: &ProgramHeader) -> Range<u64> {
+        let start = self.load_bias.wrapping_add(header.address);
+        start..start.wrapping_add(header.memory_size)
+    }
+
+    /// The addresses from the first to the last loaded byte.
+    pub(crate) fn span(&self) -> Range<u64> {
+        self.headers()
+            .filter(|header| header.kind == PT_LOAD)
+            .map(|header| self.range(&header))
+            .reduce(|all, next| all.start.min(next.start)..all.end.max(next.end))
+            .unwrap_or(0..0)
+    }
+
+    /// Whether all of `range` lies in one executable segment.
+    pub(crate) fn is_code(&self, range: &Range<u64>) -> bool {
+        self.headers()
+            .filter(|header| header.kind == PT_LOAD && header.flags & PF_X != 0)
+            .map(|header| self.range(&header))
+            .any(|segment| segment.start <= range.start && range.end <= segment.end)
+    }
+
+    fn dynamic_section(&self) -> Option<u64> {
+        let header = self.headers().find(|header| header.kind == PT_DYNAMIC)?;
+        Some(self.range(&header).start)
+    }
+
+    /// The GNU build-id; `None` if the file has no such note.
+    pub(crate) fn build_id(&self) -> Option<BuildId> {
+        self.headers()
+            .filter(|header| header.kind == PT_NOTE)
+            .find_map(|header| build_id_note(self.range(&header), header.alignment))
+    }
+
+    /// Whether relocation changes the file's code (`DT_TEXTREL`): a patch that is applied before
+    /// that would be overwritten.
+    pub(crate) fn has_text_relocations(&self) -> bool {
+        self.dynamic_value(DT_TEXTREL).is_some()
+            || self
+                .dynamic_value(DT_FLAGS)
+                .is_some_and(|flags| flags & u64::from(DF_TEXTREL) != 0)
+    }
+
+    fn dynamic_value(&self, wanted: u32) -> Option<u64> {
+        let mut entry = self.dynamic_section()?;
+        loop {
+            let [tag, value] = probe::<[u64; 2]>(entry)?;
+            if tag == u64::from(DT_NULL) {
+                return None;
+            }
+            if tag == u64::from(wanted) {
+                return Some(value);
+            }
+            entry += 16;
+        }
+    }
+
+    /// A dynamic entry that is an address. glibc rewrites these in place to process addresses, except
+    /// where the section is read-only; musl and the vDSO never do.
+    fn dynamic_address(&self, wanted: u32) -> Option<u64> {
+        let value = self.dynamic_value(wanted)?;
+        let span = self.span();
+        Some(if span.contains(&value) {
+            value
+        } else {
+            self.load_bias.wrapping_add(value)
+        })
+    }
+
+    /// The definition of `name` (with symbol version `version`, unless empty) that this file exports.
+    ///
+    /// The file must be relocated: an IFUNC's resolver is called.
+    pub(crate) fn exported_symbol(&self, name: &[u8], version: &[u8]) -> Option<u64> {
+        let table = SymbolTable::of(self)?;
+        let index = table.find(name, version)?;
+        let symbol = table.symbol(index)?;
+        let address = self.load_bias.wrapping_add(symbol.value);
+        if symbol.info & 15 != STT_GNU_IFUNC {
+            return Some(address);
+        }
+        let resolver = core::ptr::with_exposed_provenance::<()>(address as usize);
+        // SAFETY: an IFUNC symbol's value is the address of a function without arguments (GNU gABI
+        // extension) that returns the implementation's address. The module is relocated and alive.
+        let resolver: extern "C" fn() -> u64 = unsafe { core::mem::transmute(resolver) };
+        Some(resolver())
+    }
+}
+
+/// Reads the notes in `range`; alignment as in the program header (4, or 8 for some notes).
+fn build_id_note(range: Range<u64>, alignment: u64) -> Option<BuildId> {
+    let align = |value: u64| value.next_multiple_of(if alignment == 8 { 8 } else { 4 });
+    let mut note = range.start;
+    while note + 12 <= range.end {
+        let [name_size, size, kind] = probe::<[u32; 3]>(note)?;
+        let name = note + 12;
+        let description = note + align(12 + u64::from(name_size));
+        if kind == NT_GNU_BUILD_ID && name_size == 4 && probe::<[u8; 4]>(name)? == *b"GNU\0" {
+            let mut bytes = [0; 32];
+            let used = bytes.get_mut(..size as usize)?;
+            return crate::system::read_own_memory(description, used)
+                .then(|| BuildId::new(used))
+                .flatten();
+        }
+        note += align(description - note + u64::from(size));
+    }
+    None
+}
+
+/// The dynamic symbol table and what is needed to search it.
+struct SymbolTable {
+    symbols: u64,
+    strings: u64,
+    versions: Option<u64>,
+    version_definitions: Option<(u64, u64)>,
+    gnu_hash: Option<u64>,
+    sysv_hash: Option<u64>,
+}
+
+impl SymbolTable {
+    fn of(elf: &LoadedElf) -> Option<Self> {
+        Some(Self {
+            symbols: elf.dynamic_address(DT_SYMTAB)?,
+            strings: elf.dynamic_address(DT_STRTAB)?,
+            versions: elf.dynamic_address(DT_VERSYM),
+            version_definitions: elf
+                .dynamic_address(DT_VERDEF)
+                .zip(elf.dynamic_value(DT_VERDEFNUM)),
+            gnu_hash: elf.dynamic_address(DT_GNU_HASH),
+            sysv_hash: elf.dynamic_address(DT_HASH),
+        })
+    }
+
+    fn symbol(&self, index: u32) -> Option<Symbol> {
+        let address = self.symbols + u64::from(index) * size_of::<Symbol>() as u64;
+        // SAFETY: the index comes from the module's own hash table; the module is mapped.
+        Some(unsafe { read(address) })
+    }
+
+    fn find(&self, name: &[u8], version: &[u8]) -> Option<u32> {
+        match (self.gnu_hash, self.sysv_hash) {
+            (Some(table), _) => self.find_by_gnu_hash(table, name, version),
+            (None, Some(table)) => self.find_by_sysv_hash(table, name, version),
+            (None, None) => None,
+        }
+    }
+
+    fn find_by_gnu_hash(&self, table: u64, name: &[u8], version: &[u8]) -> Option<u32> {
+        let hash = name.iter().fold(5381_u32, |hash, byte| {
+            hash.wrapping_mul(33).wrapping_add(u32::from(*byte))
+        });
+        // SAFETY: a GNU hash table starts with four words: buckets, first symbol, bloom words, shift.
+        let [buckets, first, bloom_words, _] = unsafe { read::<[u32; 4]>(table) };
+        let bucket_table = table + 16 + u64::from(bloom_words) * 8;
+        let chain_table = bucket_table + u64::from(buckets) * 4;
+        let bucket = bucket_table + u64::from(hash.checked_rem(buckets)?) * 4;
+        // SAFETY: `bucket` lies in the table of buckets.
+        let mut index = unsafe { read::<u32>(bucket) };
+        if index < first {
+            return None;
+        }
+        loop {
+            let link = chain_table + u64::from(index - first) * 4;
+            // SAFETY: a chain ends with an odd word, so this one belongs to the table.
+            let value = unsafe { read::<u32>(link) };
+            if value | 1 == hash | 1 && self.matches(index, name, version) {
+                return Some(index);
+            }
+            if value & 1 == 1 {
+                return None;
+            }
+            index += 1;
+        }
+    }
+
+    fn find_by_sysv_hash(&self, table: u64, name: &[u8], version: &[u8]) -> Option<u32> {
+        // SAFETY: a hash table starts with the numbers of buckets and of symbols.
+        let [buckets, count] = unsafe { read::<[u32; 2]>(table) };
+        let chains = table + 8 + u64::from(buckets) * 4;
+        let bucket = object::elf::hash(name).checked_rem(buckets)?;
+        // SAFETY: the bucket lies in the table.
+        let mut index = unsafe { read::<u32>(table + 8 + u64::from(bucket) * 4) };
+        for _ in 0..count {
+            if index == 0 || index >= count {
+                return None;
+            }
+            if self.matches(index, name, version) {
+                return Some(index);
+            }
+            // SAFETY: `index` is less than the number of symbols, which is that of the chain's words.
+            index = unsafe { read::<u32>(chains + u64::from(index) * 4) };
+        }
+        None
+    }
+
+    fn matches(&self, index: u32, name: &[u8], version: &[u8]) -> bool {
+        let Some(symbol) = self.symbol(index) else {
+            return false;
+        };
+        let defined = symbol.section != SHN_UNDEF && symbol.info >> 4 != STB_LOCAL;
+        let usable = matches!(
+            symbol.info & 15,
+            STT_FUNC | STT_OBJECT | STT_NOTYPE | STT_GNU_IFUNC
+        );
+        // SAFETY: st_name is an offset into the module's string table.
+        let found = unsafe { c_string(self.strings + u64::from(symbol.name)) };
+        defined && usable && found == name && self.version_matches(index, version)
+    }
+
+    /// A reference without a version takes the default one, which is not hidden (bit 15).
+    fn version_matches(&self, index: u32, version: &[u8]) -> bool {
+        const HIDDEN: u16 = 0x8000;
+        let Some(versions) = self.versions else {
+            return true;
+        };
+        // SAFETY: there is one version word per symbol.
+        let word = unsafe { read::<u16>(versions + u64::from(index) * 2) };
+        if version.is_empty() {
+            return word & HIDDEN == 0;
+        }
+        let number = word & VERSYM_VERSION;
+        self.version_name(number)
+            .is_none_or(|found| found == version)
+    }
+
+    /// The name of a version that this file defines; numbers 0 and 1 (local, global) have none.
+    fn version_name(&self, number: u16) -> Option<&[u8]> {
+        let (mut definition, count) = self.version_definitions?;
+        for _ in 0..count {
+            // SAFETY: Elf64_Verdef begins with version, flags, index, auxiliary count (16 bits each).
+            let [_, _, index, _] = unsafe { read::<[u16; 4]>(definition) };
+            // SAFETY: and goes on with hash, offset of the first auxiliary entry, offset of the next.
+            let [_, auxiliary, next] = unsafe { read::<[u32; 3]>(definition + 8) };
+            if index == number {
+                // SAFETY: Elf64_Verdaux begins with the offset of the name.
+                let name = unsafe { read::<u32>(definition + u64::from(auxiliary)) };
+                // SAFETY: that is an offset into the module's string table.
+                return (number > 1).then(|| unsafe { c_string(self.strings + u64::from(name)) });
+            }
+            definition += u64::from(next);
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The C library of this very test process.
+    fn c_library() -> LoadedElf {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let line = maps
+            .lines()
+            .find(|line| line.contains("libc.so.6"))
+            .unwrap();
+        let start = u64::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
+        let elf = LoadedElf::with_header_at(start, start).unwrap();
+        assert_eq!(
+            LoadedElf::find(start, elf.dynamic_section().unwrap())
+                .unwrap()
+                .span(),
+            elf.span()
+        );
+        elf
+    }
+
+    unsafe extern "C" {
+        fn getppid() -> i32;
+        fn dlvsym(handle: usize, name: *const u8, version: *const u8) -> u64;
+        fn dlsym(handle: usize, name: *const u8) -> u64;
+    }
+
+    #[test]
+    fn finds_what_the_dynamic_loader_finds() {
+        let library = c_library();
+        let expected = getppid as *const () as u64;
+        assert_eq!(library.exported_symbol(b"getppid", b""), Some(expected));
+        assert_eq!(
+            library.exported_symbol(b"getppid", b"GLIBC_2.2.5"),
+            Some(expected)
+        );
+        assert_eq!(library.exported_symbol(b"getppid", b"GLIBC_2.99"), None);
+        assert_eq!(library.exported_symbol(b"no_such_function", b""), None);
+    }
+
+    #[test]
+    fn tells_versions_and_indirect_functions_apart() {
+        let library = c_library();
+        let versions = [c"GLIBC_2.14", c"GLIBC_2.2.5"];
+        for version in versions {
+            // SAFETY: RTLD_DEFAULT and two C strings.
+            let want = unsafe { dlvsym(0, c"memcpy".as_ptr().cast(), version.as_ptr().cast()) };
+            assert_eq!(
+                library.exported_symbol(b"memcpy", version.to_bytes()),
+                Some(want)
+            );
+        }
+        // SAFETY: RTLD_DEFAULT and a C string.
+        let default = unsafe { dlsym(0, c"strlen".as_ptr().cast()) };
+        assert_eq!(library.exported_symbol(b"strlen", b""), Some(default));
+    }
+
+    #[test]
+    fn reads_the_build_id_and_knows_code_from_data() {
+        let library = c_library();
+        let build_id = library.build_id().unwrap();
+        assert_eq!(build_id.as_bytes().len(), 20);
+        let code = getppid as *const () as u64;
+        assert!(library.is_code(&(code..code + 1)));
+        assert!(!library.is_code(&(library.load_bias..library.load_bias + 1)));
+        assert!(!library.has_text_relocations());
+    }
+}

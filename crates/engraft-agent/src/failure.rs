@@ -1,0 +1,153 @@
+//! Why something could not be done, in a form that needs no memory: a kind for programs and a text for
+//! people, which ends up in `dlerror` or in the controller's error message.
+
+use engraft_abi::Outcome;
+
+use crate::system::Errno;
+
+/// A message of bounded length.
+#[derive(Clone, Copy)]
+pub(crate) struct Text {
+    bytes: [u8; 400],
+    length: usize,
+}
+
+impl Text {
+    /// No text.
+    pub(crate) const EMPTY: Self = Self {
+        bytes: [0; 400],
+        length: 0,
+    };
+
+    /// Appends what fits.
+    pub(crate) fn push(mut self, part: &[u8]) -> Self {
+        // One byte stays zero, so that the text is a C string too.
+        let free = self.bytes.len() - 1 - self.length;
+        let count = part.len().min(free);
+        for (to, from) in self
+            .bytes
+            .iter_mut()
+            .skip(self.length)
+            .zip(part.iter().take(count))
+        {
+            *to = *from;
+        }
+        self.length += count;
+        self
+    }
+
+    /// Appends `0x` and the digits.
+    pub(crate) fn push_hexadecimal(self, value: u64) -> Self {
+        let digits = (64 - value.leading_zeros()).div_ceil(4).max(1);
+        let text = self.push(b"0x");
+        (0..digits).rev().fold(text, |text, digit| {
+            let nibble = (value >> (4 * digit)) as u8 & 15;
+            text.push(&[if nibble < 10 {
+                b'0' + nibble
+            } else {
+                b'a' + nibble - 10
+            }])
+        })
+    }
+
+    /// Appends a decimal number.
+    pub(crate) fn push_decimal(self, value: u64) -> Self {
+        let text = if value >= 10 {
+            self.push_decimal(value / 10)
+        } else {
+            self
+        };
+        text.push(&[b'0' + (value % 10) as u8])
+    }
+
+    /// The same text as a library name that glibc looks up literally: with a slash, so that no search
+    /// path is tried, and without `$`, which would be expanded.
+    pub(crate) fn fit_for_library_name(mut self) -> Self {
+        self.bytes
+            .iter_mut()
+            .filter(|byte| **byte == b'$')
+            .for_each(|byte| *byte = b'?');
+        if self.as_bytes().contains(&b'/') {
+            self
+        } else {
+            self.push(b" /")
+        }
+    }
+
+    /// What was appended.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
+    /// The text, followed by a zero byte, as C wants it.
+    pub(crate) fn as_c_string(&self) -> *const u8 {
+        self.bytes.as_ptr()
+    }
+}
+
+/// What went wrong.
+#[derive(Clone, Copy)]
+pub(crate) struct Failure {
+    /// For programs.
+    pub outcome: Outcome,
+    /// For people; fits after "failed to ...: ".
+    pub text: Text,
+}
+
+impl Failure {
+    /// With a constant text.
+    pub(crate) fn new(outcome: Outcome, text: &[u8]) -> Self {
+        Self {
+            outcome,
+            text: Text::EMPTY.push(text),
+        }
+    }
+
+    /// A system call that failed.
+    pub(crate) fn system_call(what: &[u8], Errno(number): Errno) -> Self {
+        let text = Text::EMPTY
+            .push(what)
+            .push(b" failed with errno ")
+            .push_decimal(number.into());
+        Self {
+            outcome: Outcome::SystemCall,
+            text,
+        }
+    }
+
+    /// The heap is exhausted.
+    pub(crate) fn out_of_memory() -> Self {
+        Self::new(Outcome::NoMemory, b"the agent's memory is used up")
+    }
+
+    /// A payload that a controller of this version would not have written.
+    pub(crate) fn bad_payload() -> Self {
+        Self::new(
+            Outcome::BadPayload,
+            b"the patch in the target's memory contradicts itself",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_out() {
+        let text = Text::EMPTY
+            .push_decimal(0)
+            .push(b" ")
+            .push_decimal(1907)
+            .push(b" ");
+        assert_eq!(text.push_hexadecimal(0xa0f).as_bytes(), b"0 1907 0xa0f");
+        assert_eq!(Text::EMPTY.push_hexadecimal(0).as_bytes(), b"0x0");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_and_still_ends_in_zero() {
+        let text = Text::EMPTY.push(&[b'x'; 1000]);
+        assert_eq!(text.as_bytes().len(), 399);
+        assert_eq!(text.bytes.last(), Some(&0));
+    }
+}

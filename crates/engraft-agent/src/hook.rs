@@ -1,0 +1,254 @@
+//! The agent's part in the dynamic loader's work: it is called at every load and unload, before any code
+//! of a new module runs, and can refuse a load.
+//!
+//! The loader calls `_dl_debug_state` (found through `r_debug`), an empty function made for debuggers, at
+//! fixed points, with its own lock held. What is on its lists at these points differs between loaders;
+//! here only what is seen counts: whatever is listed and was not known comes, whatever was known and
+//! is not listed has gone.
+//!
+//! | loader | calls during one dlopen |
+//! |---|---|
+//! | glibc up to 2.34 | ADD before mapping; CONSISTENT after mapping, before relocation and constructors |
+//! | glibc 2.35 to 2.40 | ADD when the root is mapped; CONSISTENT before relocation and constructors |
+//! | glibc from 2.41 on | ADD when the root is mapped; CONSISTENT after relocation, before constructors |
+//! | dlclose, all | destructors, DELETE while still mapped and listed, unmapping, CONSISTENT |
+
+#![expect(
+    unsafe_code,
+    reason = "edits the loader's structures and its break function"
+)]
+
+use core::ptr::null;
+
+use alloc::vec::Vec;
+use engraft_abi::{DetourWrite, Outcome};
+
+use crate::agent::Agent;
+use crate::code::write_code;
+use crate::failure::{Failure, Text};
+use crate::loader::{self, LinkMap, Namespace, PoisonedDynamic};
+use crate::lock::Guard;
+use crate::memory::probe;
+use crate::system::{SignalSet, block_signals};
+
+/// What the hook has installed and remembers between calls.
+pub(crate) struct Hook {
+    debug: u64,
+    signal_error: u64,
+    /// A load is under way: the last call announced that objects are added.
+    adding: bool,
+    /// Text of the last refusal; the loader reads it after the hook has returned.
+    message: Text,
+    raise: Raise,
+}
+
+/// A call of `_dl_signal_error(errcode, objname, occasion, errstring)` to be made instead of returning to
+/// the loader. The layout is known to the entry stub.
+#[repr(C)]
+pub struct Raise {
+    code: u64,
+    object: u64,
+    occasion: u64,
+    text: u64,
+    function: u64,
+}
+
+/// The loader looks at this after a refusal while objects are added.
+static POISON: PoisonedDynamic = PoisonedDynamic::new();
+
+/// Called by the loader, through the entry stub, instead of its break function. Null, or the error to
+/// raise.
+///
+/// # Safety
+/// Only the entry stub calls it; `entry_stack` is where the return address of this call is.
+pub unsafe extern "C" fn loader_hook(entry_stack: u64) -> *const Raise {
+    // The program's signal handlers may call dlopen, which would wait for this very call.
+    let signals = block_signals(SignalSet::ALL);
+    let mut guard = Guard::acquire(entry_stack, Some(signals));
+    let raise = guard.agent().map_or(null(), Agent::loader_event);
+    drop(guard);
+    block_signals(signals);
+    raise
+}
+
+impl Hook {
+    /// Puts the detour in place. All threads are stopped, no load is under way.
+    pub(crate) fn install(
+        debug: u64,
+        signal_error: u64,
+        entry: u64,
+        writes: &mut Vec<DetourWrite>,
+    ) -> Result<Self, Failure> {
+        let address = loader::break_function(debug);
+        let found = probe::<[u8; 16]>(address).ok_or_else(|| unknown_break_function(address))?;
+        let offset = empty_function(&found).ok_or_else(|| unknown_break_function(address))?;
+        let [a, b, c, d, e, f, g, h] = entry.to_le_bytes();
+        // jmp [rip+0], followed by the address: reaches everywhere.
+        let far = [0xff, 0x25, 0, 0, 0, 0, a, b, c, d, e, f, g, h];
+        let near = crate::code::jump(address + offset as u64, entry);
+        let jump: &[u8] = match &near {
+            Some(near) => near,
+            // Behind a landing pad there is no room for the far one; then the pad is given up.
+            None => &far,
+        };
+        let address = if near.is_some() {
+            address + offset as u64
+        } else {
+            address
+        };
+        writes
+            .try_reserve(1)
+            .map_err(|_| Failure::out_of_memory())?;
+        // SAFETY: all threads are stopped. One that is inside executes the single `ret`, at most 4 bytes
+        // behind the entry, where the near jump begins, and goes through the hook once more; the far
+        // jump is written only over a function that begins with its `ret`.
+        unsafe { write_code(address, jump) }?;
+        let mut bytes = [0; 16];
+        bytes
+            .iter_mut()
+            .zip(jump)
+            .for_each(|(to, from)| *to = *from);
+        writes.push(DetourWrite {
+            address,
+            length: jump.len() as u64,
+            bytes,
+        });
+        let raise = Raise {
+            code: 0,
+            object: 0,
+            occasion: 0,
+            text: 0,
+            function: signal_error,
+        };
+        Ok(Self {
+            debug,
+            signal_error,
+            adding: false,
+            message: Text::EMPTY,
+            raise,
+        })
+    }
+}
+
+/// Where the `ret` of an empty function is, if it is one and nothing but padding follows in its 16 bytes:
+/// `ret`, `repz ret`, or `endbr64; ret`.
+fn empty_function(code: &[u8; 16]) -> Option<usize> {
+    let (offset, rest) = match code {
+        [0xf3, 0x0f, 0x1e, 0xfa, 0xc3, rest @ ..] => (4, rest.as_slice()),
+        [0xf3, 0xc3, rest @ ..] => (0, rest.as_slice()),
+        [0xc3, rest @ ..] => (0, rest.as_slice()),
+        _ => return None,
+    };
+    is_padding(rest).then_some(offset)
+}
+
+/// Whether all of `code` is `nop` in one of its long forms, `int3`, or zero.
+fn is_padding(code: &[u8]) -> bool {
+    let length = match code {
+        [] => return true,
+        [0x00 | 0x90 | 0xcc, ..] => 1,
+        [0x66, 0x90, ..] => 2,
+        [0x0f, 0x1f, 0x00, ..] => 3,
+        [0x0f, 0x1f, 0x40, ..] => 4,
+        [0x0f, 0x1f, 0x44, ..] => 5,
+        [0x0f, 0x1f, 0x80, ..] => 7,
+        [0x0f, 0x1f, 0x84, ..] => 8,
+        // Operand-size and segment prefixes before a long nop.
+        [0x66 | 0x2e, rest @ ..] => return is_padding(rest),
+        _ => return false,
+    };
+    // The last nop may reach beyond the 16 bytes that were read.
+    code.get(length..).is_none_or(is_padding)
+}
+
+fn unknown_break_function(address: u64) -> Failure {
+    let text = Text::EMPTY
+        .push(b"the dynamic loader's break function at ")
+        .push_hexadecimal(address)
+        .push(b" is not an empty function (is a debugger attached?)");
+    Failure {
+        outcome: Outcome::Loader,
+        text,
+    }
+}
+
+impl Agent {
+    /// The loader has done something; finds out what.
+    fn loader_event(&mut self) -> *const Raise {
+        let Some(debug) = self.hook.as_ref().map(|hook| hook.debug) else {
+            return null();
+        };
+        self.forget_vanished(debug);
+        let adding = Namespace::all(debug).find(|space| space.state() == loader::ADDING);
+        self.host.modules.advance(adding.is_none());
+        let raise = Namespace::all(debug)
+            .flat_map(Namespace::link_maps)
+            .find_map(|link_map| self.module_seen(link_map, adding.is_some()))
+            .unwrap_or(null());
+        if let Some(namespace) = adding {
+            // SAFETY: this is the hook.
+            unsafe { namespace.set_consistent() };
+        }
+        if let Some(hook) = &mut self.hook {
+            hook.adding = adding.is_some();
+        }
+        self.publish();
+        raise
+    }
+
+    /// Modules that were unmapped since the last call. Their code is gone, so nothing is written there.
+    fn forget_vanished(&mut self, debug: u64) {
+        while let Some(module) = self.host.modules.find_vanished(debug) {
+            // A module that was refused, or has no build-id, is unknown to the core.
+            let _ = self.core.module_gone(&mut self.host, module);
+            self.host.forget_module(module);
+        }
+    }
+
+    /// Patches an object if it is new. The error to raise, if it must not come in.
+    fn module_seen(&mut self, link_map: LinkMap, adding: bool) -> Option<*const Raise> {
+        let module = match self.host.modules.add_if_new(link_map) {
+            Ok(module) => module?,
+            Err(failure) => return self.refuse(link_map, b"", &failure, adding),
+        };
+        let build_id = self.host.modules.get(module)?.build_id?;
+        let come = self.core.module_coming(&mut self.host, module, build_id);
+        let failure = self.describe(come.err()?);
+        let patch = self
+            .host
+            .refusing
+            .take()
+            .and_then(|patch| self.core.patch(patch));
+        let name = patch.map_or(Text::EMPTY, |patch| Text::EMPTY.push(patch.name()));
+        self.refuse(link_map, name.as_bytes(), &failure, adding)
+    }
+
+    /// Makes the load fail: while objects are added, by a need that cannot be met; after that, and
+    /// before relocation, by raising the loader's own error.
+    fn refuse(
+        &mut self,
+        link_map: LinkMap,
+        patch: &[u8],
+        failure: &Failure,
+        adding: bool,
+    ) -> Option<*const Raise> {
+        let hook = self.hook.as_mut()?;
+        let text = Text::EMPTY
+            .push(b"engraft: patch '")
+            .push(patch)
+            .push(b"' cannot be applied to ");
+        hook.message = text.push(failure.text.as_bytes());
+        if adding {
+            hook.message = hook.message.fit_for_library_name();
+            // SAFETY: this is the hook, the object is being added, and the message lives in the agent.
+            unsafe { link_map.poison(hook.message.as_c_string(), &POISON) };
+            return None;
+        }
+        if !hook.adding || hook.signal_error == 0 {
+            return None;
+        }
+        hook.raise.object = link_map.name_address();
+        hook.raise.text = hook.message.as_c_string().expose_provenance() as u64;
+        Some(&raw const hook.raise)
+    }
+}

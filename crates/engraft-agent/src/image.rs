@@ -1,0 +1,333 @@
+//! The new code and data of a patch for one module: placed within reach of it, relocated, protected.
+//!
+//! No page of an image is ever writable and executable, and none that was writable becomes executable:
+//! the content is written to a memory file, and the image maps that file. So images also come to life
+//! where the process denies itself such changes (PR_SET_MDWE). Where there are no memory files (a seccomp
+//! filter), plain memory changes from writable to executable.
+
+#![expect(unsafe_code, reason = "maps and fills memory")]
+
+use core::ops::Range;
+
+use engraft_abi::{
+    Outcome, PayloadObject, PayloadRelocation, flags, relocation_kind as kind,
+    relocation_target as target,
+};
+
+use crate::failure::{Failure, Text};
+use crate::memory::bytes_mut;
+use crate::system::{
+    self, Errno, File, MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NORESERVE, MAP_PRIVATE,
+    MAP_SHARED, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE,
+};
+
+const PAGE: u64 = 4096;
+
+/// An image in place.
+#[derive(Debug)]
+pub(crate) struct Image {
+    /// Its first byte; the text begins here.
+    pub base: u64,
+    layout: Layout,
+    escapes: bool,
+}
+
+/// Where the segments are, from the start of the image.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    text_length: u64,
+    read_only: u64,
+    data: u64,
+    length: u64,
+}
+
+impl Layout {
+    fn of(object: &PayloadObject) -> Option<Self> {
+        let after =
+            |start: u64, length: u64| start.checked_add(length)?.checked_next_multiple_of(PAGE);
+        let text_length = u64::from(object.text.length);
+        let read_only = after(0, text_length)?;
+        let data = after(read_only, object.read_only.length.into())?;
+        let length = after(
+            data,
+            u64::from(object.data.length).checked_add(object.bss_size)?,
+        )?;
+        Some(Self {
+            text_length,
+            read_only,
+            data,
+            length,
+        })
+    }
+}
+
+/// How a relocation's symbol is found: address of a link-time address, address of an import.
+pub(crate) trait Symbols {
+    /// Address in the process of a link-time address of the object.
+    fn object(&self, link_address: u64) -> u64;
+    /// Address of the import with this index; an error names it.
+    fn import(&self, index: u64) -> Result<u64, Failure>;
+}
+
+impl Image {
+    /// Builds the image of `object` within reach of a module that occupies `module`.
+    ///
+    /// `payload` is the buffer that the object's offsets refer to. After an error nothing is left.
+    pub(crate) fn place(
+        payload: &[u8],
+        object: &PayloadObject,
+        module: &Range<u64>,
+        symbols: &dyn Symbols,
+    ) -> Result<Self, Failure> {
+        let layout = Layout::of(object).ok_or_else(Failure::bad_payload)?;
+        let base = reserve_near(module, layout.length)?;
+        let image = Self {
+            base,
+            layout,
+            escapes: object.flags & flags::ADDRESS_ESCAPES != 0,
+        };
+        image
+            .fill(payload, object, symbols)
+            .map_err(|failure| match image.unmap() {
+                Ok(()) => failure,
+                Err(undo) => undo,
+            })?;
+        Ok(image)
+    }
+
+    /// The addresses of the image's code.
+    pub(crate) fn code(&self) -> Range<u64> {
+        self.base..self.base + self.layout.text_length
+    }
+
+    /// Size of the whole image in bytes.
+    pub(crate) fn length(&self) -> u64 {
+        self.layout.length
+    }
+
+    /// Takes the image away, unless the program may still hold a pointer into it.
+    pub(crate) fn release(&self) -> Result<(), Failure> {
+        if self.escapes { Ok(()) } else { self.unmap() }
+    }
+
+    fn unmap(&self) -> Result<(), Failure> {
+        // SAFETY: the range is this image's; the caller of `release` knows that nobody runs in it.
+        unsafe { system::unmap(self.base, self.layout.length as usize) }
+            .map_err(|errno| Failure::system_call(b"unmapping a patch's code", errno))
+    }
+
+    fn fill(
+        &self,
+        payload: &[u8],
+        object: &PayloadObject,
+        symbols: &dyn Symbols,
+    ) -> Result<(), Failure> {
+        let Layout {
+            read_only,
+            data,
+            length,
+            ..
+        } = self.layout;
+        let staging = Staging::new(length)?;
+        // SAFETY: the staging mapping is `length` bytes long and ours alone until it is dropped.
+        let content = unsafe { bytes_mut(staging.address, length as usize) };
+        let segments = [
+            (0, object.text),
+            (read_only, object.read_only),
+            (data, object.data),
+        ];
+        for (offset, segment) in segments {
+            let bytes = segment.of(payload).ok_or_else(Failure::bad_payload)?;
+            content
+                .get_mut(offset as usize..)
+                .and_then(|rest| rest.get_mut(..bytes.len()))
+                .ok_or_else(Failure::bad_payload)?
+                .copy_from_slice(bytes);
+        }
+        let relocations = object
+            .relocations
+            .of(payload)
+            .ok_or_else(Failure::bad_payload)?;
+        for relocation in relocations {
+            self.relocate(content, relocation, symbols)?;
+        }
+        self.map_segments(&staging, content)
+    }
+
+    fn relocate(
+        &self,
+        content: &mut [u8],
+        relocation: &PayloadRelocation,
+        symbols: &dyn Symbols,
+    ) -> Result<(), Failure> {
+        let symbol = match relocation.target {
+            target::IMAGE => self.base.wrapping_add(relocation.value),
+            target::OBJECT => symbols.object(relocation.value),
+            target::IMPORT => symbols.import(relocation.value)?,
+            _ => return Err(Failure::bad_payload()),
+        };
+        let value = symbol.wrapping_add_signed(relocation.addend);
+        let relative = value.wrapping_sub(self.base.wrapping_add(relocation.place));
+        let (value, width) = match relocation.kind {
+            kind::ABSOLUTE_64 => (value, 8),
+            kind::PC_RELATIVE_64 => (relative, 8),
+            kind::ABSOLUTE_32 if u32::try_from(value).is_ok() => (value, 4),
+            kind::ABSOLUTE_32_SIGNED if i32::try_from(value as i64).is_ok() => (value, 4),
+            kind::PC_RELATIVE_32 if i32::try_from(relative as i64).is_ok() => (relative, 4),
+            kind::ABSOLUTE_32 | kind::ABSOLUTE_32_SIGNED | kind::PC_RELATIVE_32 => {
+                return Err(overflow(relocation, symbol));
+            }
+            _ => return Err(Failure::bad_payload()),
+        };
+        let place = usize::try_from(relocation.place).map_err(|_| Failure::bad_payload())?;
+        let bytes = content
+            .get_mut(place..)
+            .and_then(|rest| rest.get_mut(..width))
+            .ok_or_else(Failure::bad_payload)?;
+        bytes.copy_from_slice(value.to_le_bytes().get(..width).unwrap_or_default());
+        Ok(())
+    }
+
+    /// Gives the segments their content and final protection, over the reserved range.
+    fn map_segments(&self, staging: &Staging, content: &mut [u8]) -> Result<(), Failure> {
+        let Layout {
+            read_only,
+            data,
+            length,
+            ..
+        } = self.layout;
+        let segments = [
+            (0..read_only, PROT_READ | PROT_EXEC),
+            (read_only..data, PROT_READ),
+            (data..length, PROT_READ | PROT_WRITE),
+        ];
+        for (range, protection) in segments.into_iter().filter(|(range, _)| !range.is_empty()) {
+            let address = self.base + range.start;
+            let size = (range.end - range.start) as usize;
+            match &staging.file {
+                Some(file) => {
+                    let flags = MAP_PRIVATE | MAP_FIXED;
+                    let offset = range.start as usize;
+                    // SAFETY: the fixed range is our own reservation.
+                    unsafe { system::map(address, size, protection, flags, Some(file), offset) }
+                        .map_err(|errno| Failure::system_call(b"mapping a patch", errno))?;
+                }
+                None => {
+                    // SAFETY: the reservation is ours and unused.
+                    unsafe { system::protect(address, size, PROT_READ | PROT_WRITE) }
+                        .map_err(|errno| Failure::system_call(b"filling a patch", errno))?;
+                    let bytes = content
+                        .get(range.start as usize..range.end as usize)
+                        .ok_or_else(Failure::bad_payload)?;
+                    // SAFETY: just made writable; ours.
+                    unsafe { bytes_mut(address, size) }.copy_from_slice(bytes);
+                    // SAFETY: ours, and nobody accesses it yet.
+                    unsafe { system::protect(address, size, protection) }
+                        .map_err(|errno| Failure::system_call(b"protecting a patch", errno))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where an image's content is put together: a memory file, shared, or else private memory.
+struct Staging {
+    address: u64,
+    length: u64,
+    file: Option<File>,
+}
+
+impl Staging {
+    fn new(length: u64) -> Result<Self, Failure> {
+        let file = File::in_memory(c"engraft-patch", length as usize).ok();
+        let flags = if file.is_some() {
+            MAP_SHARED
+        } else {
+            MAP_PRIVATE | MAP_ANONYMOUS
+        };
+        let protection = PROT_READ | PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let address =
+            unsafe { system::map(0, length as usize, protection, flags, file.as_ref(), 0) }
+                .map_err(|errno| Failure::system_call(b"mapping memory for a patch", errno))?;
+        Ok(Self {
+            address,
+            length,
+            file,
+        })
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and its slice is not used after `fill`. An error could only mean
+        // that it is gone already.
+        let _ = unsafe { system::unmap(self.address, self.length as usize) };
+    }
+}
+
+/// Reserves `length` bytes so that every byte of them is within 2 GiB of every byte of `module`.
+///
+/// Looks below the module first: what grows (the heap behind a program's data) grows upwards. Works by
+/// asking the kernel, so it needs no /proc; a taken range costs one failed call.
+fn reserve_near(module: &Range<u64>, length: u64) -> Result<u64, Failure> {
+    const REACH: u64 = (1 << 31) - (1 << 20);
+    const LOWEST: u64 = 0x1_0000;
+    let step = length.next_multiple_of(1 << 20);
+    let module_end = module.end.next_multiple_of(PAGE);
+    let module_start = module.start & !(PAGE - 1);
+    let bottom = module_end.saturating_sub(REACH).max(LOWEST);
+    let top = module_start.saturating_add(REACH);
+    let below = (1..)
+        .map_while(|count: u64| {
+            module_start.checked_sub(length.checked_add(step.checked_mul(count - 1)?)?)
+        })
+        .take_while(|start| *start >= bottom);
+    // Not right behind the module: a program's heap may begin there.
+    let above = (1..)
+        .map_while(|count: u64| module_end.checked_add(step.checked_mul(count)?))
+        .take_while(|start| start.saturating_add(length) <= top);
+    for start in below.chain(above) {
+        match reserve(start, length) {
+            Ok(true) => return Ok(start),
+            Ok(false) => {}
+            Err(errno) => return Err(Failure::system_call(b"reserving memory", errno)),
+        }
+    }
+    let text = Text::EMPTY.push(b"no room for the new code within 2 GiB of the module at ");
+    Err(Failure {
+        outcome: Outcome::NoMemory,
+        text: text.push_hexadecimal(module.start),
+    })
+}
+
+/// Whether the range was free and is ours now.
+fn reserve(start: u64, length: u64) -> Result<bool, Errno> {
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+    // SAFETY: MAP_FIXED_NOREPLACE never takes a used range.
+    match unsafe { system::map(start, length as usize, PROT_NONE, flags, None, 0) } {
+        Ok(address) if address == start => Ok(true),
+        Ok(address) => {
+            // A kernel before 4.17 takes the flag for a hint.
+            // SAFETY: the mapping was just made and nobody uses it.
+            unsafe { system::unmap(address, length as usize) }?;
+            Ok(false)
+        }
+        // Taken; or below what a process may map; or beyond the end of its address space.
+        Err(Errno::EXIST | Errno::PERMISSION | Errno::NO_MEMORY) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn overflow(relocation: &PayloadRelocation, symbol: u64) -> Failure {
+    let text = Text::EMPTY
+        .push(b"a 32-bit relocation at offset ")
+        .push_hexadecimal(relocation.place)
+        .push(b" of the new code does not reach ")
+        .push_hexadecimal(symbol);
+    Failure {
+        outcome: Outcome::NoMemory,
+        text,
+    }
+}

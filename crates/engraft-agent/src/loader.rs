@@ -1,0 +1,171 @@
+//! The dynamic loader's lists, as they are in memory: `r_debug` and the link maps of all namespaces.
+//!
+//! The layouts are glibc's and musl's public ones (`<link.h>`); of the private part of glibc's `link_map`
+//! only `l_info` is used, which follows the public part by three words in glibc 2.26 to 2.43.
+
+#![expect(unsafe_code, reason = "reads and edits the loader's structures")]
+
+use crate::memory::{c_string, probe, read};
+
+/// `r_state`: no load or unload under way.
+pub(crate) const CONSISTENT: u32 = 0;
+/// `r_state`: objects are being added.
+pub(crate) const ADDING: u32 = 1;
+
+const R_VERSION: u64 = 0;
+const R_MAP: u64 = 8;
+const R_BREAK: u64 = 16;
+const R_STATE: u64 = 24;
+const R_NEXT: u64 = 40;
+
+/// One namespace of the loader: `struct r_debug`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Namespace(u64);
+
+impl Namespace {
+    /// The namespaces, from the base one at `debug` on. `r_next` exists from version 2 on (glibc 2.35);
+    /// before that only the base namespace is known here.
+    pub(crate) fn all(debug: u64) -> impl Iterator<Item = Self> {
+        // SAFETY: the base r_debug exists as long as the loader.
+        let version = unsafe { read::<u32>(debug + R_VERSION) };
+        core::iter::successors((debug != 0).then_some(Self(debug)), move |namespace| {
+            // SAFETY: r_debug_extended exists from version 2 on; namespaces are never freed.
+            let next = (version >= 2).then(|| unsafe { read::<u64>(namespace.0 + R_NEXT) })?;
+            (next != 0).then_some(Self(next))
+        })
+    }
+
+    /// `r_state`.
+    pub(crate) fn state(self) -> u32 {
+        // SAFETY: namespaces are never freed.
+        unsafe { read(self.0 + R_STATE) }
+    }
+
+    /// Makes the loader call its hook again for the next object of the load that is under way: glibc from
+    /// 2.35 on calls it only when the state changes from consistent to adding.
+    ///
+    /// # Safety
+    /// Only from the hook, that is, under the loader's lock.
+    pub(crate) unsafe fn set_consistent(self) {
+        let state = core::ptr::with_exposed_provenance_mut::<u32>((self.0 + R_STATE) as usize);
+        // SAFETY: the loader waits for the hook; the field is an aligned int.
+        unsafe { state.write(CONSISTENT) };
+    }
+
+    /// `r_map` and what follows it.
+    pub(crate) fn link_maps(self) -> impl Iterator<Item = LinkMap> {
+        // SAFETY: namespaces are never freed.
+        let first = unsafe { read::<u64>(self.0 + R_MAP) };
+        core::iter::successors((first != 0).then_some(LinkMap(first)), |map| {
+            let next = map.field(24);
+            (next != 0).then_some(LinkMap(next))
+        })
+    }
+}
+
+/// Address of the function that the loader calls at every load and unload (`r_brk`).
+pub(crate) fn break_function(debug: u64) -> u64 {
+    // SAFETY: the base r_debug exists as long as the loader.
+    unsafe { read(debug + R_BREAK) }
+}
+
+/// `struct link_map` of one loaded object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LinkMap(pub u64);
+
+impl LinkMap {
+    fn field(self, offset: u64) -> u64 {
+        // SAFETY: link maps are changed only under the loader's lock, which the hook's caller holds, or
+        // no load is under way and all threads are stopped.
+        unsafe { read(self.0 + offset) }
+    }
+
+    /// `l_addr`.
+    pub(crate) fn load_bias(self) -> u64 {
+        self.field(0)
+    }
+
+    /// `l_name`; empty for the main program.
+    pub(crate) fn name<'a>(self) -> &'a [u8] {
+        match self.name_address() {
+            0 => b"",
+            // SAFETY: l_name is a C string as long as the link map exists.
+            address => unsafe { c_string(address) },
+        }
+    }
+
+    /// Address of `l_name`'s text.
+    pub(crate) fn name_address(self) -> u64 {
+        self.field(8)
+    }
+
+    /// `l_ld`; 0 for the mirrors of the loader itself that older glibcs put into other namespaces, and
+    /// for an object that is not mapped yet.
+    pub(crate) fn dynamic(self) -> u64 {
+        self.field(16)
+    }
+
+    /// Makes the load that is bringing this object in fail with `message`.
+    ///
+    /// The object seems to need a library whose name is the message; glibc does not find it, says so,
+    /// and undoes the load by itself, before any relocation. `message` must contain a slash (no search
+    /// path is tried then) and no dollar sign. False if the object does not look as expected: then
+    /// nothing was changed.
+    ///
+    /// # Safety
+    /// Only from the hook, while this object is being added; `message` must outlive the load.
+    pub(crate) unsafe fn poison(
+        self,
+        message: *const u8,
+        needed: &'static PoisonedDynamic,
+    ) -> bool {
+        const INFO: u64 = 64;
+        const DT_NEEDED: u64 = 1;
+        const DT_STRTAB: u64 = 5;
+        const LD: u64 = 16;
+        let entry = self.field(INFO + DT_STRTAB * 8);
+        let Some([tag, value]) = probe::<[u64; 2]>(entry) else {
+            return false;
+        };
+        if tag != DT_STRTAB {
+            return false;
+        }
+        let bias = self.load_bias();
+        let strings = if value >= bias {
+            value
+        } else {
+            bias.wrapping_add(value)
+        };
+        let needed = needed.set(
+            DT_NEEDED,
+            (message.expose_provenance() as u64).wrapping_sub(strings),
+        );
+        for offset in [INFO + DT_NEEDED * 8, LD] {
+            let field = core::ptr::with_exposed_provenance_mut::<u64>((self.0 + offset) as usize);
+            // SAFETY: both are aligned pointer fields of a link map that only the loader's lock
+            // protects, which our caller holds.
+            unsafe { field.write(needed) };
+        }
+        true
+    }
+}
+
+/// A dynamic section with one entry.
+pub(crate) struct PoisonedDynamic([core::sync::atomic::AtomicU64; 4]);
+
+impl PoisonedDynamic {
+    /// An empty one.
+    pub(crate) const fn new() -> Self {
+        Self([const { core::sync::atomic::AtomicU64::new(0) }; 4])
+    }
+
+    /// The address of the section, after it was given its entry.
+    fn set(&'static self, tag: u64, value: u64) -> u64 {
+        let [first, second, ..] = &self.0;
+        // ORDERING: only the thread that holds the loader's lock writes and reads these words; the
+        // lock orders one load's use before the next one's.
+        first.store(tag, core::sync::atomic::Ordering::Relaxed);
+        second.store(value, core::sync::atomic::Ordering::Relaxed);
+        core::ptr::from_ref(self).expose_provenance() as u64
+    }
+}

@@ -1,0 +1,117 @@
+//! The one gateway for following addresses of the target's own memory.
+//!
+//! # Safety
+//! The agent reads structures of the loader and of loaded modules. Their addresses come from the loader,
+//! under its lock or with all threads stopped, so they are mapped and do not change meanwhile.
+
+#![expect(unsafe_code, reason = "reads the process's memory by address")]
+
+use zerocopy::FromBytes;
+
+use crate::system;
+
+/// A value at an address that is known to be mapped.
+///
+/// # Safety
+/// `size_of::<T>()` bytes at `address` must be readable and not change during the call.
+pub(crate) unsafe fn read<T: FromBytes>(address: u64) -> T {
+    let pointer = core::ptr::with_exposed_provenance::<T>(address as usize);
+    // SAFETY: readable by the caller's promise; any bytes make a T; no alignment is needed.
+    unsafe { pointer.read_unaligned() }
+}
+
+/// Memory that is known to be mapped and does not change while the slice is used.
+///
+/// # Safety
+/// `length` bytes at `address` must stay readable and unchanged as long as the slice is used.
+pub(crate) unsafe fn bytes<'a>(address: u64, length: usize) -> &'a [u8] {
+    let pointer = core::ptr::with_exposed_provenance::<u8>(address as usize);
+    // SAFETY: the caller's promise.
+    unsafe { core::slice::from_raw_parts(pointer, length) }
+}
+
+/// Memory of ours that we are about to fill.
+///
+/// # Safety
+/// `length` bytes at `address` must be writable and used by nobody else as long as the slice lives.
+pub(crate) unsafe fn bytes_mut<'a>(address: u64, length: usize) -> &'a mut [u8] {
+    let pointer = core::ptr::with_exposed_provenance_mut::<u8>(address as usize);
+    // SAFETY: the caller's promise.
+    unsafe { core::slice::from_raw_parts_mut(pointer, length) }
+}
+
+/// A value at an address that may be wrong: the kernel does the reading, and refuses politely.
+pub(crate) fn probe<T: FromBytes + zerocopy::IntoBytes>(address: u64) -> Option<T> {
+    let mut value = T::new_zeroed();
+    system::read_own_memory(address, value.as_mut_bytes()).then_some(value)
+}
+
+/// Compares memory with `expected`, in pieces, without trusting the address.
+pub(crate) fn equals(mut address: u64, expected: &[u8]) -> Result<(), Difference> {
+    let mut found = [0; 256];
+    for piece in expected.chunks(found.len()) {
+        let found = found.get_mut(..piece.len()).unwrap_or_default();
+        if !system::read_own_memory(address, found) {
+            return Err(Difference { address });
+        }
+        if let Some(index) = found
+            .iter()
+            .zip(piece)
+            .position(|(found, want)| found != want)
+        {
+            return Err(Difference {
+                address: address + index as u64,
+            });
+        }
+        address += piece.len() as u64;
+    }
+    Ok(())
+}
+
+/// Where memory is not what was expected, or cannot be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// The first such byte.
+    pub address: u64,
+}
+
+/// The bytes of a C string, without its end; at most 4096 of them.
+///
+/// # Safety
+/// A C string must be at `address` and not change as long as the slice is used.
+pub(crate) unsafe fn c_string<'a>(address: u64) -> &'a [u8] {
+    const LONGEST: u64 = 4096;
+    let mut length = 0;
+    // SAFETY: the string has no end yet, so this byte belongs to it.
+    while length < LONGEST && unsafe { read::<u8>(address + length) } != 0 {
+        length += 1;
+    }
+    // SAFETY: `length` bytes were just read.
+    unsafe { bytes(address, length as usize) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_address_is_an_answer() {
+        assert_eq!(probe::<u64>(8), None);
+        assert_eq!(equals(8, b"x"), Err(Difference { address: 8 }));
+    }
+
+    #[test]
+    fn the_first_different_byte_is_named() {
+        let data: [u8; 600] = core::array::from_fn(|index| index as u8);
+        let address = data.as_ptr().expose_provenance() as u64;
+        let mut expected = data;
+        assert_eq!(equals(address, &expected), Ok(()));
+        expected[555] ^= 1;
+        assert_eq!(
+            equals(address, &expected),
+            Err(Difference {
+                address: address + 555
+            })
+        );
+    }
+}

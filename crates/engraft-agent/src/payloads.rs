@@ -1,0 +1,212 @@
+//! The patches that the agent keeps: flat buffers that a controller wrote into the target.
+
+#![expect(unsafe_code, reason = "payloads are mappings of their own")]
+
+use alloc::vec::Vec;
+
+use engraft_abi::{PayloadFunction, PayloadHeader, PayloadImport, PayloadObject, VERSION};
+use engraft_core::{LinkAddress, ObjectId, PatchId};
+use zerocopy::FromBytes;
+
+use crate::failure::Failure;
+use crate::memory::bytes;
+use crate::system::{self, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE};
+
+/// One patch as it was written by the controller, in a mapping of its own.
+#[derive(Clone, Copy)]
+pub(crate) struct Payload {
+    patch: PatchId,
+    address: u64,
+    length: u64,
+}
+
+/// An object of a payload together with the buffer that its offsets refer to.
+#[derive(Clone, Copy)]
+pub(crate) struct PayloadView<'a> {
+    /// The whole payload.
+    pub buffer: &'a [u8],
+    /// The object.
+    pub object: &'a PayloadObject,
+}
+
+impl<'a> PayloadView<'a> {
+    /// The functions; none if the payload contradicts itself, which `Payloads::check` has excluded.
+    pub(crate) fn functions(&self) -> &'a [PayloadFunction] {
+        self.object.functions.of(self.buffer).unwrap_or_default()
+    }
+
+    /// The old function at `address`.
+    pub(crate) fn function_at(&self, address: LinkAddress) -> Option<&'a PayloadFunction> {
+        self.functions()
+            .iter()
+            .find(|function| self.entry(function) == Some(address))
+    }
+
+    /// Where an old function begins.
+    pub(crate) fn entry(&self, function: &PayloadFunction) -> Option<LinkAddress> {
+        let parts = function.parts.of::<engraft_abi::PayloadPart>(self.buffer)?;
+        parts.first().map(|part| LinkAddress(part.address))
+    }
+
+    /// The old code of a function's first part.
+    pub(crate) fn old_code(&self, function: &PayloadFunction) -> Option<&'a [u8]> {
+        let parts = function.parts.of::<engraft_abi::PayloadPart>(self.buffer)?;
+        parts.first()?.code.of(self.buffer)
+    }
+
+    /// Name of a function.
+    pub(crate) fn name(&self, function: &PayloadFunction) -> &'a [u8] {
+        function.name.of(self.buffer).unwrap_or_default()
+    }
+
+    /// An import and the texts that it refers to: name, version.
+    pub(crate) fn import(&self, index: u64) -> Option<(&'a PayloadImport, &'a [u8], &'a [u8])> {
+        let imports = self.object.imports.of::<PayloadImport>(self.buffer)?;
+        let import = imports.get(usize::try_from(index).ok()?)?;
+        Some((
+            import,
+            import.name.of(self.buffer)?,
+            import.version.of(self.buffer)?,
+        ))
+    }
+}
+
+/// All patches that are known.
+pub(crate) struct Payloads {
+    list: Vec<Payload>,
+}
+
+/// Maps memory for a payload.
+pub(crate) fn allocate(length: u64) -> Result<u64, Failure> {
+    let (protection, flags) = (PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    unsafe { system::map(0, length as usize, protection, flags, None, 0) }
+        .map_err(|errno| Failure::system_call(b"mapping memory for a patch", errno))
+}
+
+/// Gives memory for a payload back.
+///
+/// # Safety
+/// The range came from [`allocate`] and no payload uses it.
+pub(crate) unsafe fn free(address: u64, length: u64) -> Result<(), Failure> {
+    // SAFETY: the caller's promise.
+    unsafe { system::unmap(address, length as usize) }
+        .map_err(|errno| Failure::system_call(b"unmapping a patch", errno))
+}
+
+impl Payloads {
+    /// None.
+    pub(crate) const fn new() -> Self {
+        Self { list: Vec::new() }
+    }
+
+    /// Takes a payload that was written at `address` over, under the name `patch`.
+    pub(crate) fn add(&mut self, patch: PatchId, address: u64, length: u64) -> Result<(), Failure> {
+        self.list
+            .try_reserve(1)
+            .map_err(|_| Failure::out_of_memory())?;
+        let payload = Payload {
+            patch,
+            address,
+            length,
+        };
+        payload.check()?;
+        self.list.push(payload);
+        Ok(())
+    }
+
+    /// Forgets a payload and gives its memory back.
+    pub(crate) fn remove(&mut self, patch: PatchId) -> Result<(), Failure> {
+        let Some(index) = self.list.iter().position(|payload| payload.patch == patch) else {
+            return Ok(());
+        };
+        let payload = self.list.swap_remove(index);
+        // SAFETY: the payload came from `allocate` and was just forgotten; views borrow `self`.
+        unsafe { free(payload.address, payload.length) }
+    }
+
+    /// Forgets a payload; its memory is the controller's again.
+    pub(crate) fn disown(&mut self, patch: PatchId) {
+        self.list.retain(|payload| payload.patch != patch);
+    }
+
+    /// The payload of a patch.
+    pub(crate) fn get(&self, patch: PatchId) -> Option<&Payload> {
+        self.list.iter().find(|payload| payload.patch == patch)
+    }
+
+    /// An object of a patch.
+    pub(crate) fn view(&self, id: ObjectId) -> Option<PayloadView<'_>> {
+        self.get(id.patch)?.objects().nth(id.object as usize)
+    }
+}
+
+impl Payload {
+    fn buffer(&self) -> &[u8] {
+        // SAFETY: the mapping exists as long as the payload is in the list, and nobody writes to it
+        // after it was handed over.
+        unsafe { bytes(self.address, self.length as usize) }
+    }
+
+    fn header(&self) -> Option<&PayloadHeader> {
+        let (header, _) = PayloadHeader::ref_from_prefix(self.buffer()).ok()?;
+        (header.version == VERSION && header.length <= self.length).then_some(header)
+    }
+
+    /// The patch's name.
+    pub(crate) fn name(&self) -> &[u8] {
+        self.header()
+            .and_then(|header| header.name.of(self.buffer()))
+            .unwrap_or_default()
+    }
+
+    /// Its objects, in order.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = PayloadView<'_>> {
+        let buffer = self.buffer();
+        self.header()
+            .and_then(|header| header.objects.of::<PayloadObject>(buffer))
+            .unwrap_or_default()
+            .iter()
+            .map(move |object| PayloadView { buffer, object })
+    }
+
+    /// That every reference which is followed later stays inside the payload.
+    fn check(&self) -> Result<(), Failure> {
+        let header = self.header().ok_or_else(Failure::bad_payload)?;
+        let buffer = self.buffer();
+        let objects = header
+            .objects
+            .of::<PayloadObject>(buffer)
+            .ok_or_else(Failure::bad_payload)?;
+        let sound = header.name.of(buffer).is_some_and(|name| !name.is_empty())
+            && objects
+                .iter()
+                .all(|object| object_is_sound(PayloadView { buffer, object }));
+        if sound {
+            Ok(())
+        } else {
+            Err(Failure::bad_payload())
+        }
+    }
+}
+
+fn object_is_sound(view: PayloadView<'_>) -> bool {
+    let PayloadView { buffer, object } = view;
+    let Some(functions) = object.functions.of::<PayloadFunction>(buffer) else {
+        return false;
+    };
+    let function_is_sound = |function: &PayloadFunction| {
+        let parts = function
+            .parts
+            .of::<engraft_abi::PayloadPart>(buffer)
+            .unwrap_or_default();
+        let end = function.new_offset.checked_add(function.new_size);
+        !parts.is_empty()
+            && parts.iter().all(|part| part.code.of(buffer).is_some())
+            && function.name.of(buffer).is_some()
+            && end.is_some_and(|end| end <= u64::from(object.text.length))
+    };
+    functions.iter().all(function_is_sound)
+        && object.file_name.of(buffer).is_some()
+        && object.build_id.length <= object.build_id.bytes.len() as u64
+}

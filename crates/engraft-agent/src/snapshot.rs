@@ -1,0 +1,145 @@
+//! Writes down what the agent knows, in the form that a controller reads from outside.
+
+use alloc::vec::Vec;
+
+use engraft_abi::{
+    BuildIdBytes, Bytes, SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject,
+    SnapshotPatch, Table, patch_state,
+};
+use engraft_core::{Livepatch, ObjectId, Patch, PatchState};
+use zerocopy::{FromZeros, Immutable, IntoBytes};
+
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::payloads::PayloadView;
+
+/// A flat buffer under construction. Tables are 8-byte aligned.
+struct Writer {
+    buffer: Vec<u8>,
+}
+
+impl Writer {
+    fn reserve(&mut self, length: usize) -> Result<(), Failure> {
+        // Room for the alignment of what follows, too.
+        self.buffer
+            .try_reserve(length + 8)
+            .map_err(|_| Failure::out_of_memory())
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Result<Bytes, Failure> {
+        self.reserve(bytes.len())?;
+        let offset = self.buffer.len() as u32;
+        self.buffer.extend_from_slice(bytes);
+        Ok(Bytes {
+            offset,
+            length: bytes.len() as u32,
+        })
+    }
+
+    fn table<T: IntoBytes + Immutable>(&mut self, records: &[T]) -> Result<Table, Failure> {
+        let bytes = records.as_bytes();
+        self.reserve(bytes.len())?;
+        self.buffer.resize(self.buffer.len().next_multiple_of(8), 0);
+        let offset = self.buffer.len() as u32;
+        self.buffer.extend_from_slice(bytes);
+        Ok(Table {
+            offset,
+            count: records.len() as u32,
+        })
+    }
+}
+
+fn push<T>(list: &mut Vec<T>, item: T) -> Result<(), Failure> {
+    list.try_reserve(1).map_err(|_| Failure::out_of_memory())?;
+    list.push(item);
+    Ok(())
+}
+
+/// The state of all patches as one buffer.
+pub(crate) fn render(core: &Livepatch, host: &Host) -> Result<Vec<u8>, Failure> {
+    let mut writer = Writer { buffer: Vec::new() };
+    let mut header = SnapshotHeader::new_zeroed();
+    writer.table(core::slice::from_ref(&header))?;
+    let mut patches = Vec::new();
+    for patch in core.patches() {
+        push(&mut patches, render_patch(&mut writer, core, host, patch)?)?;
+    }
+    header.patches = writer.table(&patches)?;
+    header.length = writer.buffer.len() as u64;
+    if let Some(start) = writer.buffer.get_mut(..size_of::<SnapshotHeader>()) {
+        start.copy_from_slice(header.as_bytes());
+    }
+    Ok(writer.buffer)
+}
+
+fn render_patch(
+    writer: &mut Writer,
+    core: &Livepatch,
+    host: &Host,
+    patch: &Patch,
+) -> Result<SnapshotPatch, Failure> {
+    let mut objects = Vec::new();
+    for object in 0.. {
+        let id = ObjectId {
+            patch: patch.id(),
+            object,
+        };
+        let Some(view) = host.payloads.view(id) else {
+            break;
+        };
+        push(&mut objects, render_object(writer, core, host, id, view)?)?;
+    }
+    let transition = core
+        .transition()
+        .filter(|transition| transition.patch() == patch.id());
+    let state = match transition.map(|transition| transition.target()) {
+        Some(PatchState::Patched) => patch_state::ENABLING,
+        Some(PatchState::Unpatched) => patch_state::DISABLING,
+        None if patch.is_enabled() => patch_state::ENABLED,
+        None => patch_state::DISABLED,
+    };
+    Ok(SnapshotPatch {
+        name: writer.bytes(patch.name())?,
+        state,
+        objects: writer.table(&objects)?,
+    })
+}
+
+fn render_object(
+    writer: &mut Writer,
+    core: &Livepatch,
+    host: &Host,
+    id: ObjectId,
+    view: PayloadView<'_>,
+) -> Result<SnapshotObject, Failure> {
+    let mut functions = Vec::new();
+    for function in view.functions() {
+        let address = view.entry(function).map_or(0, |entry| entry.0);
+        let name = writer.bytes(view.name(function))?;
+        push(&mut functions, SnapshotFunction { name, address })?;
+    }
+    let mut instances = Vec::new();
+    let bound = |module: &&engraft_core::Module| {
+        module.bindings().iter().any(|binding| binding.object == id)
+    };
+    for module in core.modules().iter().filter(bound) {
+        let Some(loaded) = host.modules.get(module.id()) else {
+            continue;
+        };
+        let image = host.image(id, module.id());
+        let instance = SnapshotInstance {
+            load_bias: loaded.elf.load_bias,
+            path: writer.bytes(&loaded.path)?,
+            image: image.map_or(0, |image| image.base),
+            image_length: image.map_or(0, crate::image::Image::length),
+        };
+        push(&mut instances, instance)?;
+    }
+    let BuildIdBytes { bytes, length } = view.object.build_id;
+    Ok(SnapshotObject {
+        build_id: BuildIdBytes { bytes, length },
+        file_name: writer.bytes(view.object.file_name.of(view.buffer).unwrap_or_default())?,
+        functions: writer.table(&functions)?,
+        instances: writer.table(&instances)?,
+    })
+}

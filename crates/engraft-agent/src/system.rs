@@ -1,0 +1,243 @@
+//! The agent's gateway to the kernel: raw x86-64 system calls, no libc, no errno variable.
+//!
+//! # Safety
+//! A system call can do anything to the process. Each wrapper takes only what the agent needs and says
+//! what its caller promises; the wrappers that cannot harm memory are safe functions.
+
+#![expect(unsafe_code, reason = "system calls are made with inline assembly")]
+
+use core::arch::asm;
+
+/// The kernel's error number, positive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Errno(pub u16);
+
+impl Errno {
+    /// The address range is taken (`MAP_FIXED_NOREPLACE`).
+    pub(crate) const EXIST: Self = Self(17);
+    /// Not allowed.
+    pub(crate) const PERMISSION: Self = Self(1);
+    /// Not enough memory, or no such address.
+    pub(crate) const NO_MEMORY: Self = Self(12);
+}
+
+const READ_PROCESS_MEMORY: usize = 310; // process_vm_readv
+const PWRITE: usize = 18;
+const CLOSE: usize = 3;
+const MMAP: usize = 9;
+const MPROTECT: usize = 10;
+const MUNMAP: usize = 11;
+const RT_SIGPROCMASK: usize = 14;
+const SCHED_YIELD: usize = 24;
+const GETPID: usize = 39;
+const FTRUNCATE: usize = 77;
+const OPENAT: usize = 257;
+const MEMFD_CREATE: usize = 319;
+
+pub(crate) const PROT_NONE: usize = 0;
+pub(crate) const PROT_READ: usize = 1;
+pub(crate) const PROT_WRITE: usize = 2;
+pub(crate) const PROT_EXEC: usize = 4;
+
+pub(crate) const MAP_SHARED: usize = 0x01;
+pub(crate) const MAP_PRIVATE: usize = 0x02;
+pub(crate) const MAP_FIXED: usize = 0x10;
+pub(crate) const MAP_ANONYMOUS: usize = 0x20;
+pub(crate) const MAP_NORESERVE: usize = 0x4000;
+pub(crate) const MAP_FIXED_NOREPLACE: usize = 0x10_0000;
+
+/// # Safety
+/// The call must not break memory that Rust code relies on.
+unsafe fn system_call(number: usize, arguments: [usize; 6]) -> Result<usize, Errno> {
+    let result: isize;
+    // SAFETY: the registers are those of the kernel's x86-64 convention; rcx and r11 are what it
+    // clobbers; what the call does to memory is the caller's promise.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => result,
+            in("rdi") arguments[0],
+            in("rsi") arguments[1],
+            in("rdx") arguments[2],
+            in("r10") arguments[3],
+            in("r8") arguments[4],
+            in("r9") arguments[5],
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    // The kernel returns -4095..=-1 for errors.
+    match result {
+        -4095..=-1 => Err(Errno(result.unsigned_abs() as u16)),
+        _ => Ok(result as usize),
+    }
+}
+
+/// Maps memory; the address of the mapping.
+///
+/// # Safety
+/// With `MAP_FIXED`, nothing that is in use may be at `address`.
+pub(crate) unsafe fn map(
+    address: u64,
+    length: usize,
+    protection: usize,
+    flags: usize,
+    file: Option<&File>,
+    offset: usize,
+) -> Result<u64, Errno> {
+    let descriptor = file.map_or(usize::MAX, |file| file.0);
+    let arguments = [
+        address as usize,
+        length,
+        protection,
+        flags,
+        descriptor,
+        offset,
+    ];
+    // SAFETY: the caller promises that a fixed address is free or its own.
+    unsafe { system_call(MMAP, arguments) }.map(|address| address as u64)
+}
+
+/// Unmaps memory.
+///
+/// # Safety
+/// Nothing may use the range any more.
+pub(crate) unsafe fn unmap(address: u64, length: usize) -> Result<(), Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { system_call(MUNMAP, [address as usize, length, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Changes the protection of whole pages.
+///
+/// # Safety
+/// No access that the new protection forbids may happen.
+pub(crate) unsafe fn protect(address: u64, length: usize, protection: usize) -> Result<(), Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { system_call(MPROTECT, [address as usize, length, protection, 0, 0, 0]) }.map(drop)
+}
+
+/// An open file; closed when dropped.
+pub(crate) struct File(usize);
+
+impl File {
+    /// Opens the calling thread's own memory as a file, for reading and writing. The thread's, because
+    /// `/proc/self` is the process's leader, which may have exited.
+    pub(crate) fn own_memory() -> Result<Self, Errno> {
+        const O_RDWR_CLOEXEC: usize = 0o2 | 0o2_000_000;
+        const AT_FDCWD: usize = -100_isize as usize;
+        let path = c"/proc/thread-self/mem".as_ptr() as usize;
+        // SAFETY: opening a file touches no memory of ours but the path, which is a constant.
+        unsafe { system_call(OPENAT, [AT_FDCWD, path, O_RDWR_CLOEXEC, 0, 0, 0]) }.map(Self)
+    }
+
+    /// An anonymous file of `length` bytes that lives only in memory; `name` shows in /proc/PID/maps.
+    pub(crate) fn in_memory(name: &core::ffi::CStr, length: usize) -> Result<Self, Errno> {
+        const MFD_CLOEXEC: usize = 1;
+        let arguments = [name.as_ptr() as usize, MFD_CLOEXEC, 0, 0, 0, 0];
+        // SAFETY: the call reads the name, a valid C string.
+        let file = unsafe { system_call(MEMFD_CREATE, arguments) }.map(Self)?;
+        // SAFETY: nobody has mapped the new file.
+        unsafe { system_call(FTRUNCATE, [file.0, length, 0, 0, 0, 0]) }?;
+        Ok(file)
+    }
+
+    /// Writes all of `bytes` at `offset`.
+    ///
+    /// # Safety
+    /// If the file is the process's memory: the bytes there may be replaced.
+    pub(crate) unsafe fn write_at(&self, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
+        const EIO: Errno = Errno(5);
+        while !bytes.is_empty() {
+            let arguments = [
+                self.0,
+                bytes.as_ptr() as usize,
+                bytes.len(),
+                offset as usize,
+                0,
+                0,
+            ];
+            // SAFETY: the kernel reads `bytes`; what it overwrites is the caller's promise.
+            let written = unsafe { system_call(PWRITE, arguments) }?;
+            bytes = bytes.get(written..).filter(|_| written > 0).ok_or(EIO)?;
+            offset += written as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is ours. There is nothing to do about an error: the kernel has
+        // released the descriptor in any case.
+        let _ = unsafe { system_call(CLOSE, [self.0, 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// Copies memory of this process into `buffer`; false if not all of it is mapped and readable.
+///
+/// For addresses that come from the target's own structures: a wrong one is an answer, not a crash.
+pub(crate) fn read_own_memory(address: u64, buffer: &mut [u8]) -> bool {
+    let local = [buffer.as_mut_ptr() as usize, buffer.len()];
+    let remote = [address as usize, buffer.len()];
+    let arguments = [
+        process_id(),
+        local.as_ptr() as usize,
+        1,
+        remote.as_ptr() as usize,
+        1,
+        0,
+    ];
+    // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`.
+    let copied = unsafe { system_call(READ_PROCESS_MEMORY, arguments) };
+    copied == Ok(buffer.len())
+}
+
+/// The process (thread group) that runs this code; differs in a forked child.
+pub(crate) fn process_id() -> usize {
+    // SAFETY: getpid touches no memory; it cannot fail.
+    unsafe { system_call(GETPID, [0; 6]) }.unwrap_or(0)
+}
+
+/// Lets somebody else run.
+pub(crate) fn yield_now() {
+    // SAFETY: sched_yield touches no memory; it cannot fail.
+    let _ = unsafe { system_call(SCHED_YIELD, [0; 6]) };
+}
+
+/// A set of signals, as the kernel has it.
+#[derive(Clone, Copy)]
+pub(crate) struct SignalSet(u64);
+
+impl SignalSet {
+    /// All of them.
+    pub(crate) const ALL: Self = Self(u64::MAX);
+
+    /// As a number.
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// From a number.
+    #[cfg(feature = "freestanding")]
+    pub(crate) const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+}
+
+/// Sets the calling thread's blocked signals; the ones that were blocked before.
+pub(crate) fn block_signals(set: SignalSet) -> SignalSet {
+    const SIG_SETMASK: usize = 2;
+    let mut before = SignalSet(0);
+    let arguments = [
+        SIG_SETMASK,
+        &raw const set as usize,
+        &raw mut before as usize,
+        size_of::<u64>(),
+        0,
+        0,
+    ];
+    // SAFETY: the kernel reads one set and writes one set. With these arguments it cannot fail.
+    let _ = unsafe { system_call(RT_SIGPROCMASK, arguments) };
+    before
+}

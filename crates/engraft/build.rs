@@ -1,0 +1,63 @@
+//! Builds the agent, the runtime that goes into target processes, and hands it to the crate as bytes.
+//!
+//! It is the same crate that the workspace checks and tests as a library, compiled once more as a
+//! freestanding shared object: no libc, nothing undefined, relative relocations only.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+fn main() {
+    let variable = |name| PathBuf::from(std::env::var_os(name).unwrap_or_default());
+    let output = variable("OUT_DIR");
+    let workspace = variable("CARGO_MANIFEST_DIR").join("../..");
+    for watched in [
+        "crates/engraft-agent",
+        "crates/engraft-core",
+        "crates/engraft-abi",
+        "Cargo.lock",
+    ] {
+        println!(
+            "cargo::rerun-if-changed={}",
+            workspace.join(watched).display()
+        );
+    }
+
+    let target = output.join("agent");
+    let status = Command::new(variable("CARGO"))
+        .current_dir(&workspace)
+        .args([
+            "rustc",
+            "--package",
+            "engraft-agent",
+            "--lib",
+            "--crate-type",
+            "cdylib",
+        ])
+        .args([
+            "--features",
+            "freestanding",
+            "--profile",
+            "agent",
+            "--locked",
+            "--target-dir",
+        ])
+        .arg(&target)
+        .args(["--", "-Clink-arg=-nostartfiles", "-Clink-arg=-nostdlib"])
+        // Whatever is undefined would have to be found in the target: refuse that here.
+        .args(["-Clink-arg=-Wl,-z,defs", "-Clink-arg=-Wl,--build-id=none"])
+        // Our own symbols mean our own code, so that only relative relocations remain.
+        .arg("-Clink-arg=-Wl,-Bsymbolic")
+        // What the outer cargo was told about its own build does not concern the agent.
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("RUSTFLAGS")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .env_remove("RUSTC_WRAPPER")
+        .status();
+    let built = matches!(status, Ok(status) if status.success());
+    if !built {
+        println!("cargo::error=building the agent failed: {status:?}");
+        return;
+    }
+    let blob = target.join("agent/libengraft_agent.so");
+    println!("cargo::rustc-env=ENGRAFT_AGENT_BLOB={}", blob.display());
+}
