@@ -2,12 +2,17 @@
 //!
 //! This room reads, writes and verifies patch files. It must not know processes: it never looks at a
 //! target. The model in [`model`] is what `engraft-build` produces and what the controller consumes;
-//! [`file`](mod@file) is its form on disk, an ELF file that `readelf` can show.
+//! [`mod@check`] holds the rules that every patch obeys, and [`file`](mod@file) is its form on disk, an
+//! ELF file that `readelf` can show.
 
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod file;
 pub mod model;
 
+pub use check::Inconsistency;
+pub use file::{ReadError, WriteError, read, write};
 pub use model::{
     BuildId, Function, Image, ImageAddress, Import, LinkAddress, Object, OldPart, Patch,
     Relocation, RelocationKind, RelocationTarget, Segment,

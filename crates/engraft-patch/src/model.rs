@@ -69,6 +69,26 @@ pub struct Image {
     pub address_escapes: bool,
 }
 
+impl Image {
+    /// The initialised bytes of a segment.
+    pub fn bytes(&self, segment: Segment) -> &[u8] {
+        match segment {
+            Segment::Text => &self.text,
+            Segment::ReadOnly => &self.read_only,
+            Segment::Data => &self.data,
+        }
+    }
+
+    /// The size of a segment in memory, zero-initialised bytes included.
+    pub fn size(&self, segment: Segment) -> u64 {
+        let bytes = self.bytes(segment).len() as u64;
+        match segment {
+            Segment::Text | Segment::ReadOnly => bytes,
+            Segment::Data => bytes.saturating_add(self.bss_size),
+        }
+    }
+}
+
 /// A segment of an [`Image`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -107,7 +127,9 @@ impl BuildId {
 
     /// Takes the descriptor of a build-id note; `None` if it is empty or too long.
     pub fn new(bytes: &[u8]) -> Option<Self> {
-        (1..=Self::MAXIMUM_LENGTH).contains(&bytes.len()).then(|| Self(bytes.to_vec()))
+        (1..=Self::MAXIMUM_LENGTH)
+            .contains(&bytes.len())
+            .then(|| Self(bytes.to_vec()))
     }
 
     /// The raw bytes.
@@ -150,8 +172,18 @@ pub enum RelocationKind {
     PcRelative64,
 }
 
+impl RelocationKind {
+    /// How many bytes are written.
+    pub fn width(self) -> u64 {
+        match self {
+            Self::Absolute64 | Self::PcRelative64 => 8,
+            Self::Absolute32 | Self::Absolute32Signed | Self::PcRelative32 => 4,
+        }
+    }
+}
+
 /// What a relocation refers to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RelocationTarget {
     /// Something in the same image.
     Image(ImageAddress),

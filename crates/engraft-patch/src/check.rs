@@ -1,0 +1,355 @@
+//! The rules that a patch obeys beyond what its types say.
+//!
+//! The writer refuses to write a patch that breaks one and the reader refuses to return one, so whoever
+//! holds a [`Patch`] that came out of a file can rely on all of them.
+
+use std::collections::HashSet;
+
+use crate::model::{
+    Function, Image, ImageAddress, Import, LinkAddress, Object, Patch, Relocation, RelocationKind,
+    RelocationTarget, Segment,
+};
+
+/// The longest patch name, in bytes.
+pub const MAXIMUM_NAME: usize = 63;
+/// The largest image, in bytes: code and data must reach each other and the old object with 32-bit
+/// displacements, so anything near 2 GiB could never be placed.
+pub const MAXIMUM_IMAGE: u64 = 1 << 30;
+/// Link-time addresses lie below this one: the lower half of the x86-64 address space.
+pub const ADDRESS_LIMIT: u64 = 1 << 47;
+/// The longest symbol or file name, in bytes. Mangled names reach some thousands.
+const MAXIMUM_SYMBOL: usize = 64 * 1024;
+
+/// A rule that a patch breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Inconsistency {
+    /// The patch's name.
+    #[error("the patch name {name:?} is not 1 to 63 bytes of [A-Za-z0-9._-]")]
+    PatchName {
+        /// As found.
+        name: String,
+    },
+    /// Nothing to do.
+    #[error("the patch changes no object")]
+    NoObjects,
+    /// An object without functions.
+    #[error("object {object} has no functions")]
+    NoFunctions {
+        /// The object's file name.
+        object: String,
+    },
+    /// Two objects with the same build-id.
+    #[error("two objects have the build-id {build_id}")]
+    DuplicateObject {
+        /// In hexadecimal.
+        build_id: String,
+    },
+    /// A name that cannot be a symbol, a version or a file name.
+    #[error("{name:?} is no valid {what}")]
+    Name {
+        /// As found.
+        name: String,
+        /// What it should name.
+        what: &'static str,
+    },
+    /// An old function without bytes.
+    #[error("function {function} has no old code, or an empty part of it")]
+    EmptyPart {
+        /// Its name.
+        function: String,
+    },
+    /// An address outside the lower half of the address space.
+    #[error("{what} at {address:#x} + {size:#x} lies outside the address space")]
+    Address {
+        /// What is there.
+        what: String,
+        /// Its link-time address.
+        address: u64,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// The same old bytes claimed twice: a function listed twice, or two that share bytes.
+    #[error("functions {first} and {second} overlap at {address:#x} in the old binary")]
+    OverlappingFunctions {
+        /// The one at the lower address.
+        first: String,
+        /// The other.
+        second: String,
+        /// Start of the other.
+        address: u64,
+    },
+    /// A new function that is not inside the image's text.
+    #[error(
+        "new code of {function} ({segment:?} {offset:#x} + {size:#x}) is not inside the text of {text:#x} bytes"
+    )]
+    EntryOutsideText {
+        /// Its name.
+        function: String,
+        /// Where it says it is.
+        segment: Segment,
+        /// Its offset.
+        offset: u64,
+        /// Its size.
+        size: u64,
+        /// Bytes of text there are.
+        text: u64,
+    },
+    /// An image that could never be placed near its object.
+    #[error("the image has {size:#x} bytes; the limit is {MAXIMUM_IMAGE:#x}")]
+    ImageTooLarge {
+        /// Its size.
+        size: u64,
+    },
+    /// A relocation that would write outside its segment's bytes.
+    #[error(
+        "relocation of {width} bytes at {segment:?} {offset:#x} is not inside the {size:#x} bytes there"
+    )]
+    PlaceOutside {
+        /// The place's segment.
+        segment: Segment,
+        /// The place's offset.
+        offset: u64,
+        /// Bytes it writes.
+        width: u64,
+        /// Bytes there are.
+        size: u64,
+    },
+    /// Two relocations that write the same byte: their order would matter.
+    #[error("two relocations write {segment:?} {offset:#x}")]
+    OverlappingPlaces {
+        /// The places' segment.
+        segment: Segment,
+        /// Offset of the later one.
+        offset: u64,
+    },
+    /// A relocation that refers to something outside the image.
+    #[error("a relocation refers to {segment:?} {offset:#x}, outside the {size:#x} bytes there")]
+    TargetOutside {
+        /// The target's segment.
+        segment: Segment,
+        /// The target's offset.
+        offset: u64,
+        /// Bytes there are.
+        size: u64,
+    },
+    /// An import that is not a GOT slot.
+    #[error(
+        "import {import} is referred to by {kind:?} with addend {addend}, not Absolute64 with 0"
+    )]
+    ImportNotSlot {
+        /// The import's name.
+        import: String,
+        /// As found.
+        kind: RelocationKind,
+        /// As found.
+        addend: i64,
+    },
+}
+
+impl Patch {
+    /// Checks every rule; the first one that is broken is reported.
+    pub fn check(&self) -> Result<(), Inconsistency> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !(1..=MAXIMUM_NAME).contains(&self.name.len()) || !self.name.bytes().all(allowed) {
+            return Err(Inconsistency::PatchName {
+                name: self.name.clone(),
+            });
+        }
+        if self.objects.is_empty() {
+            return Err(Inconsistency::NoObjects);
+        }
+        let mut build_ids = HashSet::new();
+        for object in &self.objects {
+            if !build_ids.insert(&object.build_id) {
+                return Err(Inconsistency::DuplicateObject {
+                    build_id: object.build_id.to_string(),
+                });
+            }
+            check_object(object)?;
+        }
+        Ok(())
+    }
+}
+
+fn check_object(object: &Object) -> Result<(), Inconsistency> {
+    check_name(&object.file_name, "file name without directories", |c| {
+        c == '/' || c.is_control()
+    })?;
+    if object.functions.is_empty() {
+        return Err(Inconsistency::NoFunctions {
+            object: object.file_name.clone(),
+        });
+    }
+    for function in &object.functions {
+        check_function(function, &object.image)?;
+    }
+    check_overlaps(&object.functions)?;
+    check_image(&object.image)
+}
+
+fn check_function(function: &Function, image: &Image) -> Result<(), Inconsistency> {
+    check_symbol(&function.name)?;
+    if function.parts.is_empty() || function.parts.iter().any(|part| part.code.is_empty()) {
+        return Err(Inconsistency::EmptyPart {
+            function: function.name.clone(),
+        });
+    }
+    for part in &function.parts {
+        check_address(part.address, part.code.len() as u64, &function.name)?;
+    }
+    let text = image.text.len() as u64;
+    let ImageAddress { segment, offset } = function.new_entry;
+    let inside = offset
+        .checked_add(function.new_size)
+        .is_some_and(|end| end <= text);
+    if segment != Segment::Text || function.new_size == 0 || !inside {
+        return Err(Inconsistency::EntryOutsideText {
+            function: function.name.clone(),
+            segment,
+            offset,
+            size: function.new_size,
+            text,
+        });
+    }
+    Ok(())
+}
+
+fn check_overlaps(functions: &[Function]) -> Result<(), Inconsistency> {
+    let mut parts: Vec<_> = functions
+        .iter()
+        .flat_map(|f| {
+            f.parts
+                .iter()
+                .map(|p| (p.address.0, p.code.len() as u64, &f.name))
+        })
+        .collect();
+    parts.sort_unstable();
+    for (&(start, size, first), &(next, _, second)) in parts.iter().zip(parts.iter().skip(1)) {
+        if next < start.saturating_add(size) {
+            return Err(Inconsistency::OverlappingFunctions {
+                first: first.clone(),
+                second: second.clone(),
+                address: next,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_image(image: &Image) -> Result<(), Inconsistency> {
+    let bytes = image.text.len() as u64 + image.read_only.len() as u64 + image.data.len() as u64;
+    let size = bytes.saturating_add(image.bss_size);
+    if size > MAXIMUM_IMAGE {
+        return Err(Inconsistency::ImageTooLarge { size });
+    }
+    for relocation in &image.relocations {
+        check_relocation(relocation, image)?;
+    }
+    check_places(&image.relocations)
+}
+
+fn check_relocation(relocation: &Relocation, image: &Image) -> Result<(), Inconsistency> {
+    let ImageAddress { segment, offset } = relocation.place;
+    let width = relocation.kind.width();
+    let size = image.bytes(segment).len() as u64;
+    if offset.checked_add(width).is_none_or(|end| end > size) {
+        return Err(Inconsistency::PlaceOutside {
+            segment,
+            offset,
+            width,
+            size,
+        });
+    }
+    match &relocation.target {
+        RelocationTarget::Image(target) => {
+            // The end of a segment is a legitimate address, as the end of an array is in C.
+            let size = image.size(target.segment);
+            if target.offset > size {
+                let ImageAddress { segment, offset } = *target;
+                return Err(Inconsistency::TargetOutside {
+                    segment,
+                    offset,
+                    size,
+                });
+            }
+            Ok(())
+        }
+        RelocationTarget::Object { name, address } => {
+            check_symbol(name)?;
+            check_address(*address, 0, name)
+        }
+        RelocationTarget::Import(import) => check_import(import, relocation),
+    }
+}
+
+fn check_import(import: &Import, relocation: &Relocation) -> Result<(), Inconsistency> {
+    check_symbol(&import.name)?;
+    if let Some(version) = &import.version {
+        check_name(version, "symbol version", not_in_symbol)?;
+    }
+    if relocation.kind != RelocationKind::Absolute64 || relocation.addend != 0 {
+        return Err(Inconsistency::ImportNotSlot {
+            import: import.name.clone(),
+            kind: relocation.kind,
+            addend: relocation.addend,
+        });
+    }
+    Ok(())
+}
+
+fn check_places(relocations: &[Relocation]) -> Result<(), Inconsistency> {
+    let mut places: Vec<_> = relocations
+        .iter()
+        .map(|r| {
+            (
+                r.place.segment as u8,
+                r.place.offset,
+                r.kind.width(),
+                r.place.segment,
+            )
+        })
+        .collect();
+    places.sort_unstable_by_key(|&(segment, offset, ..)| (segment, offset));
+    for (&(_, start, width, first), &(_, offset, _, segment)) in
+        places.iter().zip(places.iter().skip(1))
+    {
+        if first == segment && offset < start.saturating_add(width) {
+            return Err(Inconsistency::OverlappingPlaces { segment, offset });
+        }
+    }
+    Ok(())
+}
+
+fn check_address(address: LinkAddress, size: u64, what: &str) -> Result<(), Inconsistency> {
+    match address.0.checked_add(size) {
+        Some(end) if end <= ADDRESS_LIMIT => Ok(()),
+        _ => Err(Inconsistency::Address {
+            what: what.to_owned(),
+            address: address.0,
+            size,
+        }),
+    }
+}
+
+fn check_symbol(name: &str) -> Result<(), Inconsistency> {
+    check_name(name, "symbol name", not_in_symbol)
+}
+
+/// `@` separates a version and `,` an address in the symbol names of the file.
+fn not_in_symbol(c: char) -> bool {
+    c.is_control() || c.is_whitespace() || c == '@' || c == ','
+}
+
+fn check_name(
+    name: &str,
+    what: &'static str,
+    forbidden: fn(char) -> bool,
+) -> Result<(), Inconsistency> {
+    if name.is_empty() || name.len() > MAXIMUM_SYMBOL || name.chars().any(forbidden) {
+        return Err(Inconsistency::Name {
+            name: name.to_owned(),
+            what,
+        });
+    }
+    Ok(())
+}
