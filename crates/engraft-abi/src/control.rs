@@ -107,6 +107,9 @@ pub enum Command {
     Disable = 7,
     /// Give the mapping at `argument 0` (length `argument 1`) of an earlier `Allocate` back.
     Free = 8,
+    /// Let go of the loader, so that the agent's mapping can be unmapped. All threads are stopped and
+    /// none is inside the agent; no patch is known.
+    Uninstall = 9,
 }
 
 /// How a command ended.

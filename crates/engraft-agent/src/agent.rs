@@ -168,6 +168,18 @@ impl Agent {
         self.complete(patch)
     }
 
+    /// Lets go of the loader. All threads are stopped; the agent's memory is about to be unmapped.
+    pub(crate) fn uninstall(&mut self) -> Answer {
+        if !self.core.patches().is_empty() || self.core.prepared().is_some() {
+            return Err(Failure::new(Outcome::NotAllowed, b"there are patches"));
+        }
+        if let Some(hook) = self.hook.as_mut() {
+            hook.uninstall(&mut self.host.writes)?;
+        }
+        self.hook = None;
+        Ok((Outcome::Done, 0))
+    }
+
     /// Notes what must be clear before threads can switch to `target`.
     fn collect_ranges(&mut self, patch: PatchId, target: PatchState) -> Result<(), Failure> {
         let mut ranges = Vec::new();

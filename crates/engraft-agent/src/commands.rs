@@ -88,5 +88,6 @@ unsafe fn carry_out(agent: &mut Agent, command: Command, first: u64, second: u64
         // SAFETY: the controller wrote the name there.
         Command::PlanDisable => agent.plan_disable(unsafe { bytes(first, second as usize) }),
         Command::Disable => agent.disable(patch),
+        Command::Uninstall => agent.uninstall(),
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Hook {
     /// Text of the last refusal; the loader reads it after the hook has returned.
     message: Text,
     raise: Raise,
+    original: DetourWrite,
+    detour: DetourWrite,
 }
 
 /// A call of `_dl_signal_error(errcode, objname, occasion, errstring)` to be made instead of returning to
@@ -79,40 +81,38 @@ impl Hook {
         entry: u64,
         writes: &mut Vec<DetourWrite>,
     ) -> Result<Self, Failure> {
-        let address = loader::break_function(debug);
-        let found = probe::<[u8; 16]>(address).ok_or_else(|| unknown_break_function(address))?;
-        let offset = empty_function(&found).ok_or_else(|| unknown_break_function(address))?;
+        let function = loader::break_function(debug);
+        let unknown = || unknown_break_function(function);
+        let found = probe::<[u8; 16]>(function).ok_or_else(unknown)?;
+        let offset = empty_function(&found).ok_or_else(unknown)?;
         let [a, b, c, d, e, f, g, h] = entry.to_le_bytes();
-        // jmp [rip+0], followed by the address: reaches everywhere.
+        // jmp [rip+0], followed by the address: reaches everywhere, but has room only in front.
         let far = [0xff, 0x25, 0, 0, 0, 0, a, b, c, d, e, f, g, h];
-        let near = crate::code::jump(address + offset as u64, entry);
+        let near = crate::code::jump(function + offset as u64, entry);
         let jump: &[u8] = match &near {
             Some(near) => near,
-            // Behind a landing pad there is no room for the far one; then the pad is given up.
-            None => &far,
+            None if offset == 0 => &far,
+            None => {
+                return Err(Failure::new(
+                    Outcome::Loader,
+                    b"the agent is too far from the loader",
+                ));
+            }
         };
-        let address = if near.is_some() {
-            address + offset as u64
-        } else {
-            address
+        let mut patched = found;
+        for (to, from) in patched.iter_mut().skip(offset).zip(jump) {
+            *to = *from;
+        }
+        let detour = DetourWrite {
+            address: function,
+            length: 16,
+            bytes: patched,
         };
-        writes
-            .try_reserve(1)
-            .map_err(|_| Failure::out_of_memory())?;
-        // SAFETY: all threads are stopped. One that is inside executes the single `ret`, at most 4 bytes
-        // behind the entry, where the near jump begins, and goes through the hook once more; the far
-        // jump is written only over a function that begins with its `ret`.
-        unsafe { write_code(address, jump) }?;
-        let mut bytes = [0; 16];
-        bytes
-            .iter_mut()
-            .zip(jump)
-            .for_each(|(to, from)| *to = *from);
-        writes.push(DetourWrite {
-            address,
-            length: jump.len() as u64,
-            bytes,
-        });
+        let original = DetourWrite {
+            bytes: found,
+            ..detour
+        };
+        exchange(&original, detour, writes)?;
         let raise = Raise {
             code: 0,
             object: 0,
@@ -126,8 +126,33 @@ impl Hook {
             adding: false,
             message: Text::EMPTY,
             raise,
+            original,
+            detour,
         })
     }
+
+    /// Takes the detour back. All threads are stopped.
+    pub(crate) fn uninstall(&mut self, writes: &mut Vec<DetourWrite>) -> Result<(), Failure> {
+        exchange(&self.detour, self.original, writes)
+    }
+}
+
+/// Replaces the break function's bytes, if they are what they should be.
+fn exchange(
+    from: &DetourWrite,
+    to: DetourWrite,
+    writes: &mut Vec<DetourWrite>,
+) -> Result<(), Failure> {
+    writes
+        .try_reserve(1)
+        .map_err(|_| Failure::out_of_memory())?;
+    crate::memory::equals(from.address, &from.bytes)
+        .map_err(|_| unknown_break_function(from.address))?;
+    // SAFETY: all threads are stopped, and none is inside what changes: a thread in the original function
+    // is at its entry or at its `ret`, which is where the jump begins; a jump is one instruction.
+    unsafe { write_code(to.address, &to.bytes) }?;
+    writes.push(to);
+    Ok(())
 }
 
 /// Where the `ret` of an empty function is, if it is one and nothing but padding follows in its 16 bytes:

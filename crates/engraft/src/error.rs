@@ -1,0 +1,310 @@
+//! What can go wrong, in the user's terms, and with which exit code the command ends.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use engraft_abi::Outcome;
+use engraft_process::{
+    MapsError, MemoryError, ModuleError, OpenError, RemoteCallError, StopError, TargetAddress,
+};
+
+use crate::blob::BadBlob;
+use crate::payload::TooLarge;
+
+/// Exit codes of the command line; 0 is success. They are part of the interface (docs/exit-codes.md).
+pub mod exit_code {
+    /// Something that should not happen; please report it.
+    pub const INTERNAL: u8 = 1;
+    /// The command line makes no sense (clap's code).
+    pub const USAGE: u8 = 2;
+    /// There is no such process, or it has ended meanwhile.
+    pub const NO_SUCH_PROCESS: u8 = 3;
+    /// We may not touch the process.
+    pub const PERMISSION_DENIED: u8 = 4;
+    /// The patch file cannot be read, is damaged, or is no patch file.
+    pub const BAD_PATCH_FILE: u8 = 5;
+    /// The patch was made for another build of the program or library.
+    pub const DOES_NOT_FIT: u8 = 6;
+    /// The target's threads were busy in the code that is to be replaced, or in the loader.
+    pub const TARGET_BUSY: u8 = 7;
+    /// No patch could be built.
+    pub const BUILD_FAILED: u8 = 8;
+    /// The process cannot be patched: it is traced, of another architecture, ...
+    pub const NOT_PATCHABLE: u8 = 9;
+    /// No such patch is enabled in the process.
+    pub const NO_SUCH_PATCH: u8 = 10;
+}
+
+/// Why a command failed. Unless the text says otherwise, the target runs on as before.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A file could not be read.
+    #[error("failed to read {}: {source}", path.display())]
+    ReadFile {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file could not be written.
+    #[error("failed to write {}: {source}", path.display())]
+    WriteFile {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not a usable patch file.
+    #[error("{}: {source}", path.display())]
+    PatchFile {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: engraft_patch::ReadError,
+    },
+    /// A patch was built that cannot be written down.
+    #[error("failed to write the patch file: {0}")]
+    WritePatch(#[from] engraft_patch::WriteError),
+    /// The patch is too large for the agent.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// No patch was built.
+    #[error(transparent)]
+    Build(#[from] engraft_build::BuildError),
+    /// The process has another build of an object.
+    #[error(
+        "process {pid} runs another build of {file_name}: build-id {found}, the patch is for {expected}"
+    )]
+    WrongBuildId {
+        /// The process.
+        pid: i32,
+        /// The object.
+        file_name: String,
+        /// What is loaded.
+        found: String,
+        /// What the patch was made for.
+        expected: String,
+    },
+    /// Threads did not leave the code that is to be replaced.
+    #[error(
+        "thread {tid} ({thread_name}) of process {pid} {reason} function '{function}' for more than {timeout:?}"
+    )]
+    ThreadInside {
+        /// The process.
+        pid: i32,
+        /// The thread.
+        tid: i32,
+        /// Its name.
+        thread_name: String,
+        /// What it does there.
+        reason: Inside,
+        /// The function.
+        function: String,
+        /// How long we tried.
+        timeout: Duration,
+    },
+    /// A thread inside the dynamic loader was in the way.
+    #[error("process {pid} was loading or unloading libraries for more than {timeout:?}")]
+    LoaderBusy {
+        /// The process.
+        pid: i32,
+        /// How long we tried.
+        timeout: Duration,
+    },
+    /// The agent in the target said no.
+    #[error("process {pid}: {text}")]
+    Agent {
+        /// The process.
+        pid: i32,
+        /// The kind of failure.
+        outcome: Outcome,
+        /// The agent's words.
+        text: String,
+    },
+    /// An agent of another version is in the process.
+    #[error(
+        "process {pid} has an agent of version {found}, this engraft talks to version {expected}"
+    )]
+    AgentVersion {
+        /// The process.
+        pid: i32,
+        /// What is there.
+        found: u64,
+        /// What we understand.
+        expected: u64,
+    },
+    /// The agent returned something that no agent of this version returns.
+    #[error("the agent in process {pid} gave an answer that makes no sense ({answer:#x})")]
+    BadAnswer {
+        /// The process.
+        pid: i32,
+        /// What it returned.
+        answer: u64,
+    },
+    /// What the agent says about itself cannot be read.
+    #[error("the agent in process {pid} describes its state in a way that makes no sense")]
+    BadSnapshot {
+        /// The process.
+        pid: i32,
+    },
+    /// The bytes in memory are not the ones that the agent says it wrote.
+    #[error("process {pid} does not have the expected bytes at {address} after the change")]
+    NotVerified {
+        /// The process.
+        pid: i32,
+        /// Where.
+        address: TargetAddress,
+    },
+    /// No thread can run the agent's code.
+    #[error("process {pid} has no thread that could run the agent's code")]
+    NoThread {
+        /// The process.
+        pid: i32,
+    },
+    /// The process does not have program headers where they should be.
+    #[error("process {pid} has no main program that could be recognised")]
+    NoProgram {
+        /// The process.
+        pid: i32,
+    },
+    /// There is no room for the agent.
+    #[error("process {pid} has no room for the agent near its dynamic loader")]
+    NoRoom {
+        /// The process.
+        pid: i32,
+    },
+    /// The process could not be stopped or let go.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    /// A call in the target failed.
+    #[error(transparent)]
+    RemoteCall(#[from] RemoteCallError),
+    /// The target's memory could not be accessed.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The target's memory map could not be read.
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    /// The target's modules could not be found.
+    #[error(transparent)]
+    Modules(#[from] ModuleError),
+    /// This build of engraft is broken.
+    #[error(transparent)]
+    Blob(#[from] BadBlob),
+}
+
+/// How a thread is in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inside {
+    /// It executes the function.
+    Running,
+    /// It will return into it.
+    Sleeping,
+    /// Nobody can tell where it will return to.
+    Unreliable,
+}
+
+impl std::fmt::Display for Inside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Running => "was running in",
+            Self::Sleeping => "had still to return into",
+            Self::Unreliable => "had a stack that does not show whether it returns into",
+        })
+    }
+}
+
+impl Error {
+    /// With which code the command ends.
+    pub fn exit_code(&self) -> u8 {
+        use exit_code::*;
+        match self {
+            Self::Open(error) => match error {
+                OpenError::NoSuchProcess { .. } | OpenError::Zombie { .. } => NO_SUCH_PROCESS,
+                OpenError::PermissionDenied { .. } => PERMISSION_DENIED,
+                OpenError::NotAProcess { .. }
+                | OpenError::KernelThread { .. }
+                | OpenError::ForeignArchitecture { .. }
+                | OpenError::Ourselves { .. } => NOT_PATCHABLE,
+                OpenError::System { .. } => INTERNAL,
+            },
+            Self::ReadFile { .. } | Self::PatchFile { .. } | Self::TooLarge(_) => BAD_PATCH_FILE,
+            Self::Build(_) | Self::WritePatch(_) | Self::WriteFile { .. } => BUILD_FAILED,
+            Self::WrongBuildId { .. } => DOES_NOT_FIT,
+            Self::ThreadInside { .. } | Self::LoaderBusy { .. } => TARGET_BUSY,
+            Self::Agent { outcome, .. } => match outcome {
+                Outcome::CodeDiffers | Outcome::SymbolMissing | Outcome::NoRoom => DOES_NOT_FIT,
+                Outcome::NoSuchPatch => NO_SUCH_PATCH,
+                Outcome::Busy | Outcome::NotAllowed => TARGET_BUSY,
+                Outcome::NoMemory | Outcome::SystemCall | Outcome::Loader | Outcome::Broken => {
+                    NOT_PATCHABLE
+                }
+                Outcome::Done | Outcome::AlreadyThere | Outcome::BadPayload => INTERNAL,
+            },
+            Self::AgentVersion { .. } | Self::NoThread { .. } | Self::NoRoom { .. } => {
+                NOT_PATCHABLE
+            }
+            Self::NoProgram { .. } => NOT_PATCHABLE,
+            Self::Stop(error) => match error {
+                StopError::Gone { .. } | StopError::Executed { .. } => NO_SUCH_PROCESS,
+                StopError::PermissionDenied { .. } => PERMISSION_DENIED,
+                StopError::AlreadyTraced { .. } | StopError::CoreDumping { .. } => NOT_PATCHABLE,
+                StopError::Vfork { .. }
+                | StopError::Uninterruptible { .. }
+                | StopError::TimedOut { .. } => TARGET_BUSY,
+                StopError::System { .. } => INTERNAL,
+            },
+            Self::RemoteCall(error) => match error {
+                RemoteCallError::Gone { .. } => NO_SUCH_PROCESS,
+                RemoteCallError::Crashed { .. } => INTERNAL,
+                _ => NOT_PATCHABLE,
+            },
+            Self::Memory(error) => match error {
+                MemoryError::Gone { .. } => NO_SUCH_PROCESS,
+                MemoryError::PermissionDenied { .. } => PERMISSION_DENIED,
+                _ => INTERNAL,
+            },
+            Self::Modules(ModuleError::Gone { .. }) | Self::Maps(MapsError::Gone { .. }) => {
+                NO_SUCH_PROCESS
+            }
+            Self::Maps(_)
+            | Self::Modules(_)
+            | Self::Blob(_)
+            | Self::BadAnswer { .. }
+            | Self::BadSnapshot { .. }
+            | Self::NotVerified { .. } => INTERNAL,
+        }
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Open(OpenError::PermissionDenied { .. })
+            | Self::Stop(StopError::PermissionDenied { .. }) => {
+                "run engraft as root or as the user that the process runs as"
+            }
+            Self::Open(OpenError::NoSuchProcess { .. }) => "list the processes with ps or pgrep",
+            Self::WrongBuildId { .. } => {
+                "build the patch from the source of the build that runs, with --binary naming its file"
+            }
+            Self::ThreadInside { .. } => {
+                "try again when the thread is elsewhere, or wait longer with --timeout"
+            }
+            Self::LoaderBusy { .. } => "try again, or wait longer with --timeout",
+            Self::Agent { outcome: Outcome::CodeDiffers, .. } => {
+                "the file was changed after it was built, or another tool has changed the code in memory"
+            }
+            Self::Agent { outcome: Outcome::NoSuchPatch, .. } => {
+                "`engraft status --pid PID` lists the patches"
+            }
+            Self::AgentVersion { .. } => "use the engraft that applied the first patch",
+            Self::Agent { outcome: Outcome::Broken, .. } => {
+                "the process runs on, but must be restarted before it can be patched again"
+            }
+            _ => return None,
+        })
+    }
+}
