@@ -1,1 +1,75 @@
-//! Placeholder until the room is built.
+//! Everything that touches a running process from outside: looking at it, stopping it, reading and
+//! writing its memory, calling code in it. It knows nothing of patches.
+//!
+//! # Two rules
+//! - The target may end at any moment. That is an ordinary result (`Gone`), noticed at once.
+//! - We may be killed at any instant. Then the target goes on as if nothing had happened: see
+//!   [`RemoteCall`].
+//!
+//! # A tour
+//! [`Process::open`] disturbs nothing: memory, [`Maps`], [`Modules`] and [`Task`] can be looked at.
+//! [`Process::seize`] makes us the tracer, [`SeizedProcess::stop`] stops all threads, and a
+//! [`StoppedProcess`] is scanned ([`StackScan`]), written to, and made to run code
+//! ([`StoppedThread::call`]). It goes on by `resume` or `detach`, or when it is dropped.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use engraft_process::Process;
+//!
+//! let process = Process::open(1234)?;
+//! for module in &process.modules()? {
+//!     println!("{:?} {:#x} {:?}", module.path, module.load_bias, module.build_id);
+//! }
+//! let mut stopped = process.stop(Duration::from_millis(100))?;
+//! if let Some(mut thread) = stopped.calling_thread() {
+//!     let pid = thread.system_call(39, [0; 6])?;
+//!     assert_eq!(pid, 1234);
+//! }
+//! stopped.detach()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Not offered
+//! 32-bit targets; single-stepping and breakpoints; symbols other than dynamic ones; user shadow
+//! stacks (a remote call there is refused).
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+compile_error!("engraft-process is written for Linux on x86-64");
+
+mod address;
+mod auxv;
+mod deadline;
+mod elf;
+mod frame;
+mod gadgets;
+mod gaps;
+mod loader;
+mod maps;
+mod memory;
+mod modules;
+mod process;
+mod registers;
+mod remote;
+mod restart;
+mod scan;
+mod stop_error;
+mod stopped;
+mod symbols;
+mod sys;
+mod task;
+mod tracees;
+
+pub use address::TargetAddress;
+pub use elf::{BuildId, ProgramHeader};
+pub use gaps::{REACH, find_gap};
+pub use loader::{DebugInterface, Loader, LoaderState};
+pub use maps::{Mapping, Maps, MapsError};
+pub use memory::{Memory, MemoryError};
+pub use modules::{Module, ModuleError, ModuleKind, Modules};
+pub use process::{OpenError, Process};
+pub use registers::Registers;
+pub use remote::{RemoteCall, RemoteCallError};
+pub use scan::{StackScan, Unreliable, Verdict};
+pub use stop_error::StopError;
+pub use stopped::{SeizedProcess, StoppedProcess, StoppedThread, ThreadState, on_tracer_thread};
+pub use task::{Activity, SchedulerCounters, Task, TaskStat, TaskState};

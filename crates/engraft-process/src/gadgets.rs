@@ -1,0 +1,104 @@
+//! Instructions already in the target that a first remote system call can use.
+
+use crate::address::TargetAddress;
+use crate::maps::Mapping;
+use crate::process::Process;
+
+/// `syscall; ret`.
+const SYSTEM_CALL_RETURN: &[u8] = &[0x0f, 0x05, 0xc3];
+/// `syscall`.
+const SYSTEM_CALL: &[u8] = &[0x0f, 0x05];
+/// `mov $15, %rax; syscall` (glibc, musl) and `mov $15, %eax; syscall`: what sigaction installs for
+/// handlers to return to. Every C library has one, and static programs that use signals.
+const RESTORERS: [&[u8]; 2] = [
+    &[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05],
+    &[0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05],
+];
+/// Larger text is searched only up to here.
+const MAX_TEXT: u64 = 64 << 20;
+
+/// Where these instructions are. What is here was there when it was found; it is looked at again
+/// before every use, for a library may have been unloaded since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gadgets {
+    system_call_return: Option<TargetAddress>,
+    system_call: Option<TargetAddress>,
+    restorer: Option<TargetAddress>,
+}
+
+fn position(text: &[u8], pattern: &[u8]) -> Option<u64> {
+    let found = text
+        .windows(pattern.len())
+        .position(|window| window == pattern);
+    found.map(|offset| offset as u64)
+}
+
+impl Gadgets {
+    /// Searches all executable mappings until everything is found.
+    pub(crate) fn find(process: &Process) -> Self {
+        let mut gadgets = Self::default();
+        let Ok(maps) = process.maps() else {
+            return gadgets;
+        };
+        // The vDSO is small, and the C library comes late: from the top of the address space down,
+        // both come before large programs. The vsyscall page is not memory.
+        let executable = |mapping: &&Mapping| {
+            mapping.executable && mapping.readable && mapping.name != "[vsyscall]"
+        };
+        for mapping in maps.iter().rev().filter(executable) {
+            gadgets.search(process, mapping);
+            if gadgets.system_call_return.is_some() && gadgets.restorer.is_some() {
+                break;
+            }
+        }
+        gadgets
+    }
+
+    fn search(&mut self, process: &Process, mapping: &Mapping) {
+        let start = mapping.range.start;
+        let length = (mapping.range.end - start).min(MAX_TEXT);
+        let Ok(text) = process.memory().read_bytes(start, length, MAX_TEXT) else {
+            return;
+        };
+        let find = |pattern| position(&text, pattern).map(|offset| start + offset);
+        self.system_call_return = self.system_call_return.or_else(|| find(SYSTEM_CALL_RETURN));
+        self.system_call = self.system_call.or_else(|| find(SYSTEM_CALL));
+        self.restorer = self
+            .restorer
+            .or_else(|| RESTORERS.into_iter().find_map(find));
+    }
+
+    /// A `syscall` instruction, and whether a `ret` follows it.
+    pub(crate) fn system_call(&self, process: &Process) -> Option<(TargetAddress, bool)> {
+        let returning = check(process, self.system_call_return, &[SYSTEM_CALL_RETURN]);
+        let plain = || check(process, self.system_call, &[SYSTEM_CALL]);
+        returning
+            .map(|at| (at, true))
+            .or_else(|| plain().map(|at| (at, false)))
+    }
+
+    /// Code that calls `rt_sigreturn`.
+    pub(crate) fn restorer(&self, process: &Process) -> Option<TargetAddress> {
+        check(process, self.restorer, &RESTORERS)
+    }
+}
+
+/// Is the code at this address one that calls `rt_sigreturn`?
+pub(crate) fn is_restorer(process: &Process, at: TargetAddress) -> bool {
+    check(process, Some(at), &RESTORERS).is_some()
+}
+
+/// The address, if one of the patterns is still there.
+fn check(
+    process: &Process,
+    at: Option<TargetAddress>,
+    patterns: &[&[u8]],
+) -> Option<TargetAddress> {
+    let at = at?;
+    let is_there = |pattern: &&[u8]| {
+        let length = pattern.len() as u64;
+        let bytes = process.memory().read_bytes(at, length, length);
+        bytes.is_ok_and(|bytes| bytes == **pattern)
+    };
+    patterns.iter().any(is_there).then_some(at)
+}

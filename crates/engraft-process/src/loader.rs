@@ -1,0 +1,250 @@
+//! What the dynamic loader publishes for debuggers: `r_debug` and the link maps.
+
+use object::elf;
+
+use crate::address::TargetAddress;
+use crate::elf::{half, word};
+use crate::memory::{Memory, MemoryError};
+use crate::modules::{Module, ModuleError};
+use crate::symbols::DynamicSymbols;
+
+/// Bounds on lists that the target owns and that may be damaged.
+const MAX_LINK_MAPS: usize = 1 << 16;
+const MAX_NAMESPACES: usize = 64;
+const MAX_NAME: usize = 4096;
+
+/// `r_state`: is the list of modules being changed?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoaderState {
+    /// `RT_CONSISTENT`.
+    Consistent,
+    /// `RT_ADD`.
+    Adding,
+    /// `RT_DELETE`.
+    Deleting,
+}
+
+/// One `struct r_debug`: there is one for each namespace since glibc 2.35.
+#[derive(Clone, Copy, Debug)]
+pub struct DebugInterface {
+    /// Where it is.
+    pub address: TargetAddress,
+    /// `r_version`: 1, or 2 when further namespaces are chained.
+    pub version: u32,
+    /// The first link map.
+    pub map: TargetAddress,
+    /// The function that the loader calls at every change (`_dl_debug_state`).
+    pub breakpoint: TargetAddress,
+    /// What is going on.
+    pub state: LoaderState,
+    /// The load bias of the loader itself.
+    pub loader_base: TargetAddress,
+    next: TargetAddress,
+}
+
+/// One `struct link_map`.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkMap {
+    pub(crate) address: TargetAddress,
+    pub(crate) load_bias: u64,
+    pub(crate) name: Vec<u8>,
+    pub(crate) dynamic: TargetAddress,
+    pub(crate) namespace: usize,
+    pub(crate) first: bool,
+}
+
+/// The dynamic loader of a process, as seen through its debugger interface.
+#[derive(Clone, Debug)]
+pub struct Loader {
+    /// One for each namespace, the program's first.
+    pub interfaces: Vec<DebugInterface>,
+    link_maps: Vec<LinkMap>,
+    signal_error: Option<TargetAddress>,
+}
+
+impl DebugInterface {
+    fn read(memory: Memory<'_>, address: TargetAddress) -> Result<Self, MemoryError> {
+        let bytes: [u8; 40] = memory.read_array(address)?;
+        let version = half(&bytes, 0);
+        // r_next exists only in version 2: before, other data follows.
+        let next = if version >= 2 {
+            memory.read_u64(address + 40)?
+        } else {
+            0
+        };
+        Ok(Self {
+            address,
+            version,
+            map: word(&bytes, 8).into(),
+            breakpoint: word(&bytes, 16).into(),
+            state: match half(&bytes, 24) {
+                0 => LoaderState::Consistent,
+                1 => LoaderState::Adding,
+                _ => LoaderState::Deleting,
+            },
+            loader_base: word(&bytes, 32).into(),
+            next: next.into(),
+        })
+    }
+}
+
+/// The address of `r_debug`, from the program's dynamic section or the loader's symbol.
+fn find_interface(
+    memory: Memory<'_>,
+    started: &Module,
+    interpreter: Option<&Module>,
+) -> Result<Option<TargetAddress>, ModuleError> {
+    let dynamic = started.read_dynamic(memory)?;
+    let entry = dynamic.and_then(|dynamic| dynamic.get(elf::DT_DEBUG));
+    if let Some(at) = entry.filter(|value| *value != 0) {
+        return Ok(Some(at.into()));
+    }
+    // `ld.so ./program`: the kernel started the loader, which has no DT_DEBUG of its own. And a
+    // program linked with -z nodt-debug or whose DT_DEBUG is not yet filled.
+    let holder = interpreter.unwrap_or(started);
+    if let Some(at) = holder.symbol(memory, b"_r_debug")? {
+        return Ok(Some(at));
+    }
+    // musl keeps a pointer to its structure in a variable.
+    match holder.symbol(memory, b"_dl_debug_addr")? {
+        Some(variable) => {
+            let at = memory.read_u64(variable)?;
+            Ok((at != 0).then(|| at.into()))
+        }
+        None => Ok(None),
+    }
+}
+
+/// All interfaces of a chain; stops at the bound if the chain is damaged.
+fn read_interfaces(
+    memory: Memory<'_>,
+    first: TargetAddress,
+) -> Result<Vec<DebugInterface>, MemoryError> {
+    let mut interfaces = Vec::new();
+    let mut at = first;
+    while !at.is_null() && interfaces.len() < MAX_NAMESPACES {
+        let interface = DebugInterface::read(memory, at)?;
+        at = interface.next;
+        interfaces.push(interface);
+    }
+    Ok(interfaces)
+}
+
+/// The link maps of one namespace. A list that changes while it is read, or is damaged, ends where
+/// it stops making sense; `r_state` tells the reader to look again.
+fn read_link_maps(
+    memory: Memory<'_>,
+    interface: &DebugInterface,
+    namespace: usize,
+) -> Vec<LinkMap> {
+    let mut maps: Vec<LinkMap> = Vec::new();
+    let mut previous = TargetAddress::default();
+    let mut at = interface.map;
+    while !at.is_null() && maps.len() < MAX_LINK_MAPS {
+        // l_addr, l_name, l_ld, l_next, l_prev.
+        let Ok(bytes) = memory.read_array::<40>(at) else {
+            break;
+        };
+        // Every entry points back to the one before it: a cycle ends here at once.
+        if TargetAddress::new(word(&bytes, 32)) != previous {
+            break;
+        }
+        let name = memory.read_string(word(&bytes, 8).into(), MAX_NAME);
+        maps.push(LinkMap {
+            address: at,
+            load_bias: word(&bytes, 0),
+            name: name.unwrap_or_default(),
+            dynamic: word(&bytes, 16).into(),
+            namespace,
+            first: maps.is_empty(),
+        });
+        previous = at;
+        at = word(&bytes, 24).into();
+    }
+    maps
+}
+
+/// The function that raises a loader error in the running loader.
+///
+/// In glibc up to 2.36 libc has its own copy and ld.so calls it through its PLT: only that one knows
+/// the handler that dlopen has installed; ld.so's own symbol would end the process with status 127.
+/// Since 2.39 ld.so has no such slot, and its own symbol is the right one.
+fn find_signal_error(
+    memory: Memory<'_>,
+    holder: &Module,
+) -> Result<Option<TargetAddress>, MemoryError> {
+    const NAME: &[u8] = b"_dl_signal_error";
+    let Some(dynamic) = holder.read_dynamic(memory)? else {
+        return Ok(None);
+    };
+    let Some(symbols) = DynamicSymbols::new(memory, holder, &dynamic) else {
+        return Ok(None);
+    };
+    match symbols.jump_slot(NAME)? {
+        Some(address) => Ok(Some(address)),
+        None => symbols.find(NAME),
+    }
+}
+
+impl Loader {
+    /// Finds the loader of a process that the kernel started with `started` and, unless that is
+    /// the loader itself or static, `interpreter`.
+    pub(crate) fn find(
+        memory: Memory<'_>,
+        started: &Module,
+        interpreter: Option<&Module>,
+    ) -> Result<Option<Self>, ModuleError> {
+        let Some(at) = find_interface(memory, started, interpreter)? else {
+            return Ok(None);
+        };
+        let interfaces = read_interfaces(memory, at)?;
+        // Not yet initialised: the process is before its loader's first instructions.
+        if interfaces
+            .first()
+            .is_none_or(|interface| interface.version == 0)
+        {
+            return Ok(None);
+        }
+        let numbered = interfaces.iter().enumerate();
+        let link_maps = numbered
+            .flat_map(|(namespace, interface)| read_link_maps(memory, interface, namespace));
+        Ok(Some(Self {
+            link_maps: link_maps.collect(),
+            signal_error: find_signal_error(memory, interpreter.unwrap_or(started))?,
+            interfaces,
+        }))
+    }
+
+    pub(crate) fn link_maps(&self) -> &[LinkMap] {
+        &self.link_maps
+    }
+
+    /// Is this module the loader itself?
+    pub(crate) fn is_at(&self, module: &Module) -> bool {
+        let base = self
+            .interfaces
+            .first()
+            .map(|interface| interface.loader_base);
+        base == Some(TargetAddress::new(module.load_bias)) && module.load_bias != 0
+    }
+
+    /// The function that the loader calls at every load and unload.
+    pub fn breakpoint(&self) -> Option<TargetAddress> {
+        self.interfaces
+            .first()
+            .map(|interface| interface.breakpoint)
+    }
+
+    /// Are all namespaces at rest?
+    pub fn is_consistent(&self) -> bool {
+        self.interfaces
+            .iter()
+            .all(|interface| interface.state == LoaderState::Consistent)
+    }
+
+    /// `_dl_signal_error(int, const char *object, const char *occasion, const char *text)`, the
+    /// one that makes a dlopen in progress fail; `None` with musl and in static programs.
+    pub fn signal_error(&self) -> Option<TargetAddress> {
+        self.signal_error
+    }
+}

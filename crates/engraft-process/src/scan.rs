@@ -1,0 +1,292 @@
+//! The conservative stack scan: is it certain that a thread cannot return into certain code?
+//!
+//! Every word of the thread's stack is looked at. A word strictly inside one of the ranges may be a
+//! return address; if there is none, the thread is clear, whatever its unwind tables say. The exact
+//! start of a range is a function pointer: nothing returns to it, and whoever calls it comes through
+//! the entry. A return address at the very end of a range belongs to a call that does not return.
+//!
+//! The precise walk by `.eh_frame`, for those that are not clear here, will be the neighbour of this
+//! file.
+
+use std::ops::Range;
+
+use crate::address::TargetAddress;
+use crate::elf::word;
+use crate::gadgets::is_restorer;
+use crate::maps::{Mapping, Maps};
+use crate::memory::MemoryError;
+use crate::process::Process;
+use crate::stopped::ThreadState;
+
+/// The ABI lets a function use this much below the stack pointer without moving it.
+const RED_ZONE: u64 = 128;
+/// More than this is not scanned: the thread runs on something that is no ordinary stack.
+const MAX_SCAN: u64 = 64 << 20;
+/// Read in pieces of this size.
+const PIECE: u64 = 256 << 10;
+/// A handler may be interrupted by another signal, and so on.
+const MAX_SIGNAL_FRAMES: usize = 32;
+/// Where a signal frame, which starts with the address of the restorer, keeps the stack pointer.
+const SAVED_STACK_POINTER: u64 = 8 + 40 + 15 * 8;
+
+/// What the scan of one thread found.
+#[derive(Debug)]
+pub enum Verdict {
+    /// No word can be a return address into the ranges.
+    Clear,
+    /// It is executing in a range.
+    Running {
+        /// The range.
+        range: Range<TargetAddress>,
+        /// Where.
+        instruction_pointer: TargetAddress,
+    },
+    /// Something on its stack may be a return address into a range.
+    Sleeping {
+        /// The range.
+        range: Range<TargetAddress>,
+        /// Where on the stack.
+        at: TargetAddress,
+        /// The value.
+        value: TargetAddress,
+    },
+    /// Not everything could be looked at: not clear.
+    Unreliable(Unreliable),
+}
+
+/// Why a scan says nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreliable {
+    /// The stack pointer is nowhere.
+    #[error("the stack pointer {stack_pointer} is in no mapping")]
+    NoStack {
+        /// Its value.
+        stack_pointer: TargetAddress,
+    },
+    /// The thread is on a stack that is not its own (a coroutine), and where it came from is unknown.
+    #[error("the stack at {stack_pointer} is not the thread's own (a coroutine?)")]
+    ForeignStack {
+        /// Where it is.
+        stack_pointer: TargetAddress,
+    },
+    /// There is too much to look at.
+    #[error("the stack at {stack_pointer} has {length} bytes, more than can be scanned")]
+    TooLarge {
+        /// Where it is.
+        stack_pointer: TargetAddress,
+        /// Its length.
+        length: u64,
+    },
+    /// It could not be read.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+/// A scan for a set of ranges, prepared once for all threads of a process.
+#[derive(Debug)]
+pub struct StackScan<'s> {
+    process: &'s Process,
+    maps: &'s Maps,
+    ranges: Vec<Range<TargetAddress>>,
+}
+
+/// What is to be looked at for one thread.
+#[derive(Default)]
+struct Progress {
+    todo: Vec<TargetAddress>,
+    done: Vec<Range<TargetAddress>>,
+    seen_own_stack: bool,
+    signal_frames: usize,
+}
+
+impl<'s> StackScan<'s> {
+    /// Prepares a scan. The map must be of the present stop: a stack that is not in it makes the
+    /// result unreliable, never clear.
+    pub fn new(process: &'s Process, maps: &'s Maps, ranges: &[Range<TargetAddress>]) -> Self {
+        let mut ranges = ranges.to_vec();
+        ranges.sort_by_key(|range| range.start);
+        Self {
+            process,
+            maps,
+            ranges,
+        }
+    }
+
+    /// The range that has the address inside, its start not included.
+    fn hit(&self, value: TargetAddress) -> Option<&Range<TargetAddress>> {
+        let before = self.ranges.partition_point(|range| range.start < value);
+        let range = self.ranges.get(before.checked_sub(1)?)?;
+        (value < range.end).then_some(range)
+    }
+
+    /// Looks at a stopped thread.
+    pub fn check(&self, thread: &ThreadState) -> Verdict {
+        if thread.is_kernel_worker {
+            return Verdict::Clear;
+        }
+        let instruction_pointer = thread.registers.instruction_pointer();
+        // At the very entry nothing has been executed yet, and what is there will be.
+        if let Some(range) = self.hit(instruction_pointer) {
+            return Verdict::Running {
+                range: range.clone(),
+                instruction_pointer,
+            };
+        }
+        self.check_stacks(thread)
+            .unwrap_or_else(Verdict::Unreliable)
+    }
+
+    fn check_stacks(&self, thread: &ThreadState) -> Result<Verdict, Unreliable> {
+        let stack_pointer = thread.registers.stack_pointer();
+        let mut progress = Progress {
+            todo: vec![stack_pointer],
+            ..Progress::default()
+        };
+        while let Some(start) = progress.todo.pop() {
+            if let Some(verdict) = self.check_stack(thread, start, &mut progress)? {
+                return Ok(verdict);
+            }
+        }
+        // An alternate signal stack leads to the thread's own one through the signal frame. If
+        // nothing has led there, something on it may not have been seen.
+        if progress.seen_own_stack {
+            Ok(Verdict::Clear)
+        } else {
+            Err(Unreliable::ForeignStack { stack_pointer })
+        }
+    }
+
+    fn check_stack(
+        &self,
+        thread: &ThreadState,
+        stack_pointer: TargetAddress,
+        progress: &mut Progress,
+    ) -> Result<Option<Verdict>, Unreliable> {
+        let nowhere = Unreliable::NoStack { stack_pointer };
+        let mapping = self.maps.find(stack_pointer).ok_or(nowhere)?;
+        progress.seen_own_stack |= is_own_stack(thread, stack_pointer, mapping);
+        // The red zone may reach below the mapping, and what is there is no stack.
+        let start = (stack_pointer - RED_ZONE)
+            .align_down(8)
+            .max(mapping.range.start);
+        let end = self.stack_end(mapping);
+        let length = end - start;
+        if length > MAX_SCAN {
+            return Err(Unreliable::TooLarge {
+                stack_pointer,
+                length,
+            });
+        }
+        let mut at = start;
+        while at < end {
+            let length = (end - at).min(PIECE - at.get() % PIECE);
+            let bytes = self.process.memory().read_bytes(at, length, PIECE)?;
+            if let Some(verdict) = self.check_piece(at, &bytes, progress)? {
+                return Ok(Some(verdict));
+            }
+            at = at + length;
+        }
+        progress.done.push(start..end);
+        Ok(None)
+    }
+
+    /// The end of the stack: of its mapping, and of those that follow without a gap, because a
+    /// program may have changed the protection of a part.
+    fn stack_end(&self, mapping: &Mapping) -> TargetAddress {
+        let mut end = mapping.range.end;
+        for next in self
+            .maps
+            .iter()
+            .filter(|next| next.range.start >= mapping.range.end)
+        {
+            let continues = next.range.start == end && next.readable && next.writable;
+            if !continues || next.has_file() {
+                break;
+            }
+            end = next.range.end;
+        }
+        end
+    }
+
+    fn check_piece(
+        &self,
+        start: TargetAddress,
+        bytes: &[u8],
+        progress: &mut Progress,
+    ) -> Result<Option<Verdict>, Unreliable> {
+        for (index, chunk) in bytes.chunks_exact(8).enumerate() {
+            let value = TargetAddress::new(word(chunk, 0));
+            let at = start + index as u64 * 8;
+            if let Some(range) = self.hit(value) {
+                return Ok(Some(Verdict::Sleeping {
+                    range: range.clone(),
+                    at,
+                    value,
+                }));
+            }
+            if self.is_signal_frame(value) {
+                self.follow_signal_frame(at, progress)?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Is it the address of code that calls `rt_sigreturn`? Then a signal frame starts here.
+    fn is_signal_frame(&self, value: TargetAddress) -> bool {
+        // Almost every word is excluded by its top bits or by the map; only the few code
+        // addresses are looked at in memory.
+        if value.get() < 4096 || value.get() >> 47 != 0 {
+            return false;
+        }
+        let executable = self
+            .maps
+            .find(value)
+            .is_some_and(|mapping| mapping.executable);
+        executable && is_restorer(self.process, value)
+    }
+
+    /// Notes the stack that was in use when the signal came, unless it is part of one that is
+    /// looked at anyway.
+    fn follow_signal_frame(
+        &self,
+        frame: TargetAddress,
+        progress: &mut Progress,
+    ) -> Result<(), Unreliable> {
+        let saved = self
+            .process
+            .memory()
+            .read_u64(frame + SAVED_STACK_POINTER)?;
+        let stack_pointer = TargetAddress::new(saved);
+        let known = progress
+            .done
+            .iter()
+            .any(|range| range.contains(&stack_pointer));
+        progress.signal_frames += 1;
+        if known || progress.todo.contains(&stack_pointer) {
+            return Ok(());
+        }
+        if progress.signal_frames > MAX_SIGNAL_FRAMES {
+            return Err(Unreliable::ForeignStack { stack_pointer });
+        }
+        // A left-over of an old frame may lead nowhere; then nothing of it is of interest.
+        if self.maps.find(stack_pointer).is_some() {
+            progress.todo.push(stack_pointer);
+        }
+        Ok(())
+    }
+}
+
+/// Is this the stack that the thread was started on?
+///
+/// The first thread's has a name. Other threads have their thread control block at the upper end of
+/// their stack, in glibc and musl alike. Heaps do not count: a static program has the first thread's block there.
+fn is_own_stack(thread: &ThreadState, stack_pointer: TargetAddress, mapping: &Mapping) -> bool {
+    if mapping.name == "[stack]" {
+        return true;
+    }
+    let pointer = thread.registers.thread_pointer();
+    !thread.is_first
+        && mapping.range.contains(&pointer)
+        && stack_pointer < pointer
+        && mapping.name != "[heap]"
+}

@@ -1,0 +1,216 @@
+//! The gateway to `ptrace`.
+//!
+//! One function per request that this crate uses, all of them safe to call: the kernel checks that
+//! the thread is our tracee and in a stop (`ESRCH` otherwise), and every pointer that is passed is
+//! to a buffer borrowed for the call.
+#![expect(
+    unsafe_code,
+    reason = "the only place that calls ptrace, whose last argument may be a pointer"
+)]
+
+use std::ffi::c_void;
+
+use rustix::io::Errno;
+
+use crate::address::TargetAddress;
+use crate::registers::Registers;
+
+/// The regset of the x87, SSE and AVX state, in the XSAVE layout (`include/uapi/linux/elf.h`).
+const NT_X86_XSTATE: usize = 0x202;
+/// The regset of the user shadow stack (Linux 6.6).
+const NT_X86_SHSTK: usize = 0x204;
+const NT_PRSTATUS: usize = 1;
+
+/// Wait status bits 16-23 of a stop by `PTRACE_INTERRUPT`, of a new thread, and of a group stop.
+pub(crate) const EVENT_STOP: i32 = 128;
+
+/// How a stopped thread goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Go {
+    /// Until the next event.
+    Continue,
+    /// Until the next event or system call entry or exit.
+    ToSystemCall,
+}
+
+type Result<T> = std::result::Result<T, Errno>;
+
+fn check(result: libc::c_long) -> Result<u64> {
+    if result == -1 {
+        let error = std::io::Error::last_os_error();
+        return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    }
+    Ok(result as u64)
+}
+
+/// A request whose arguments are plain numbers.
+fn plain(request: libc::c_uint, tid: i32, data: usize) -> Result<()> {
+    // SAFETY: callers pass requests that take no pointer; glibc's variadic ptrace passes the two
+    // words through unchanged.
+    let result = unsafe { libc::ptrace(request, tid, 0usize, data) };
+    check(result).map(drop)
+}
+
+/// A request whose last argument points to a buffer.
+fn with_buffer(request: libc::c_uint, tid: i32, address: usize, data: *mut c_void) -> Result<()> {
+    // SAFETY: callers pass a pointer to a live, exclusively borrowed object of the type and size
+    // that this request transfers.
+    let result = unsafe { libc::ptrace(request, tid, address, data) };
+    check(result).map(drop)
+}
+
+fn regset(request: libc::c_uint, tid: i32, set: usize, bytes: &mut [u8]) -> Result<usize> {
+    let mut vector = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    with_buffer(request, tid, set, (&raw mut vector).cast())?;
+    Ok(vector.iov_len)
+}
+
+/// Becomes the tracer of the thread without stopping it.
+pub(crate) fn seize(tid: i32, options: i32) -> Result<()> {
+    plain(libc::PTRACE_SEIZE, tid, options as usize)
+}
+
+/// Makes a seized thread stop soon. Asynchronous: the stop is reported to `wait`.
+pub(crate) fn interrupt(tid: i32) -> Result<()> {
+    plain(libc::PTRACE_INTERRUPT, tid, 0)
+}
+
+/// Lets a stopped thread go on, delivering `signal` if it is in a signal-delivery-stop.
+pub(crate) fn go(tid: i32, go: Go, signal: i32) -> Result<()> {
+    let request = match go {
+        Go::Continue => libc::PTRACE_CONT,
+        Go::ToSystemCall => libc::PTRACE_SYSCALL,
+    };
+    plain(request, tid, signal as usize)
+}
+
+/// Leaves a thread in its group stop, but lets it notice `SIGCONT`.
+pub(crate) fn listen(tid: i32) -> Result<()> {
+    plain(libc::PTRACE_LISTEN, tid, 0)
+}
+
+/// Ends tracing of a stopped thread and lets it go on.
+pub(crate) fn detach(tid: i32) -> Result<()> {
+    plain(libc::PTRACE_DETACH, tid, 0)
+}
+
+/// Replaces the tracing options.
+pub(crate) fn set_options(tid: i32, options: i32) -> Result<()> {
+    plain(libc::PTRACE_SETOPTIONS, tid, options as usize)
+}
+
+/// What the last event had to say (of a clone event, the new thread).
+pub(crate) fn event_message(tid: i32) -> Result<u64> {
+    let mut message: libc::c_ulong = 0;
+    with_buffer(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message).cast())?;
+    Ok(message)
+}
+
+/// The `si_code` of the signal of the current stop.
+pub(crate) fn signal_code(tid: i32) -> Result<i32> {
+    // siginfo_t is 128 bytes on every architecture; si_signo, si_errno, si_code come first.
+    let mut info = [0i32; 32];
+    with_buffer(libc::PTRACE_GETSIGINFO, tid, 0, info.as_mut_ptr().cast())?;
+    Ok(info[2])
+}
+
+/// The general registers.
+pub(crate) fn registers(tid: i32) -> Result<Registers> {
+    let mut registers = Registers::default();
+    let mut vector = libc::iovec {
+        iov_base: (&raw mut registers).cast(),
+        iov_len: size_of::<Registers>(),
+    };
+    with_buffer(
+        libc::PTRACE_GETREGSET,
+        tid,
+        NT_PRSTATUS,
+        (&raw mut vector).cast(),
+    )?;
+    // A 32-bit thread has a shorter set: 17 words of 4 bytes.
+    if vector.iov_len != size_of::<Registers>() {
+        return Err(Errno::NOEXEC);
+    }
+    Ok(registers)
+}
+
+/// Sets all general registers in one step.
+pub(crate) fn set_registers(tid: i32, registers: &Registers) -> Result<()> {
+    let mut copy = *registers;
+    let mut vector = libc::iovec {
+        iov_base: (&raw mut copy).cast(),
+        iov_len: size_of::<Registers>(),
+    };
+    with_buffer(
+        libc::PTRACE_SETREGSET,
+        tid,
+        NT_PRSTATUS,
+        (&raw mut vector).cast(),
+    )
+}
+
+/// The extended state (x87, SSE, AVX, ...), as long as the kernel makes it.
+pub(crate) fn extended_state(tid: i32) -> Result<Vec<u8>> {
+    // AMX tiles bring the set to 11 KiB; the kernel cuts what does not fit and says how much it
+    // wrote, so a full buffer means "try a larger one".
+    let mut size = 16 * 1024;
+    loop {
+        let mut bytes = vec![0; size];
+        let length = regset(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, &mut bytes)?;
+        if length < size {
+            bytes.truncate(length);
+            return Ok(bytes);
+        }
+        if size >= 1 << 20 {
+            return Err(Errno::OVERFLOW);
+        }
+        size *= 2;
+    }
+}
+
+/// Sets the extended state to bytes that [`extended_state`] returned.
+pub(crate) fn set_extended_state(tid: i32, bytes: &[u8]) -> Result<()> {
+    let mut copy = bytes.to_vec();
+    regset(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, &mut copy).map(drop)
+}
+
+/// Does the thread have a user shadow stack? Older kernels do not know the regset: no.
+pub(crate) fn has_shadow_stack(tid: i32) -> bool {
+    let mut bytes = [0; 8];
+    regset(libc::PTRACE_GETREGSET, tid, NT_X86_SHSTK, &mut bytes).is_ok()
+}
+
+/// The blocked signals, one bit each, signal 1 lowest. Inside ppoll and the like: the mask that
+/// will be in force after the call.
+pub(crate) fn signal_mask(tid: i32) -> Result<u64> {
+    let mut mask = 0u64;
+    with_buffer(
+        libc::PTRACE_GETSIGMASK,
+        tid,
+        size_of::<u64>(),
+        (&raw mut mask).cast(),
+    )?;
+    Ok(mask)
+}
+
+/// Sets the blocked signals.
+pub(crate) fn set_signal_mask(tid: i32, mask: u64) -> Result<()> {
+    let mut copy = mask;
+    with_buffer(
+        libc::PTRACE_SETSIGMASK,
+        tid,
+        size_of::<u64>(),
+        (&raw mut copy).cast(),
+    )
+}
+
+/// Writes one word, also into read-only pages.
+pub(crate) fn poke(tid: i32, address: TargetAddress, word: u64) -> Result<()> {
+    let address = address.get() as usize;
+    // SAFETY: POKEDATA takes the target's address and the word itself; no host pointer is passed.
+    let result = unsafe { libc::ptrace(libc::PTRACE_POKEDATA, tid, address, word as usize) };
+    check(result).map(drop)
+}
