@@ -107,7 +107,9 @@ impl BuildId {
 
     /// Takes the descriptor of a build-id note; `None` if it is empty or too long.
     pub fn new(bytes: &[u8]) -> Option<Self> {
-        (1..=Self::MAXIMUM_LENGTH).contains(&bytes.len()).then(|| Self(bytes.to_vec()))
+        (1..=Self::MAXIMUM_LENGTH)
+            .contains(&bytes.len())
+            .then(|| Self(bytes.to_vec()))
     }
 
     /// The raw bytes.
