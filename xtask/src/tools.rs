@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use engraft_testkit::is_root;
 
 /// A program and the Debian package that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,15 +96,6 @@ fn has(directories: &[impl AsRef<Path>], program: &str) -> bool {
     directories
         .iter()
         .any(|directory| directory.as_ref().join(program).is_file())
-}
-
-/// Whether this process may install packages.
-pub fn is_root() -> Result<bool> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    // Uid: real, effective, saved, file system.
-    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    let effective = uids.and_then(|uids| uids.split_whitespace().nth(1));
-    Ok(effective.context("failed to read the user id")? == "0")
 }
 
 fn apt_get(arguments: &[&str]) -> Result<()> {

@@ -11,11 +11,13 @@
 #![forbid(unsafe_code)]
 
 mod command;
+pub mod debian;
 pub mod elf;
 mod engraft;
 mod program;
 mod skip;
 mod snapshot;
+mod user;
 mod victim;
 
 use std::time::Duration;
@@ -25,6 +27,7 @@ pub use engraft::{Engraft, exit};
 pub use program::Program;
 pub use skip::skip;
 pub use snapshot::{Mapping, Snapshot};
+pub use user::is_root;
 pub use victim::Victim;
 
 /// After this long a step counts as hanging. It is far above what any step needs on a loaded

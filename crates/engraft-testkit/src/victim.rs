@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::{Engraft, Outcome, Program, TIME_LIMIT, exit, run};
@@ -92,7 +92,8 @@ impl Victim {
         binaries: &[&str],
     ) -> Result<PathBuf> {
         let (outcome, output) = self.try_patch(engraft, fix, name, binaries)?;
-        outcome.exits(exit::OK)?;
+        let outcome = outcome.exits(exit::OK)?;
+        ensure!(output.is_file(), "no patch file from {outcome}");
         Ok(output)
     }
 }

@@ -7,7 +7,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use engraft_testkit::{Engraft, Outcome, Snapshot, TIME_LIMIT, Victim, elf, exit, run, skip};
+use engraft_testkit::{
+    Engraft, Outcome, Snapshot, TIME_LIMIT, Victim, elf, exit, is_root, run, skip,
+};
 
 use crate::{engraft, victim, victims};
 
@@ -64,11 +66,6 @@ fn copy_for_everyone(engraft: &Engraft, victim: &Victim) -> Result<Engraft> {
     fs::copy(engraft.program(), &copy)?;
     fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
     Ok(Engraft::new(copy))
-}
-
-fn is_root() -> Result<bool> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    Ok(status.lines().any(|line| line.starts_with("Uid:\t0\t0\t")))
 }
 
 /// Another build of the program: other code under the same name, with a build-id of its own.

@@ -8,6 +8,7 @@ mod bad_patch_files;
 mod bad_targets;
 mod busy_thread;
 mod changed_initialiser;
+mod expat;
 mod late_library;
 mod library_at_start;
 mod new_code_uses_old_data;
