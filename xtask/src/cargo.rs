@@ -28,6 +28,26 @@ pub fn command() -> Command {
     command
 }
 
+/// Makes sure that the toolchain has rustfmt and clippy, which a minimal one comes without.
+pub fn require_components() -> Result<()> {
+    let has = |tool: &str| {
+        let output = command().args([tool, "--version"]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    if has("fmt") && has("clippy") {
+        return Ok(());
+    }
+    println!("Installing rustfmt and clippy ...");
+    let advice = "missing parts of the toolchain; run: rustup component add rustfmt clippy";
+    let mut rustup = Command::new("rustup");
+    rustup
+        .args(["component", "add", "rustfmt", "clippy"])
+        .current_dir(workspace());
+    let status = rustup.status().context(advice)?;
+    ensure!(status.success(), "{advice}");
+    Ok(())
+}
+
 /// Builds `engraft` if it is not up to date, and returns the path of the binary.
 pub fn build_engraft(profile: Profile) -> Result<PathBuf> {
     let mut build = command();

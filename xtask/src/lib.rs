@@ -5,6 +5,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod cargo;
+pub mod check;
 pub mod demo;
+pub mod rooms;
 pub mod tools;

@@ -1,6 +1,7 @@
 //! `cargo xtask`: reads the command line, runs the task.
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// The one door to the project's tasks.
@@ -15,10 +16,27 @@ struct Arguments {
 enum Task {
     /// Fix a small server while it runs, and tell what happens (under a minute).
     Demo,
+    /// Run every check and test of the project.
+    Test,
+    /// Measure how long a patched program stands still.
+    Bench {
+        /// How many fresh processes each figure is taken from.
+        #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
+        processes: u16,
+    },
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
         Task::Demo => xtask::demo::run(),
+        Task::Test => xtask::check::run(),
+        Task::Bench { processes } => xtask::bench::run(usize::from(processes)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
