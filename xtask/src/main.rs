@@ -28,12 +28,14 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
-        Task::Demo => xtask::demo::run(),
+        Task::Demo => xtask::demo::run().map(|()| true),
         Task::Test => xtask::check::run(),
-        Task::Bench { processes } => xtask::bench::run(usize::from(processes)),
+        Task::Bench { processes } => xtask::bench::run(usize::from(processes)).map(|()| true),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        // What failed was said where it did.
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

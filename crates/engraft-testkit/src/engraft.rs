@@ -28,6 +28,8 @@ pub mod exit {
     pub const TARGET_BUSY: i32 = 7;
     /// No patch could be made of the fix.
     pub const BUILD_FAILED: i32 = 8;
+    /// This process cannot be patched: somebody else traces it, its architecture is another, ...
+    pub const NOT_PATCHABLE: i32 = 9;
     /// The process holds no patch of this name.
     pub const NO_SUCH_PATCH: i32 = 10;
 }

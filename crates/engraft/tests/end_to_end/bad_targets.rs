@@ -1,4 +1,4 @@
-//! A process that is not there, may not be touched, or runs another build: each has its own exit
+//! A process that is not there, may not be touched, is traced, or runs another build: each has its own exit
 //! code, the text says what was found, and the process is not touched.
 
 use std::fs::{self, Permissions};
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use engraft_testkit::{
-    Engraft, Outcome, Snapshot, TIME_LIMIT, Victim, elf, exit, is_root, run, skip,
+    Engraft, Outcome, Program, Snapshot, TIME_LIMIT, Victim, elf, exit, is_root, run, skip,
 };
 
 use crate::{engraft, victim, victims};
@@ -66,6 +66,19 @@ fn copy_for_everyone(engraft: &Engraft, victim: &Victim) -> Result<Engraft> {
     fs::copy(engraft.program(), &copy)?;
     fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
     Ok(Engraft::new(copy))
+}
+
+/// A process has one tracer at most, and we do not take it from a debugger.
+#[test]
+fn another_tracer() -> Result<()> {
+    let (engraft, victim) = (engraft(), victim("traced")?);
+    let patch = victim.patch(&engraft, "fix.patch", "answer", &["traced"])?;
+    let (tracer, traced) = Program::start::<&str>(&victim.file("traced"), &[])?;
+    let outcome = engraft.apply(&patch, traced.parse()?)?;
+    outcome
+        .exits(exit::NOT_PATCHABLE)?
+        .says(&[&traced, &tracer.pid().to_string()])?;
+    tracer.finish()
 }
 
 /// Another build of the program: other code under the same name, with a build-id of its own.

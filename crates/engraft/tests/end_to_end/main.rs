@@ -14,11 +14,13 @@ mod library_at_start;
 mod new_code_uses_old_data;
 mod nothing_to_build;
 mod object_not_loaded;
+mod patch_file;
 mod races_with_the_loader;
 mod refused_library;
 mod same_patch_twice;
 mod stacking;
 mod two_hundred_rounds;
+mod usage;
 
 use std::path::Path;
 
