@@ -4,7 +4,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use engraft_testkit::{
@@ -44,7 +44,9 @@ fn no_permission() -> Result<()> {
         skip("no_permission", "only root can run engraft as another user");
         return Ok(());
     }
-    let engraft = copy_for_everyone(&engraft, &victim)?;
+    // The workspace may lie where other users cannot look.
+    let [engraft, patch] = [engraft.program(), &patch].map(|file| copy_for_all(file, &victim));
+    let (engraft, patch) = (Engraft::new(engraft?), patch?);
     let before = Snapshot::take(program.pid())?;
     let pid = program.pid().to_string();
     let mut apply = engraft.command(["apply"]);
@@ -60,12 +62,13 @@ fn no_permission() -> Result<()> {
     program.finish()
 }
 
-/// The workspace may lie where other users cannot look.
-fn copy_for_everyone(engraft: &Engraft, victim: &Victim) -> Result<Engraft> {
-    let copy = victim.file("engraft");
-    fs::copy(engraft.program(), &copy)?;
+fn copy_for_all(file: &Path, victim: &Victim) -> Result<PathBuf> {
+    let copy = victim
+        .file("for-all")
+        .with_added_extension(file.file_name().unwrap_or_default());
+    fs::copy(file, &copy)?;
     fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
-    Ok(Engraft::new(copy))
+    Ok(copy)
 }
 
 /// A process has one tracer at most, and we do not take it from a debugger.
