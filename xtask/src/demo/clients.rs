@@ -142,3 +142,58 @@ fn ask_until_stopped(mut client: Client, question: &Question, shared: &Shared) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// A server that gives each client these answers and then hangs up.
+    fn server(path: &Path, answers: &'static [&'static str]) {
+        let listener = UnixListener::bind(path).unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = BufReader::new(stream.unwrap());
+                for answer in answers {
+                    stream.read_line(&mut String::new()).unwrap();
+                    stream
+                        .get_mut()
+                        .write_all(format!("{answer}\n").as_bytes())
+                        .unwrap();
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_crowd_counts_what_it_gets() {
+        let place = tempfile::tempdir().unwrap();
+        let socket = place.path().join("socket");
+        server(&socket, &["leak", "leak", "hello", "nonsense"]);
+        let (old, new) = ("leak".to_owned(), "hello".to_owned());
+        let crowd = Crowd::start(
+            &socket,
+            1,
+            &Question {
+                line: "?",
+                old,
+                new,
+            },
+        )
+        .unwrap();
+        crowd.wait_until(|answers| answers.new == 1).unwrap();
+        // A broken connection ends the waiting too.
+        crowd.wait_until(|answers| answers.new == 2).unwrap();
+        let answers = crowd.stop().unwrap();
+        assert_eq!(
+            answers,
+            Answers {
+                old: 2,
+                new: 1,
+                wrong: 1,
+                dropped: 1
+            }
+        );
+    }
+}
