@@ -1,0 +1,189 @@
+//! What a process looks like from outside: its mappings, its executable bytes, its tracer.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+/// One line of `/proc/PID/maps`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// First address.
+    pub start: u64,
+    /// First address behind it.
+    pub end: u64,
+    /// As in `r-xp`.
+    pub permissions: String,
+    /// Offset of `start` in the file.
+    pub offset: u64,
+    /// The file, a name in brackets, or nothing.
+    pub name: String,
+}
+
+impl Mapping {
+    fn parse(line: &str) -> Option<Self> {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let (permissions, rest) = rest.split_once(' ')?;
+        let (offset, rest) = rest.split_once(' ')?;
+        // Device and inode, then blanks, then the name, which may hold blanks itself.
+        let (_device, rest) = rest.split_once(' ')?;
+        let name = rest
+            .split_once(' ')
+            .map_or("", |(_inode, name)| name.trim_start());
+        Some(Self {
+            start: u64::from_str_radix(start, 16).ok()?,
+            end: u64::from_str_radix(end, 16).ok()?,
+            permissions: permissions.to_owned(),
+            offset: u64::from_str_radix(offset, 16).ok()?,
+            name: name.to_owned(),
+        })
+    }
+
+    fn is_file_text(&self) -> bool {
+        self.permissions.contains('x') && self.name.starts_with('/')
+    }
+}
+
+/// A process at one moment. It is read piece by piece, so the process should be quiet meanwhile.
+#[derive(Debug)]
+pub struct Snapshot {
+    pid: u32,
+    mappings: Vec<Mapping>,
+    text: Vec<(Mapping, Vec<u8>)>,
+}
+
+impl Snapshot {
+    /// Reads the process.
+    pub fn take(pid: u32) -> Result<Self> {
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        let mappings: Vec<Mapping> = maps
+            .lines()
+            .map(|line| Mapping::parse(line).with_context(|| format!("failed to parse {line:?}")))
+            .collect::<Result<_>>()?;
+        let memory = File::open(format!("/proc/{pid}/mem"))?;
+        let text = mappings
+            .iter()
+            .filter(|mapping| mapping.is_file_text())
+            .map(|mapping| {
+                let mut bytes = vec![0; usize::try_from(mapping.end - mapping.start)?];
+                memory
+                    .read_exact_at(&mut bytes, mapping.start)
+                    .with_context(|| format!("failed to read the memory of {}", mapping.name))?;
+                Ok((mapping.clone(), bytes))
+            });
+        let text = text.collect::<Result<_>>()?;
+        Ok(Self {
+            pid,
+            mappings,
+            text,
+        })
+    }
+
+    /// How many bytes of code of its files the process had.
+    pub fn text_bytes(&self) -> usize {
+        self.text.iter().map(|(_, bytes)| bytes.len()).sum()
+    }
+
+    /// How many bytes of the code that this snapshot holds are different, or gone, in `later`.
+    pub fn text_bytes_changed(&self, later: &Self) -> usize {
+        let changed = self.text.iter().map(|(mapping, old)| {
+            let new = later
+                .text
+                .iter()
+                .find(|(other, _)| other == mapping)
+                .map(|(_, new)| new);
+            new.map_or(old.len(), |new| differing(old, new))
+        });
+        changed.sum()
+    }
+
+    /// How many bytes of code differ from the files that they were mapped from.
+    pub fn text_bytes_unlike_files(&self) -> Result<usize> {
+        let mut sum = 0;
+        for (mapping, bytes) in &self.text {
+            let path = PathBuf::from(&mapping.name);
+            let file = fs::read(&path).with_context(|| format!("failed to read {path:?}"))?;
+            let file = file
+                .get(usize::try_from(mapping.offset)?..)
+                .unwrap_or_default();
+            // Beyond the file's end the last page is zero.
+            sum += differing(bytes, file);
+        }
+        Ok(sum)
+    }
+
+    /// Fails unless the process is now as it was: same mappings, same code, nobody tracing it.
+    pub fn expect_untouched(&self) -> Result<()> {
+        let now = Self::take(self.pid)?;
+        ensure!(
+            self.mappings == now.mappings,
+            "the mappings have changed from {:#?} to {:#?}",
+            self.mappings,
+            now.mappings
+        );
+        self.expect_same_text_in(&now)
+    }
+
+    /// Fails unless the code that this snapshot holds is still the same and nobody traces the process.
+    pub fn expect_same_text(&self) -> Result<()> {
+        self.expect_same_text_in(&Self::take(self.pid)?)
+    }
+
+    fn expect_same_text_in(&self, now: &Self) -> Result<()> {
+        let changed = self.text_bytes_changed(now);
+        ensure!(changed == 0, "{changed} bytes of code have changed");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let tracer = status
+            .lines()
+            .find_map(|line| line.strip_prefix("TracerPid:"));
+        ensure!(
+            tracer.map(str::trim) == Some("0"),
+            "the process is traced by {tracer:?}"
+        );
+        Ok(())
+    }
+}
+
+fn differing(a: &[u8], b: &[u8]) -> usize {
+    let b = b.iter().chain(std::iter::repeat(&0));
+    a.iter().zip(b).filter(|(a, b)| a != b).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_maps_is_taken_apart() {
+        let line = "7f00-7f10 r-xp 00001000 08:01 42                 /tmp/a b.so";
+        let mapping = Mapping::parse(line).unwrap();
+        assert_eq!(
+            (mapping.start, mapping.end, mapping.offset),
+            (0x7f00, 0x7f10, 0x1000)
+        );
+        assert_eq!(
+            (mapping.permissions.as_str(), mapping.name.as_str()),
+            ("r-xp", "/tmp/a b.so")
+        );
+        assert_eq!(Mapping::parse("1-2 rw-p 0 0:0 0").unwrap().name, "");
+    }
+
+    #[test]
+    fn our_own_text_is_that_of_its_files_and_does_not_change() {
+        let before = Snapshot::take(std::process::id()).unwrap();
+        assert!(before.text_bytes() > 0);
+        assert_eq!(before.text_bytes_unlike_files().unwrap(), 0);
+        before.expect_same_text().unwrap();
+    }
+
+    #[test]
+    fn a_changed_byte_of_text_is_seen() {
+        let mut before = Snapshot::take(std::process::id()).unwrap();
+        before.text[0].1[0] ^= 1;
+        assert_eq!(before.text_bytes_unlike_files().unwrap(), 1);
+        assert!(before.expect_same_text().is_err());
+        assert!(before.expect_untouched().is_err());
+    }
+}

@@ -1,0 +1,42 @@
+//! Every scenario runs the `engraft` command on real processes, as a user does.
+//!
+//! One file a behaviour, with a line that says it in words. The programs that get patched are in
+//! `tests/victims/`; what drives them is in `engraft-testkit`.
+
+mod apply_and_disable;
+mod bad_patch_files;
+mod bad_targets;
+mod busy_thread;
+mod changed_initialiser;
+mod expat;
+mod late_library;
+mod library_at_start;
+mod new_code_uses_old_data;
+mod nothing_to_build;
+mod object_not_loaded;
+mod patch_file;
+mod races_with_the_loader;
+mod refused_library;
+mod same_patch_twice;
+mod stacking;
+mod two_hundred_rounds;
+mod usage;
+
+use std::path::Path;
+
+use anyhow::Result;
+use engraft_testkit::{Engraft, Victim};
+
+/// The command under test.
+fn engraft() -> Engraft {
+    Engraft::new(env!("CARGO_BIN_EXE_engraft"))
+}
+
+/// Builds a victim.
+fn victim(name: &str) -> Result<Victim> {
+    Victim::build(&victims().join(name))
+}
+
+fn victims() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/victims"))
+}

@@ -1,0 +1,57 @@
+//! A fix for a function that is not in the binary makes no patch, and says so; neither does a fix
+//! that cannot be applied to the source, or a build that fails.
+
+use anyhow::{Result, ensure};
+use engraft_testkit::{Outcome, exit};
+
+use crate::{engraft, victim};
+
+/// `other.patch` changes a function that only the program `other` has.
+#[test]
+fn a_function_that_is_not_in_the_binary_is_named() -> Result<()> {
+    let (engraft, victim) = (engraft(), victim("workers")?);
+    let (outcome, patch) = victim.try_patch(&engraft, "other.patch", "elsewhere", &["workers"])?;
+    outcome
+        .exits(exit::BUILD_FAILED)?
+        .says(&["only_in_other", "workers"])?;
+    ensure!(!patch.exists(), "a patch file was made");
+    // It is the binary that does not fit, not the fix.
+    victim.patch(&engraft, "other.patch", "elsewhere", &["other"])?;
+    Ok(())
+}
+
+#[test]
+fn a_fix_for_another_source_is_refused() -> Result<()> {
+    let (engraft, victim) = (engraft(), victim("workers")?);
+    let host = crate::victims().join("host/p1.patch");
+    std::fs::copy(host, victim.source().join("host.patch"))?;
+    let (outcome, patch) = victim.try_patch(&engraft, "host.patch", "p1", &["workers"])?;
+    outcome.exits(exit::BUILD_FAILED)?.says(&["host.patch"])?;
+    ensure!(!patch.exists(), "a patch file was made");
+    Ok(())
+}
+
+#[test]
+fn a_build_command_that_fails_is_shown() -> Result<()> {
+    let (engraft, victim) = (engraft(), victim("workers")?);
+    let (source, output) = (victim.source(), victim.file("never.engraft"));
+    let build = |command: &[&str]| -> Result<Outcome> {
+        let fix = source.join("fix.patch");
+        engraft.build(
+            &source,
+            &fix,
+            &[victim.file("workers")],
+            "never",
+            &output,
+            command,
+        )
+    };
+    build(&["make", "no-such-goal"])?
+        .exits(exit::BUILD_FAILED)?
+        .says(&["no-such-goal"])?;
+    build(&["no-such-command"])?
+        .exits(exit::BUILD_FAILED)?
+        .says(&["no-such-command"])?;
+    ensure!(!output.exists(), "a patch file was made");
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! Calls cargo, and finds what it has built.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// How a binary is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// With debug assertions, as in tests.
+    Dev,
+    /// As users have it: what measurements need.
+    Release,
+}
+
+/// The root of the workspace.
+pub fn workspace() -> &'static Path {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest)
+}
+
+/// The cargo that runs us, or the one in the path, to be called in the workspace's root.
+pub fn command() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+/// Makes sure that the toolchain has rustfmt and clippy, which a minimal one comes without.
+pub fn require_components() -> Result<()> {
+    let has = |tool: &str| {
+        let output = command().args([tool, "--version"]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    if has("fmt") && has("clippy") {
+        return Ok(());
+    }
+    println!("Installing rustfmt and clippy ...");
+    let advice = "missing parts of the toolchain; run: rustup component add rustfmt clippy";
+    let mut rustup = Command::new("rustup");
+    rustup
+        .args(["component", "add", "rustfmt", "clippy"])
+        .current_dir(workspace());
+    let status = rustup.status().context(advice)?;
+    ensure!(status.success(), "{advice}");
+    Ok(())
+}
+
+/// Builds `engraft` if it is not up to date, and returns the path of the binary.
+pub fn build_engraft(profile: Profile) -> Result<PathBuf> {
+    let mut build = command();
+    build.args([
+        "build",
+        "--quiet",
+        "--package",
+        "engraft",
+        "--bin",
+        "engraft",
+    ]);
+    build.args(["--message-format", "json-render-diagnostics"]);
+    if profile == Profile::Release {
+        build.arg("--release");
+    }
+    let output = build
+        .stderr(Stdio::inherit())
+        .output()
+        .context("failed to start cargo")?;
+    ensure!(output.status.success(), "failed to build engraft");
+    // One JSON object a line; the one about the binary names its path.
+    let messages = String::from_utf8(output.stdout)?;
+    let executable = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    executable.context("cargo did not say where the binary of engraft is")
+}

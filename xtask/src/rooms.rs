@@ -1,0 +1,192 @@
+//! Which room may use which: dependencies point downwards, and nothing else is allowed.
+//!
+//! The table is the law and the workspace is held against it, so a new room or a new edge has to be
+//! written down here first, where a reviewer sees it.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::cargo;
+
+/// What a crate of ours may use of our other crates.
+struct Room {
+    name: &'static str,
+    /// In the product.
+    uses: &'static [&'static str],
+    /// Only in its tests, besides.
+    tests_with: &'static [&'static str],
+}
+
+const ROOMS: &[Room] = &[
+    Room {
+        name: "engraft-core",
+        uses: &[],
+        tests_with: &[],
+    },
+    Room {
+        name: "engraft-abi",
+        uses: &[],
+        tests_with: &[],
+    },
+    Room {
+        name: "engraft-patch",
+        uses: &[],
+        tests_with: &[],
+    },
+    Room {
+        name: "engraft-process",
+        uses: &[],
+        tests_with: &[],
+    },
+    Room {
+        name: "engraft-agent",
+        uses: &["engraft-core", "engraft-abi"],
+        tests_with: &[],
+    },
+    Room {
+        name: "engraft-build",
+        uses: &["engraft-patch"],
+        tests_with: &[],
+    },
+    Room {
+        name: "engraft",
+        // Not the agent: it is built for another place and comes in as bytes.
+        uses: &[
+            "engraft-abi",
+            "engraft-build",
+            "engraft-core",
+            "engraft-patch",
+            "engraft-process",
+        ],
+        tests_with: &["engraft-testkit"],
+    },
+    // They see engraft as its users do.
+    Room {
+        name: "engraft-testkit",
+        uses: &[],
+        tests_with: &[],
+    },
+    Room {
+        name: "xtask",
+        uses: &["engraft-testkit"],
+        tests_with: &[],
+    },
+];
+
+/// Holds the workspace against the table. Fails with all that is wrong.
+pub fn check() -> Result<()> {
+    let mut metadata = cargo::command();
+    metadata.args(["metadata", "--no-deps", "--format-version", "1"]);
+    let output = metadata
+        .output()
+        .context("failed to start cargo metadata")?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let faults = faults(&serde_json::from_slice(&output.stdout)?)?;
+    ensure!(faults.is_empty(), "{}", faults.join("\n"));
+    Ok(())
+}
+
+/// Everything in the output of `cargo metadata` that the table does not allow.
+fn faults(metadata: &Value) -> Result<Vec<String>> {
+    let packages = metadata["packages"]
+        .as_array()
+        .context("the metadata lists no packages")?;
+    let names: Vec<&str> = packages
+        .iter()
+        .filter_map(|package| package["name"].as_str())
+        .collect();
+    let mut faults = Vec::new();
+    for package in packages {
+        let name = package["name"].as_str().context("a package has no name")?;
+        let Some(room) = ROOMS.iter().find(|room| room.name == name) else {
+            faults.push(format!("{name} has no line in the table of rooms"));
+            continue;
+        };
+        let dependencies = package["dependencies"].as_array().map(Vec::as_slice);
+        for dependency in dependencies.unwrap_or_default() {
+            let used = dependency["name"]
+                .as_str()
+                .context("a dependency has no name")?;
+            // The `kind` of a dependency of the product itself is null.
+            let in_tests = dependency["kind"] == "dev";
+            let allowed =
+                room.uses.contains(&used) || (in_tests && room.tests_with.contains(&used));
+            if names.contains(&used) && !allowed {
+                let place = if in_tests { "in its tests" } else { "at all" };
+                faults.push(format!("{name} uses {used}, which it may not {place}"));
+            }
+        }
+    }
+    let gone = ROOMS.iter().filter(|room| !names.contains(&room.name));
+    faults.extend(gone.map(|room| format!("{} is in the table, but is no package", room.name)));
+    Ok(faults)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn dependencies_point_downwards() {
+        check().unwrap();
+    }
+
+    /// The workspace as the table has it, but for what one package depends on.
+    fn workspace_where(package: &str, dependencies: &Value) -> Value {
+        let packages = ROOMS.iter().map(|room| {
+            let dependencies = if room.name == package {
+                dependencies.clone()
+            } else {
+                json!([])
+            };
+            json!({"name": room.name, "dependencies": dependencies})
+        });
+        json!({"packages": packages.collect::<Vec<_>>()})
+    }
+
+    fn faults_of(package: &str, used: &str, kind: Option<&str>) -> Vec<String> {
+        let dependencies = json!([{"name": used, "kind": kind}]);
+        faults(&workspace_where(package, &dependencies)).unwrap()
+    }
+
+    #[test]
+    fn an_edge_upwards_is_a_fault() {
+        for kind in [None, Some("dev"), Some("build")] {
+            let faults = faults_of("engraft-core", "engraft-patch", kind);
+            assert_eq!(faults.len(), 1, "{kind:?}");
+            assert!(
+                faults[0].starts_with("engraft-core uses engraft-patch"),
+                "{faults:?}"
+            );
+        }
+        assert_eq!(faults_of("engraft", "engraft-agent", None).len(), 1);
+        assert_eq!(faults_of("engraft-process", "engraft-patch", None).len(), 1);
+    }
+
+    #[test]
+    fn an_edge_of_the_table_is_none() {
+        assert!(faults_of("engraft-agent", "engraft-core", None).is_empty());
+        assert!(faults_of("engraft-core", "serde", None).is_empty());
+    }
+
+    #[test]
+    fn what_is_for_tests_stays_in_tests() {
+        assert!(faults_of("engraft", "engraft-testkit", Some("dev")).is_empty());
+        assert_eq!(faults_of("engraft", "engraft-testkit", None).len(), 1);
+    }
+
+    #[test]
+    fn a_room_without_a_line_is_a_fault() {
+        let mut workspace = workspace_where("xtask", &json!([]));
+        let packages = workspace["packages"].as_array_mut().unwrap();
+        packages.push(json!({"name": "engraft-attic", "dependencies": []}));
+        let faults = faults(&workspace).unwrap();
+        assert_eq!(faults, ["engraft-attic has no line in the table of rooms"]);
+    }
+}
