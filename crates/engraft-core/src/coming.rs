@@ -189,7 +189,7 @@ fn apply<W: World>(
     patch: &Patch,
     transition: Option<PatchId>,
 ) -> Result<(), Error<W::Error>> {
-    if patch.object(module.build_id()).is_none() {
+    if patch.object(module.build_id()).is_none() || module.binding(patch.id()).is_some() {
         return Ok(());
     }
     if let Err(error) = bind(world, module, patch) {

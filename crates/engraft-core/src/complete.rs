@@ -7,7 +7,7 @@ use crate::site::Entry;
 use crate::state::call_states;
 use crate::{
     Callback, Error, Event, LinkAddress, Livepatch, Module, ModuleId, Patch, PatchId, PatchState,
-    Refusal, Trouble, World,
+    Refusal, Trouble, World, grow,
 };
 
 /// How a transition ends.
@@ -36,7 +36,8 @@ impl End {
     /// Whether a func stays on its stack.
     fn keeps(self, patches: &[Patch], entry: Entry) -> bool {
         let patch = entry.func.patch;
-        !self.dismisses(patches, patch) && !(entry.nop && patch == self.patch)
+        let discarded = entry.nop && patch == self.patch;
+        !discarded && !self.dismisses(patches, patch)
     }
 }
 
@@ -160,7 +161,7 @@ impl Livepatch {
                 forget(&mut self.modules, patch.id());
                 world.event(Event::Removed(patch.id()));
                 // `force` made the room.
-                self.forced.extend(Some(ForcedPatch::of(patch)));
+                grow::push_reserved(&mut self.forced, ForcedPatch::of(patch));
             } else {
                 unbind_all(world, &mut self.modules, &patch);
                 world.event(Event::Removed(patch.id()));

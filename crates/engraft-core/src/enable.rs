@@ -3,7 +3,7 @@
 use crate::livepatch::{bind, patch_object, unbind};
 use crate::{
     Error, Event, Livepatch, Module, Patch, PatchDefinition, PatchId, PatchState, Refusal,
-    ThreadReport, Transition, World,
+    ThreadReport, Transition, World, grow,
 };
 
 impl Livepatch {
@@ -28,7 +28,7 @@ impl Livepatch {
                 patch.add_nops(older)?;
             }
         }
-        let bound = bind_all(world, &mut self.modules, &patch);
+        let bound = bind_all(world, self.may_bind(), &mut self.modules, &patch);
         if let Err(error) = bound.and_then(|()| Ok(self.check_idle()?)) {
             unbind_all(world, &mut self.modules, &patch);
             return Err(error);
@@ -72,7 +72,7 @@ impl Livepatch {
             return Err(error);
         }
         // `open` made the room.
-        self.patches.extend(Some(prepared));
+        grow::push_reserved(&mut self.patches, prepared);
         world.event(Event::Enabling(patch));
         world.event(Event::Initializing(patch, PatchState::Patched));
         if let Err(error) = self.patch_objects(world, patch) {
@@ -110,7 +110,7 @@ impl Livepatch {
         self.patches
             .try_reserve(1)
             .map_err(crate::OutOfMemory::from)?;
-        bind_all(world, &mut self.modules, patch)?;
+        bind_all(world, self.may_bind(), &mut self.modules, patch)?;
         self.open_transition(
             world,
             Transition::new(patch.id(), PatchState::Patched, threads)?,
@@ -172,10 +172,11 @@ fn of_object(
 /// by the loader, gets the patch with all others when it comes.
 fn bind_all<W: World>(
     world: &mut W,
+    may_bind: fn(&Module) -> bool,
     modules: &mut [Module],
     patch: &Patch,
 ) -> Result<(), Error<W::Error>> {
-    let mut alive = modules.iter_mut().filter(|module| module.is_alive());
+    let mut alive = modules.iter_mut().filter(|module| may_bind(module));
     alive.try_for_each(|module| bind(world, module, patch))
 }
 

@@ -35,6 +35,8 @@ pub struct Livepatch {
     pub(crate) transition: Option<Transition>,
     /// Forced out; their code stays.
     pub(crate) forced: Vec<ForcedPatch>,
+    #[cfg(feature = "controls")]
+    bind_by_name: bool,
 }
 
 /// What is remembered of a patch whose code can never be released.
@@ -63,7 +65,29 @@ impl Livepatch {
             modules: Vec::new(),
             transition: None,
             forced: Vec::new(),
+            #[cfg(feature = "controls")]
+            bind_by_name: false,
         }
+    }
+
+    /// Breaks the rule that a patch binds to a module only if it is alive: as before 2015, being
+    /// visible is enough. For the control that shows what the rule is for.
+    #[cfg(feature = "controls")]
+    #[doc(hidden)]
+    pub fn binding_by_name() -> Self {
+        Self {
+            bind_by_name: true,
+            ..Self::new()
+        }
+    }
+
+    /// Whether a new patch binds to a module.
+    pub(crate) const fn may_bind(&self) -> fn(&Module) -> bool {
+        #[cfg(feature = "controls")]
+        if self.bind_by_name {
+            return |_| true;
+        }
+        Module::is_alive
     }
 
     /// The enabled patches, oldest first. The position plus one is the kernel's `stack_order`.
