@@ -1,0 +1,78 @@
+//! Disabling: enabling backwards.
+
+use crate::livepatch::call_object;
+use crate::module::sync_site;
+use crate::state::call_states;
+use crate::{
+    Callback, Error, Event, Livepatch, PatchId, PatchState, Refusal, ThreadReport, Transition,
+    World,
+};
+
+impl Livepatch {
+    /// Opens the transition back: its functions go where they went without `patch`, which may be
+    /// anywhere in the list. All threads are stopped, `threads` names them all; those that are
+    /// clear of what [`leaving`](Self::leaving) lists switch at once. Returns how many
+    /// have yet to switch; when none, [`complete`](Self::complete) can follow.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotEnabled`], [`Refusal::Busy`], [`Refusal::OutOfMemory`], [`Error::Threads`],
+    /// [`Error::Site`]: nothing has changed; but if even a site could not be restored
+    /// ([`Trouble::Cancel`](crate::Trouble::Cancel) was reported), the canceled transition is still
+    /// open, nobody waits for any thread, and [`complete`](Self::complete) has to be called again.
+    pub fn disable<W: World>(
+        &mut self,
+        world: &mut W,
+        patch: PatchId,
+        threads: &[ThreadReport],
+    ) -> Result<usize, Error<W::Error>> {
+        self.patch(patch).ok_or(Refusal::NotEnabled(patch))?;
+        self.check_idle()?;
+        self.open_transition(
+            world,
+            Transition::new(patch, PatchState::Unpatched, threads)?,
+        )?;
+        if let Err(error) = self.split_sites(world, patch) {
+            self.cancel(world);
+            return Err(error);
+        }
+        world.event(Event::Initializing(patch, PatchState::Unpatched));
+        self.pre_unpatch(world, patch);
+        world.event(Event::Starting(patch, PatchState::Unpatched));
+        if let Some(patch) = self.patches.iter_mut().find(|it| it.id() == patch) {
+            patch.enabled = false;
+        }
+        Ok(self.switch_clear(world))
+    }
+
+    /// Makes the sites where the patch is on top choose by thread. Everyone is still patched, so
+    /// nothing runs differently yet.
+    fn split_sites<W: World>(
+        &mut self,
+        world: &mut W,
+        patch: PatchId,
+    ) -> Result<(), Error<W::Error>> {
+        for module in &mut self.modules {
+            let id = module.id();
+            for site in &mut module.sites {
+                sync_site(world, id, site, Some(patch), |_| true)
+                    .map_err(|error| Error::Site(id, site.function(), error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pre_unpatch<W: World>(&mut self, world: &mut W, patch: PatchId) {
+        let Some(it) = self.patch(patch) else { return };
+        call_states(world, &self.patches, it, Callback::PreUnpatch);
+        for object in it.objects() {
+            for module in self
+                .modules
+                .iter()
+                .filter(|it| it.build_id() == object.build_id())
+            {
+                call_object(world, module, it, Callback::PreUnpatch);
+            }
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Dispatch: what runs on every call of a patched function while a transition is on.
+//!
+//! [`dispatch`] decides which body a call goes to. It may run in any thread at any instant, also in
+//! a signal handler and while the process is being patched, so it takes no lock, allocates nothing
+//! and cannot panic. It reads words that whoever drives the transition writes, one writer at a
+//! time:
+//!
+//! - two for each site: the body that runs without the patch in transition, and the one with it;
+//! - one for the transition: the state of all threads that are not in the table;
+//! - a table of the threads that were there when the transition opened.
+//!
+//! # Order
+//!
+//! A transition opens by writing the threads' states first and the sites after, and closes by
+//! writing the sites first and the states after. So whoever sees a site choose, sees states of that
+//! transition, or of a later one. In the latter case the site has changed since; therefore a site
+//! is read again after the state, and if it changed, all is read again. Otherwise a thread that was
+//! born in one transition (nobody waited for it), got as far as reading a site, and slept until the
+//! next one, would put the old site's words and the new transition's state together, and run what
+//! the first transition has thrown away.
+//!
+//! From the decision to the end of the body, the thread is inside code that the stack check knows:
+//! whoever drives the transition treats a thread inside the code that calls `dispatch` as not
+//! clear, so the bodies in its registers stay, and so does its state.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{PatchState, ThreadId};
+
+/// An atomic word. A trait only so that the very same code can be run under a model checker for
+/// memory orders.
+pub trait Word {
+    /// Atomic load.
+    fn load(&self, order: Ordering) -> u64;
+    /// Atomic store.
+    fn store(&self, value: u64, order: Ordering);
+}
+
+impl Word for AtomicU64 {
+    fn load(&self, order: Ordering) -> u64 {
+        self.load(order)
+    }
+
+    fn store(&self, value: u64, order: Ordering) {
+        self.store(value, order);
+    }
+}
+
+/// In a state word: as [`TransitionWords::others`] says. All zero bytes are a valid table.
+const OTHERS: u64 = 0;
+const UNPATCHED: u64 = 1;
+const PATCHED: u64 = 2;
+
+const fn encode(state: PatchState) -> u64 {
+    match state {
+        PatchState::Unpatched => UNPATCHED,
+        PatchState::Patched => PATCHED,
+    }
+}
+
+/// Where a site leads, as addresses of code.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct SiteWords<A = AtomicU64> {
+    /// For threads that are not patched.
+    pub old: A,
+    /// For threads that are.
+    pub new: A,
+}
+
+/// The state of threads that have no place in the table.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct TransitionWords<A = AtomicU64> {
+    /// All that the table does not name.
+    pub others: A,
+    /// Those without a thread pointer, who cannot be told apart.
+    pub anonymous: A,
+}
+
+/// A place in the table, which uses linear probing from the thread pointer's hash.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct ThreadSlot<A = AtomicU64> {
+    /// Thread pointer, or 0 if free.
+    pub thread: A,
+    /// The thread's state.
+    pub state: A,
+}
+
+/// The table has no free slot. No thread's state has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TableFull;
+
+/// The body that a call by `thread` of this site's function goes to: an address from the site's
+/// words. `thread` is the thread pointer; 0 is a thread that has none.
+///
+/// Lock-free: it starts over only if the site was rewritten meanwhile, which happens twice in a
+/// transition.
+pub fn dispatch<A: Word>(
+    site: &SiteWords<A>,
+    transition: &TransitionWords<A>,
+    slots: &[ThreadSlot<A>],
+    thread: u64,
+) -> u64 {
+    let mut bodies = site.read();
+    loop {
+        let (old, new) = bodies;
+        if old == new {
+            return new;
+        }
+        let patched = thread_state(transition, slots, thread) == PATCHED;
+        let again = site.read();
+        if again == bodies {
+            return if patched { new } else { old };
+        }
+        bodies = again;
+    }
+}
+
+fn thread_state<A: Word>(
+    transition: &TransitionWords<A>,
+    slots: &[ThreadSlot<A>],
+    thread: u64,
+) -> u64 {
+    if thread == 0 {
+        // ORDERING: as for `state` below; the peer is `ThreadTable::open`.
+        return transition.anonymous.load(Ordering::Acquire);
+    }
+    if let Some(slot) = find(slots, thread) {
+        // ORDERING: Acquire, so that the second reading of the site in `dispatch` comes after, and
+        // if this state belongs to a later transition than the first reading, sees how the one
+        // before ended. Peers: `ThreadTable::open` and `switch`.
+        let state = slot.state.load(Ordering::Acquire);
+        if state != OTHERS {
+            return state;
+        }
+    }
+    // ORDERING: as above.
+    transition.others.load(Ordering::Acquire)
+}
+
+/// The thread's slot.
+fn find<A: Word>(slots: &[ThreadSlot<A>], thread: u64) -> Option<&ThreadSlot<A>> {
+    for slot in probe(slots, thread) {
+        // ORDERING: Acquire, so that the slot's state is seen that was written before the key
+        // (`ThreadTable::insert`), and for a key that was taken away (`close`), how the
+        // transition ended.
+        match slot.thread.load(Ordering::Acquire) {
+            0 => return None,
+            key if key == thread => return Some(slot),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// All slots, in the order in which a thread's is looked for.
+fn probe<A>(slots: &[ThreadSlot<A>], thread: u64) -> impl Iterator<Item = &ThreadSlot<A>> {
+    // Thread pointers are aligned and often a fixed distance apart; the multiplication (by 2^64
+    // over the golden ratio) carries what differs into the upper half.
+    let hash = thread.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let length = u64::try_from(slots.len()).unwrap_or(u64::MAX).max(1);
+    let start = usize::try_from(hash % length).unwrap_or(0);
+    let (before, after) = slots.split_at_checked(start).unwrap_or((slots, &[]));
+    after.iter().chain(before)
+}
+
+impl<A: Word> SiteWords<A> {
+    fn read(&self) -> (u64, u64) {
+        // ORDERING: Acquire, so that the states are seen that were written before the site began to
+        // choose (`ThreadTable::open`, then `write`). The two words need not be of one instant:
+        // a transition changes only one of them when it opens and one when it closes, so a mix is
+        // what was or what will be.
+        (
+            self.old.load(Ordering::Acquire),
+            self.new.load(Ordering::Acquire),
+        )
+    }
+
+    /// Sends unpatched threads to `old` and patched ones to `new`.
+    pub fn write(&self, old: u64, new: u64) {
+        // ORDERING: Release, so that whoever sees the site choose sees the states that
+        // `ThreadTable::open` wrote before; the peer is `read`.
+        self.old.store(old, Ordering::Release);
+        self.new.store(new, Ordering::Release);
+    }
+}
+
+/// The writer's side of the states. One at a time.
+#[derive(Debug)]
+pub struct ThreadTable<'words, A = AtomicU64> {
+    /// For threads that are not in the table.
+    pub transition: &'words TransitionWords<A>,
+    /// The table.
+    pub slots: &'words [ThreadSlot<A>],
+}
+
+impl<A: Word> ThreadTable<'_, A> {
+    /// Opens a transition, or turns it round: `threads` are in the states given with them, all
+    /// others in `others`.
+    ///
+    /// When a transition turns round, each thread of `threads` is in the state that it is in
+    /// already; then no thread's state changes at any instant, except that of later ones.
+    ///
+    /// # Errors
+    ///
+    /// [`TableFull`]: every thread's state is what it was.
+    pub fn open(
+        &self,
+        others: PatchState,
+        threads: impl Iterator<Item = (ThreadId, PatchState)>,
+    ) -> Result<(), TableFull> {
+        self.forget_others();
+        let mut anonymous = others;
+        for (thread, state) in threads {
+            match thread {
+                ThreadId(0) => anonymous = state,
+                ThreadId(thread) => self.insert(thread, state)?,
+            }
+        }
+        // ORDERING: Release, so that whoever sees these also sees how sites were left by the
+        // transition before; the peer is `thread_state`.
+        self.transition
+            .anonymous
+            .store(encode(anonymous), Ordering::Release);
+        self.transition
+            .others
+            .store(encode(others), Ordering::Release);
+        Ok(())
+    }
+
+    /// Moves one thread. One that the table does not name is where the transition leads already.
+    pub fn switch(&self, thread: ThreadId, state: PatchState) {
+        // ORDERING: Release, as in `open`. The thread itself is outside of all code that the two
+        // states differ in, so it does not matter when it sees this.
+        let store = |word: &A| word.store(encode(state), Ordering::Release);
+        match thread {
+            ThreadId(0) => store(&self.transition.anonymous),
+            ThreadId(thread) => {
+                if let Some(slot) = find(self.slots, thread) {
+                    store(&slot.state);
+                }
+            }
+        }
+    }
+
+    /// Empties the table. No site chooses any more.
+    pub fn close(&self) {
+        for slot in self.slots {
+            // ORDERING: Release, so that a thread which misses its slot sees that the sites no
+            // longer choose when it reads its site again; the peer is `find`.
+            slot.thread.store(0, Ordering::Release);
+            slot.state.store(OTHERS, Ordering::Release);
+        }
+    }
+
+    /// Lets go of threads that are where all others are; some of them may have ended, and their
+    /// thread pointers may come again. Changes nobody's state.
+    fn forget_others(&self) {
+        // ORDERING: Relaxed, only the one writer is here.
+        let others = self.transition.others.load(Ordering::Relaxed);
+        for slot in self.slots {
+            if slot.state.load(Ordering::Relaxed) == others {
+                // ORDERING: Release, as in `open`.
+                slot.state.store(OTHERS, Ordering::Release);
+            }
+        }
+    }
+
+    fn insert(&self, thread: u64, state: PatchState) -> Result<(), TableFull> {
+        for slot in probe(self.slots, thread) {
+            // ORDERING: Relaxed, only the one writer is here.
+            let key = slot.thread.load(Ordering::Relaxed);
+            if key == 0 || key == thread {
+                // ORDERING: Release, the state before the key: whoever finds the key (`find`) must
+                // not see the state of the slot's previous user. The state is in its own right
+                // ordered as in `open`.
+                slot.state.store(encode(state), Ordering::Release);
+                slot.thread.store(thread, Ordering::Release);
+                return Ok(());
+            }
+        }
+        Err(TableFull)
+    }
+}

@@ -1,0 +1,187 @@
+//! Enabling: prepare, then begin.
+
+use crate::livepatch::{bind, patch_object, unbind};
+use crate::{
+    Error, Event, Livepatch, Module, Patch, PatchDefinition, PatchId, PatchState, Refusal,
+    ThreadReport, Transition, World, grow,
+};
+
+impl Livepatch {
+    /// Gets a patch ready: checks it, and binds it to every module that is alive. Nothing runs
+    /// differently yet. `patch` must not be in use.
+    ///
+    /// As in the kernel, what is wrong with the patch is found before "busy" is.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refusal`], or [`Error::Prepare`]. Nothing has changed.
+    pub fn prepare<W: World>(
+        &mut self,
+        world: &mut W,
+        patch: PatchId,
+        definition: PatchDefinition,
+    ) -> Result<(), Error<W::Error>> {
+        self.check_new(patch, &definition)?;
+        let mut patch = Patch::new(patch, definition)?;
+        for older in &self.patches {
+            if older.is_replaced_by(&patch) {
+                patch.add_nops(older)?;
+            }
+        }
+        let bound = bind_all(world, self.may_bind(), &mut self.modules, &patch);
+        if let Err(error) = bound.and_then(|()| Ok(self.check_idle()?)) {
+            unbind_all(world, &mut self.modules, &patch);
+            return Err(error);
+        }
+        self.prepared = Some(patch);
+        Ok(())
+    }
+
+    /// Gives up a prepared patch.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotPrepared`].
+    pub fn abandon<W: World>(&mut self, world: &mut W, patch: PatchId) -> Result<(), Refusal> {
+        let prepared = self.take_prepared(patch)?;
+        self.discard(world, &prepared);
+        Ok(())
+    }
+
+    /// Enables a prepared patch: patches all modules that are alive, now also those that came since,
+    /// and opens the transition. All threads are stopped, `threads` names them all; those that are
+    /// clear of what [`leaving`](Self::leaving) lists switch at once. Returns how many
+    /// have yet to switch; when none, [`complete`](Self::complete) can follow.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotPrepared`], and nothing has changed. With every other error, the patch has
+    /// left and everything is as before it was prepared; but if even a site could not be restored
+    /// ([`Trouble::Cancel`](crate::Trouble::Cancel) was reported), the canceled transition is still
+    /// open, nobody waits for any thread, and [`complete`](Self::complete) has to be called again.
+    pub fn begin<W: World>(
+        &mut self,
+        world: &mut W,
+        patch: PatchId,
+        threads: &[ThreadReport],
+    ) -> Result<usize, Error<W::Error>> {
+        let prepared = self.take_prepared(patch)?;
+        if let Err(error) = self.open(world, &prepared, threads) {
+            self.transition = None;
+            self.discard(world, &prepared);
+            return Err(error);
+        }
+        // `open` made the room.
+        grow::push_reserved(&mut self.patches, prepared);
+        world.event(Event::Enabling(patch));
+        world.event(Event::Initializing(patch, PatchState::Patched));
+        if let Err(error) = self.patch_objects(world, patch) {
+            world.event(Event::EnableFailed(patch));
+            world.event(Event::Canceling(patch));
+            self.cancel(world);
+            return Err(error);
+        }
+        world.event(Event::Starting(patch, PatchState::Patched));
+        if let Some(patch) = self.patches.last_mut() {
+            patch.enabled = true;
+        }
+        Ok(self.switch_clear(world))
+    }
+
+    fn take_prepared(&mut self, patch: PatchId) -> Result<Patch, Refusal> {
+        self.prepared
+            .take_if(|prepared| prepared.id() == patch)
+            .ok_or(Refusal::NotPrepared(patch))
+    }
+
+    /// Lets go of a patch that was never begun.
+    fn discard<W: World>(&mut self, world: &mut W, patch: &Patch) {
+        unbind_all(world, &mut self.modules, patch);
+        world.release_patch(patch.id());
+    }
+
+    /// All that can fail before the patch is listed.
+    fn open<W: World>(
+        &mut self,
+        world: &mut W,
+        patch: &Patch,
+        threads: &[ThreadReport],
+    ) -> Result<(), Error<W::Error>> {
+        self.patches
+            .try_reserve(1)
+            .map_err(crate::OutOfMemory::from)?;
+        bind_all(world, self.may_bind(), &mut self.modules, patch)?;
+        self.open_transition(
+            world,
+            Transition::new(patch.id(), PatchState::Patched, threads)?,
+        )
+    }
+
+    pub(crate) fn open_transition<W: World>(
+        &mut self,
+        world: &mut W,
+        transition: Transition,
+    ) -> Result<(), Error<W::Error>> {
+        world
+            .open_transition(transition.target(), &mut transition.states())
+            .map_err(|error| Error::Threads(transition.patch(), error))?;
+        self.transition = Some(transition);
+        Ok(())
+    }
+
+    pub(crate) fn switch_clear<W: World>(&mut self, world: &mut W) -> usize {
+        self.transition.as_mut().map_or(0, |transition| {
+            transition.switch_clear(world);
+            transition.waiting().count()
+        })
+    }
+
+    /// Object by object, in the patch's order: `pre_patch`, then its funcs. Stops at the first
+    /// failure.
+    fn patch_objects<W: World>(
+        &mut self,
+        world: &mut W,
+        patch: PatchId,
+    ) -> Result<(), Error<W::Error>> {
+        self.pre_patch_states(world, patch)?;
+        let Self {
+            patches, modules, ..
+        } = self;
+        let Some(it) = patches.iter().find(|it| it.id() == patch) else {
+            return Ok(());
+        };
+        for object in it.objects() {
+            for module in of_object(modules, object.build_id()) {
+                patch_object(world, module, it, Some(patch))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn of_object(
+    modules: &mut [Module],
+    build_id: crate::BuildId,
+) -> impl Iterator<Item = &mut Module> {
+    modules
+        .iter_mut()
+        .filter(move |module| module.build_id() == build_id)
+}
+
+/// Binds a patch to every module that is alive, and to no other: one that is only mapped, or listed
+/// by the loader, gets the patch with all others when it comes.
+fn bind_all<W: World>(
+    world: &mut W,
+    may_bind: fn(&Module) -> bool,
+    modules: &mut [Module],
+    patch: &Patch,
+) -> Result<(), Error<W::Error>> {
+    let mut alive = modules.iter_mut().filter(|module| may_bind(module));
+    alive.try_for_each(|module| bind(world, module, patch))
+}
+
+pub(crate) fn unbind_all<W: World>(world: &mut W, modules: &mut [Module], patch: &Patch) {
+    for module in modules {
+        unbind(world, module, patch);
+    }
+}

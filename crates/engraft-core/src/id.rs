@@ -1,0 +1,75 @@
+//! What things are called.
+
+/// A patch. Chosen by the caller; unique among the patches that [`Livepatch`](crate::Livepatch)
+/// still knows, so it may be used again after [`World::release_patch`](crate::World::release_patch).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PatchId(pub u32);
+
+/// A module: one loaded instance of an ELF file. Chosen by the caller; free again once the module
+/// was refused, has gone, or was found gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModuleId(pub u32);
+
+/// A thread, by the value of its thread pointer. Zero stands for all threads that have none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ThreadId(pub u64);
+
+/// A state that patches bring into the process and hand on (`klp_state::id`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StateId(pub u64);
+
+/// An address as an ELF file's link editor assigned it; add the module's load bias to get one in
+/// the process. It names an old function within its object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkAddress(pub u64);
+
+/// An object of a patch, by its place in [`PatchDefinition::objects`](crate::PatchDefinition).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId {
+    /// The patch.
+    pub patch: PatchId,
+    /// Index into its objects.
+    pub object: u32,
+}
+
+/// A func of a patch, by its place in [`ObjectDefinition::funcs`](crate::ObjectDefinition).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FuncId {
+    /// The patch.
+    pub patch: PatchId,
+    /// Index into its objects.
+    pub object: u32,
+    /// Index into the object's funcs.
+    pub func: u32,
+}
+
+/// The GNU build-id of an ELF file: what names an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BuildId {
+    bytes: [u8; Self::MAXIMUM_LENGTH],
+    length: u8,
+}
+
+impl BuildId {
+    /// The longest build-id that is accepted, in bytes (SHA-1, the usual one, has 20).
+    pub const MAXIMUM_LENGTH: usize = 32;
+
+    /// Takes the descriptor of a build-id note; `None` if it is empty or too long.
+    pub fn new(descriptor: &[u8]) -> Option<Self> {
+        let length = u8::try_from(descriptor.len())
+            .ok()
+            .filter(|length| *length != 0)?;
+        let mut bytes = [0; Self::MAXIMUM_LENGTH];
+        bytes
+            .get_mut(..descriptor.len())?
+            .copy_from_slice(descriptor);
+        Some(Self { bytes, length })
+    }
+
+    /// The descriptor's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes
+            .get(..usize::from(self.length))
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,283 @@
+//! All of one process's live patching.
+
+use alloc::vec::Vec;
+
+use crate::{
+    Callback, CallbackScope, Callbacks, Error, Event, FuncId, FuncState, Module, ModuleId,
+    ObjectId, Patch, PatchId, Refusal, Transition, Trouble, World, grow,
+};
+
+/// The patches, modules and transition of one process.
+///
+/// Whoever owns it calls it under one lock (`klp_mutex`): enabling, disabling, modules coming and
+/// going never overlap.
+///
+/// # Enabling
+///
+/// 1. [`prepare`](Self::prepare) binds the patch to all modules that are alive, while the process
+///    runs. Only one patch at a time may be prepared and not yet begun.
+/// 2. [`begin`](Self::begin) patches the modules and starts the transition.
+/// 3. [`switch_thread`](Self::switch_thread) for each thread that is found clear later.
+/// 4. [`complete`](Self::complete) once nobody waits.
+///
+/// A module that comes between 1 and 2 gets all enabled patches, as ever, but not the prepared one,
+/// which nobody knows to be wanted yet; `begin` then finds a module that is alive and not bound,
+/// and binds it. So no module is missed, none is done twice, and the order on its stacks is the
+/// order of the list.
+#[cfg_attr(feature = "controls", derive(Clone))]
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
+pub struct Livepatch {
+    /// In the order in which they were enabled; the last one may be in transition.
+    pub(crate) patches: Vec<Patch>,
+    /// Prepared, not begun.
+    pub(crate) prepared: Option<Patch>,
+    pub(crate) modules: Vec<Module>,
+    pub(crate) transition: Option<Transition>,
+    /// Forced out; their code stays.
+    pub(crate) forced: Vec<ForcedPatch>,
+    #[cfg(feature = "controls")]
+    bind_by_name: bool,
+}
+
+/// What is remembered of a patch whose code can never be released.
+#[cfg_attr(feature = "controls", derive(Clone))]
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ForcedPatch {
+    pub(crate) id: PatchId,
+    pub(crate) name: Vec<u8>,
+}
+
+impl ForcedPatch {
+    pub(crate) fn of(patch: Patch) -> Self {
+        Self {
+            id: patch.id(),
+            name: patch.into_name(),
+        }
+    }
+}
+
+impl Livepatch {
+    /// No patches, no modules.
+    pub const fn new() -> Self {
+        Self {
+            patches: Vec::new(),
+            prepared: None,
+            modules: Vec::new(),
+            transition: None,
+            forced: Vec::new(),
+            #[cfg(feature = "controls")]
+            bind_by_name: false,
+        }
+    }
+
+    /// Breaks the rule that a patch binds to a module only if it is alive: as before 2015, being
+    /// visible is enough. For the control that shows what the rule is for.
+    #[cfg(feature = "controls")]
+    #[doc(hidden)]
+    pub fn binding_by_name() -> Self {
+        Self {
+            bind_by_name: true,
+            ..Self::new()
+        }
+    }
+
+    /// Whether a new patch binds to a module.
+    pub(crate) const fn may_bind(&self) -> fn(&Module) -> bool {
+        #[cfg(feature = "controls")]
+        if self.bind_by_name {
+            return |_| true;
+        }
+        Module::is_alive
+    }
+
+    /// The enabled patches, oldest first. The position plus one is the kernel's `stack_order`.
+    pub fn patches(&self) -> &[Patch] {
+        &self.patches
+    }
+
+    /// The patch that is prepared and not begun.
+    pub const fn prepared(&self) -> Option<&Patch> {
+        self.prepared.as_ref()
+    }
+
+    /// The modules, in the order in which they became known.
+    pub fn modules(&self) -> &[Module] {
+        &self.modules
+    }
+
+    /// The transition that is on.
+    pub const fn transition(&self) -> Option<&Transition> {
+        self.transition.as_ref()
+    }
+
+    /// Patches that were forced out.
+    pub fn forced(&self) -> impl Iterator<Item = (PatchId, &[u8])> + '_ {
+        self.forced
+            .iter()
+            .map(|patch| (patch.id, patch.name.as_slice()))
+    }
+
+    /// An enabled patch.
+    pub fn patch(&self, patch: PatchId) -> Option<&Patch> {
+        self.patches.iter().find(|it| it.id() == patch)
+    }
+
+    /// A module.
+    pub fn module(&self, module: ModuleId) -> Option<&Module> {
+        self.modules.iter().find(|it| it.id() == module)
+    }
+
+    /// What a func does in a module.
+    pub fn func_state(&self, func: FuncId, module: ModuleId) -> FuncState {
+        let sites = self.module(module).map(Module::sites).unwrap_or_default();
+        let patched = sites
+            .iter()
+            .any(|site| site.func_stack().any(|it| it == func));
+        match (patched, self.transition_patch() == Some(func.patch)) {
+            (false, false) => FuncState::Unpatched,
+            (false, true) => FuncState::Applying,
+            (true, true) => FuncState::InTransition,
+            (true, false) => FuncState::Patched,
+        }
+    }
+
+    /// Whether a patch's object is bound to a live module (`/sys/.../patch/object/patched`).
+    pub fn is_object_patched(&self, object: ObjectId) -> bool {
+        let mut bindings = self.modules.iter().flat_map(Module::bindings);
+        bindings.any(|binding| binding.object == object && binding.pre_patched)
+    }
+
+    pub(crate) fn transition_patch(&self) -> Option<PatchId> {
+        self.transition.as_ref().map(Transition::patch)
+    }
+
+    /// One at a time: the patch that is in the way of another's enabling or disabling.
+    pub(crate) fn check_idle(&self) -> Result<(), Refusal> {
+        let prepared = self.prepared.as_ref().map(Patch::id);
+        self.transition_patch()
+            .or(prepared)
+            .map_or(Ok(()), |patch| Err(Refusal::Busy(patch)))
+    }
+}
+
+/// Binds an object to a module, and gets its code ready. Does nothing if it is bound.
+pub(crate) fn bind<W: World>(
+    world: &mut W,
+    module: &mut Module,
+    patch: &Patch,
+) -> Result<(), Error<W::Error>> {
+    let Some((object, it)) = patch.object(module.build_id()) else {
+        return Ok(());
+    };
+    if module.binding(patch.id()).is_some() {
+        return Ok(());
+    }
+    grow::push(
+        &mut module.bindings,
+        crate::Binding {
+            object,
+            pre_patched: false,
+        },
+    )?;
+    if it.is_dynamic() {
+        return Ok(());
+    }
+    let prepared = world.prepare_object(object, module.id());
+    prepared.map_err(|error| {
+        // Also what the failing patch itself left behind: the kernel forgets that.
+        unbind(world, module, patch);
+        Error::Prepare(object, module.id(), error)
+    })
+}
+
+/// Undoes [`bind`].
+pub(crate) fn unbind<W: World>(world: &mut W, module: &mut Module, patch: &Patch) {
+    let Some((object, it)) = patch.object(module.build_id()) else {
+        return;
+    };
+    if module.binding(patch.id()).is_none() {
+        return;
+    }
+    module.bindings.retain(|binding| binding.object != object);
+    if it.is_dynamic() {
+        return;
+    }
+    if let Err(error) = world.release_object(object, module.id()) {
+        world.report(Trouble::Release(object, module.id()), error);
+    }
+}
+
+/// Runs a callback if it exists.
+pub(crate) fn call<W: World>(
+    world: &mut W,
+    callbacks: Callbacks,
+    callback: Callback,
+    scope: CallbackScope,
+) -> Result<(), W::Error> {
+    if !callbacks.has(callback) {
+        return Ok(());
+    }
+    world.event(Event::Calling(callback, scope));
+    world.callback(callback, scope)
+}
+
+/// Runs a callback that cannot veto.
+pub(crate) fn call_and_report<W: World>(
+    world: &mut W,
+    callbacks: Callbacks,
+    callback: Callback,
+    scope: CallbackScope,
+) {
+    if let Err(error) = call(world, callbacks, callback, scope) {
+        world.report(Trouble::Callback(callback, scope), error);
+    }
+}
+
+/// Runs `pre_patch` for a module that an object is bound to, then patches it. On an error the funcs
+/// that were patched stay so, for the caller to undo in its own way.
+pub(crate) fn patch_object<W: World>(
+    world: &mut W,
+    module: &mut Module,
+    patch: &Patch,
+    transition: Option<PatchId>,
+) -> Result<(), Error<W::Error>> {
+    let Some((id, object)) = patch.object(module.build_id()) else {
+        return Ok(());
+    };
+    let scope = CallbackScope::Object(id, module.id());
+    let Some(binding) = module.binding_mut(patch.id()) else {
+        return Ok(());
+    };
+    if let Err(error) = call(world, object.callbacks(), Callback::PrePatch, scope) {
+        world.event(Event::PrePatchFailed(scope));
+        return Err(Error::PrePatch(scope, error));
+    }
+    binding.pre_patched = true;
+    for (function, entry) in object.entries(id) {
+        if let Err(error) = module.push_func(world, function, entry, transition) {
+            world.event(Event::PatchObjectFailed(id, module.id(), function));
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Runs a callback that cannot veto for a module, if it is owed: `post_unpatch` follows only a
+/// `pre_patch` that succeeded.
+pub(crate) fn call_object<W: World>(
+    world: &mut W,
+    module: &Module,
+    patch: &Patch,
+    callback: Callback,
+) {
+    let Some((id, object)) = patch.object(module.build_id()) else {
+        return;
+    };
+    if module
+        .binding(patch.id())
+        .is_some_and(|binding| binding.pre_patched)
+    {
+        let scope = CallbackScope::Object(id, module.id());
+        call_and_report(world, object.callbacks(), callback, scope);
+    }
+}

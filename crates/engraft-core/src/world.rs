@@ -1,0 +1,66 @@
+//! The world, as the model sees it.
+
+use crate::{
+    Callback, CallbackScope, Event, LinkAddress, ModuleId, ObjectId, PatchId, PatchState,
+    SiteTarget, StateId, ThreadId, Trouble,
+};
+
+/// Everything that the model can do. One implementation acts on a process, others record.
+///
+/// Calls that return a `Result` may fail at any time; the model undoes what it has done. A call
+/// must not call back into the [`Livepatch`](crate::Livepatch) that makes it.
+pub trait World {
+    /// Why the world could not do something.
+    type Error;
+
+    /// Gets the new code of an object ready for a module: checks the old code, maps and fills the
+    /// image, relocates it. Nothing runs it yet.
+    ///
+    /// After an error the model calls [`release_object`](Self::release_object) all the same, so
+    /// that there is one place that undoes, whether the work was finished or half done.
+    fn prepare_object(&mut self, object: ObjectId, module: ModuleId) -> Result<(), Self::Error>;
+
+    /// Undoes [`prepare_object`](Self::prepare_object). Nothing can run the code any more. An
+    /// error is reported; the model forgets the image either way.
+    fn release_object(&mut self, object: ObjectId, module: ModuleId) -> Result<(), Self::Error>;
+
+    /// The model is done with the patch, all its objects are released: what was kept for it can
+    /// go, its id may be used again. Never called for a patch that was forced out.
+    fn release_patch(&mut self, patch: PatchId);
+
+    /// The last patch that had the state is gone: frees the shadow variables of that id.
+    fn release_state(&mut self, patch: PatchId, state: StateId);
+
+    /// Runs a callback. Only an error of `PrePatch` has a consequence, others are reported.
+    fn callback(&mut self, callback: Callback, scope: CallbackScope) -> Result<(), Self::Error>;
+
+    /// Makes calls of the old function at `function` go to `target`. On an error the site must
+    /// behave as it did before.
+    fn write_site(
+        &mut self,
+        module: ModuleId,
+        function: LinkAddress,
+        target: SiteTarget,
+    ) -> Result<(), Self::Error>;
+
+    /// A transition opens, or turns round: from now on each of `threads` is in the state given
+    /// with it, and all others are in `others`. Called before any site dispatches by thread. On an
+    /// error the states must be as before.
+    fn open_transition(
+        &mut self,
+        others: PatchState,
+        threads: &mut dyn Iterator<Item = (ThreadId, PatchState)>,
+    ) -> Result<(), Self::Error>;
+
+    /// A thread switches to the transition's target.
+    fn switch_thread(&mut self, thread: ThreadId, state: PatchState);
+
+    /// The transition is over, no site dispatches by thread any more.
+    fn close_transition(&mut self);
+
+    /// Notes a step.
+    fn event(&mut self, event: Event);
+
+    /// Notes a failure that does not change the outcome but must not be lost.
+    fn report(&mut self, trouble: Trouble, error: Self::Error);
+}
