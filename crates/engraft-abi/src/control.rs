@@ -138,10 +138,12 @@ pub enum Outcome {
     BadPayload = 9,
     /// The rules do not allow it now (a transition is running, a patch below is needed, ...).
     NotAllowed = 10,
-    /// A load or unload of a library is under way, or the loader cannot be hooked.
+    /// The loader cannot be hooked.
     Loader = 11,
     /// The agent found its own state damaged; the target needs a restart to be patched again.
     Broken = 12,
+    /// A load or unload of a library is under way; try again.
+    LoaderBusy = 13,
 }
 
 /// Code that must not be running and must not be returned into for a command to go on.

@@ -50,7 +50,7 @@ impl Agent {
         }
         if Namespace::all(facts.debug).any(|namespace| namespace.state() != loader::CONSISTENT) {
             let text = b"a library is being loaded or unloaded at this moment";
-            return Err(Failure::new(Outcome::Loader, text));
+            return Err(Failure::new(Outcome::LoaderBusy, text));
         }
         for link_map in Namespace::all(facts.debug).flat_map(Namespace::link_maps) {
             modules.add_if_new(link_map)?;

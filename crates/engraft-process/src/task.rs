@@ -256,6 +256,12 @@ impl Task {
         }
     }
 
+    /// The name of the thread (`comm`), if it still exists.
+    pub fn name(&self) -> Option<String> {
+        let name = std::fs::read(self.path("comm")).ok()?;
+        Some(String::from_utf8_lossy(&name).trim_end().to_owned())
+    }
+
     /// Its status fields; `None` when it is gone.
     pub(crate) fn status(&self) -> io::Result<Option<TaskStatus>> {
         Ok(self.text("status")?.map(|text| parse_status(&text)))

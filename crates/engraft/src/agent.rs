@@ -19,7 +19,7 @@ const LARGEST_ANSWER: u64 = 64 << 20;
 
 /// A complete agent in a process.
 #[derive(Clone)]
-pub struct RunningAgent {
+pub(crate) struct RunningAgent {
     process: Process,
     /// Where its control block is.
     address: TargetAddress,
@@ -30,7 +30,7 @@ pub struct RunningAgent {
 
 /// What the agent answered.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// How the command ended.
     pub outcome: Outcome,
     /// A value that belongs to the command.
@@ -41,17 +41,21 @@ pub struct Answer {
 
 impl Answer {
     /// The answer, if the command was carried out.
-    pub fn done(self, pid: i32) -> Result<Self, Error> {
+    pub(crate) fn done(self, pid: i32) -> Result<Self, Error> {
         match self.outcome {
             Outcome::Done => Ok(self),
-            outcome => Err(Error::Agent { pid, outcome, text: self.text }),
+            outcome => Err(Error::Agent {
+                pid,
+                outcome,
+                text: self.text,
+            }),
         }
     }
 }
 
 impl RunningAgent {
     /// Looks for an agent of our version in a process.
-    pub fn find(process: &Process) -> Result<Option<Self>, Error> {
+    pub(crate) fn find(process: &Process) -> Result<Option<Self>, Error> {
         for mapping in process.maps()?.iter() {
             let named = mapping.name.to_string_lossy().contains(AGENT_MAPPING_NAME);
             if !named || mapping.offset != 0 {
@@ -69,10 +73,18 @@ impl RunningAgent {
     }
 
     /// The agent whose control block is at `address`.
-    pub fn new(process: &Process, address: TargetAddress, control: &Control) -> Result<Self, Error> {
+    pub(crate) fn new(
+        process: &Process,
+        address: TargetAddress,
+        control: &Control,
+    ) -> Result<Self, Error> {
         if control.version != VERSION {
             let (found, expected) = (control.version, VERSION);
-            return Err(Error::AgentVersion { pid: process.pid(), found, expected });
+            return Err(Error::AgentVersion {
+                pid: process.pid(),
+                found,
+                expected,
+            });
         }
         Ok(Self {
             process: process.clone(),
@@ -85,12 +97,14 @@ impl RunningAgent {
 
     fn control(&self) -> Result<Control, Error> {
         let mut control = Control::new_zeroed();
-        self.process.memory().read(self.address, control.as_mut_bytes())?;
+        self.process
+            .memory()
+            .read(self.address, control.as_mut_bytes())?;
         Ok(control)
     }
 
     /// Gives a command, in a thread of the stopped process.
-    pub fn command(
+    pub(crate) fn command(
         &self,
         stopped: &mut StoppedProcess,
         command: Command,
@@ -110,22 +124,33 @@ impl RunningAgent {
             .map_err(|_| Error::BadAnswer { pid, answer })?;
         if outcome == Outcome::Busy {
             // The response belongs to whoever holds the agent's lock.
-            return Ok(Answer { outcome, value: 0, text: String::new() });
+            return Ok(Answer {
+                outcome,
+                value: 0,
+                text: String::new(),
+            });
         }
         let response = self.control()?.response;
-        let text = response.text.get(..response.text_length as usize).unwrap_or_default();
+        let text = response
+            .text
+            .get(..response.text_length as usize)
+            .unwrap_or_default();
         let text = String::from_utf8_lossy(text).into_owned();
-        Ok(Answer { outcome, value: response.value, text })
+        Ok(Answer {
+            outcome,
+            value: response.value,
+            text,
+        })
     }
 
     /// The code that must be clear, according to the last command.
-    pub fn ranges(&self) -> Result<Vec<CodeRange>, Error> {
+    pub(crate) fn ranges(&self) -> Result<Vec<CodeRange>, Error> {
         let control = self.control()?;
         self.records(control.ranges, control.range_count)
     }
 
     /// The code that the last command wrote.
-    pub fn writes(&self) -> Result<Vec<DetourWrite>, Error> {
+    pub(crate) fn writes(&self) -> Result<Vec<DetourWrite>, Error> {
         let control = self.control()?;
         self.records(control.writes, control.write_count)
     }
@@ -136,19 +161,40 @@ impl RunningAgent {
         count: u64,
     ) -> Result<Vec<T>, Error> {
         let length = count.saturating_mul(size_of::<T>() as u64);
-        let bytes =
-            self.process.memory().read_bytes(address.into(), length, LARGEST_ANSWER)?;
+        let bytes = self
+            .process
+            .memory()
+            .read_bytes(address.into(), length, LARGEST_ANSWER)?;
         let record = |bytes: &[u8]| T::read_from_bytes(bytes).ok();
-        Ok(bytes.chunks_exact(size_of::<T>()).filter_map(record).collect())
+        Ok(bytes
+            .chunks_exact(size_of::<T>())
+            .filter_map(record)
+            .collect())
+    }
+
+    /// That these bytes are at `address`.
+    pub(crate) fn verify(&self, address: TargetAddress, expected: &[u8]) -> Result<(), Error> {
+        let mut found = vec![0; expected.len()];
+        self.process.memory().read(address, &mut found)?;
+        match found == expected {
+            true => Ok(()),
+            false => Err(Error::NotVerified {
+                pid: self.process.pid(),
+                address,
+            }),
+        }
     }
 
     /// The agent's description of itself, as one state of it, 8-byte aligned.
-    pub fn read_snapshot(&self) -> Result<Vec<u64>, Error> {
+    pub(crate) fn read_snapshot(&self) -> Result<Vec<u64>, Error> {
         const TRIES: usize = 1000;
         for _ in 0..TRIES {
             let before = self.control()?;
             let length = before.snapshot_length;
-            let read = self.process.memory().read_bytes(before.snapshot.into(), length, LARGEST_ANSWER);
+            let read =
+                self.process
+                    .memory()
+                    .read_bytes(before.snapshot.into(), length, LARGEST_ANSWER);
             // Read last: if it is what it was, the buffer did not change meanwhile.
             let after = self.control()?;
             if before.snapshot_generation % 2 == 0
@@ -156,25 +202,31 @@ impl RunningAgent {
             {
                 let bytes = read?;
                 let mut words = vec![0_u64; bytes.len().div_ceil(8)];
-                words.as_mut_bytes().iter_mut().zip(&bytes).for_each(|(to, from)| *to = *from);
+                words
+                    .as_mut_bytes()
+                    .iter_mut()
+                    .zip(&bytes)
+                    .for_each(|(to, from)| *to = *from);
                 return Ok(words);
             }
             std::thread::yield_now();
         }
-        Err(Error::BadSnapshot { pid: self.process.pid() })
+        Err(Error::BadSnapshot {
+            pid: self.process.pid(),
+        })
     }
 
     /// Where the agent's own mappings are.
-    pub fn mapping(&self) -> Result<std::ops::Range<TargetAddress>, Error> {
+    pub(crate) fn mapping(&self) -> Result<std::ops::Range<TargetAddress>, Error> {
         let control = self.control()?;
         Ok(self.address..self.address + control.mapping_length)
     }
 
     /// Resident memory of the agent and of everything that it mapped, in bytes.
-    pub fn resident_memory(&self) -> Result<u64, Error> {
+    pub(crate) fn resident_memory(&self) -> Result<u64, Error> {
         let path = std::path::PathBuf::from(format!("/proc/{}/smaps", self.process.pid()));
-        let smaps = std::fs::read_to_string(&path)
-            .map_err(|source| Error::ReadFile { path, source })?;
+        let smaps =
+            std::fs::read_to_string(&path).map_err(|source| Error::ReadFile { path, source })?;
         Ok(resident_bytes(&smaps))
     }
 }
@@ -186,10 +238,18 @@ fn resident_bytes(smaps: &str) -> u64 {
     for line in smaps.lines() {
         match line.split_once(':') {
             Some(("Rss", size)) if ours => {
-                kibibytes += size.split_whitespace().next().and_then(|size| size.parse().ok()).unwrap_or(0);
+                kibibytes += size
+                    .split_whitespace()
+                    .next()
+                    .and_then(|size| size.parse().ok())
+                    .unwrap_or(0);
             }
             // A mapping's first line: its address range, then five more words.
-            _ if line.split_whitespace().next().is_some_and(|word| word.contains('-')) => {
+            _ if line
+                .split_whitespace()
+                .next()
+                .is_some_and(|word| word.contains('-')) =>
+            {
                 ours = line.contains("engraft-");
             }
             _ => {}

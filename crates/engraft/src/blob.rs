@@ -16,7 +16,7 @@ pub struct BadBlob(&'static str);
 
 /// Protection of a piece of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protection {
+pub(crate) enum Protection {
     /// Constants.
     Read,
     /// Code.
@@ -27,7 +27,7 @@ pub enum Protection {
 
 /// A piece of the agent, in whole pages.
 #[derive(Debug, Clone, Copy)]
-pub struct Segment {
+pub(crate) struct Segment {
     /// From the start of the blob's memory, in bytes.
     pub offset: u64,
     /// In bytes.
@@ -37,7 +37,7 @@ pub struct Segment {
 }
 
 /// The agent, ready to be put at some address.
-pub struct Blob {
+pub(crate) struct Blob {
     /// The pieces, at increasing offsets.
     pub segments: Vec<Segment>,
     /// Size of the whole in bytes.
@@ -55,7 +55,7 @@ pub struct Blob {
 
 impl Blob {
     /// The embedded agent.
-    pub fn embedded() -> Result<Self, BadBlob> {
+    pub(crate) fn embedded() -> Result<Self, BadBlob> {
         let broken = |_| BadBlob("it is not an ELF file");
         let file = ElfFile64::<LittleEndian>::parse(BLOB).map_err(broken)?;
         let endian = LittleEndian;
@@ -74,7 +74,9 @@ impl Blob {
                 _ => return Err(BadBlob("a segment is writable and executable")),
             };
             content.resize(end.next_multiple_of(PAGE) as usize, 0);
-            let data = header.data(endian, BLOB).map_err(|()| BadBlob("it is truncated"))?;
+            let data = header
+                .data(endian, BLOB)
+                .map_err(|()| BadBlob("it is truncated"))?;
             content
                 .get_mut(start as usize..)
                 .and_then(|rest| rest.get_mut(..data.len()))
@@ -82,11 +84,19 @@ impl Blob {
                 .copy_from_slice(data);
             let offset = start & !(PAGE - 1);
             let length = end.next_multiple_of(PAGE) - offset;
-            segments.push(Segment { offset, length, protection });
+            segments.push(Segment {
+                offset,
+                length,
+                protection,
+            });
         }
         let symbol = |name| {
-            let found = file.dynamic_symbols().find(|symbol| symbol.name() == Ok(name));
-            found.map(|symbol| symbol.address()).ok_or(BadBlob("an entry point is missing"))
+            let found = file
+                .dynamic_symbols()
+                .find(|symbol| symbol.name() == Ok(name));
+            found
+                .map(|symbol| symbol.address())
+                .ok_or(BadBlob("an entry point is missing"))
         };
         Ok(Self {
             length: content.len() as u64,
@@ -100,7 +110,7 @@ impl Blob {
     }
 
     /// The blob's memory when it lies at `base`.
-    pub fn at(&self, base: u64) -> Vec<u8> {
+    pub(crate) fn at(&self, base: u64) -> Vec<u8> {
         let mut content = self.content.clone();
         for &(place, value) in &self.relocations {
             if let Some(word) = content.get_mut(place..place + 8) {
@@ -111,12 +121,14 @@ impl Blob {
     }
 }
 
-fn relocations(
-    file: &ElfFile64<'_, LittleEndian>,
-) -> Result<Vec<(usize, u64)>, BadBlob> {
-    let Some(all) = file.dynamic_relocations() else { return Ok(Vec::new()) };
+fn relocations(file: &ElfFile64<'_, LittleEndian>) -> Result<Vec<(usize, u64)>, BadBlob> {
+    let Some(all) = file.dynamic_relocations() else {
+        return Ok(Vec::new());
+    };
     all.map(|(place, relocation)| {
-        let relative = object::RelocationFlags::Elf { r_type: R_X86_64_RELATIVE };
+        let relative = object::RelocationFlags::Elf {
+            r_type: R_X86_64_RELATIVE,
+        };
         if relocation.flags() != relative {
             return Err(BadBlob("a relocation is not relative"));
         }
@@ -132,7 +144,11 @@ mod tests {
     #[test]
     fn the_agent_needs_nothing_from_outside_and_is_small() {
         let blob = Blob::embedded().unwrap();
-        assert!(blob.segments.windows(2).all(|pair| pair[0].offset + pair[0].length <= pair[1].offset));
+        assert!(
+            blob.segments
+                .windows(2)
+                .all(|pair| pair[0].offset + pair[0].length <= pair[1].offset)
+        );
         assert!(blob.length < 128 * 1024, "{} bytes", blob.length);
         let (here, there) = (blob.at(0x10_0000), blob.at(0x20_0000));
         let different = here.iter().zip(&there).filter(|(a, b)| a != b).count();

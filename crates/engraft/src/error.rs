@@ -71,9 +71,6 @@ pub enum Error {
     /// The patch is too large for the agent.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
-    /// No patch was built.
-    #[error(transparent)]
-    Build(#[from] engraft_build::BuildError),
     /// The process has another build of an object.
     #[error(
         "process {pid} runs another build of {file_name}: build-id {found}, the patch is for {expected}"
@@ -232,13 +229,13 @@ impl Error {
                 OpenError::System { .. } => INTERNAL,
             },
             Self::ReadFile { .. } | Self::PatchFile { .. } | Self::TooLarge(_) => BAD_PATCH_FILE,
-            Self::Build(_) | Self::WritePatch(_) | Self::WriteFile { .. } => BUILD_FAILED,
+            Self::WritePatch(_) | Self::WriteFile { .. } => BUILD_FAILED,
             Self::WrongBuildId { .. } => DOES_NOT_FIT,
             Self::ThreadInside { .. } | Self::LoaderBusy { .. } => TARGET_BUSY,
             Self::Agent { outcome, .. } => match outcome {
                 Outcome::CodeDiffers | Outcome::SymbolMissing | Outcome::NoRoom => DOES_NOT_FIT,
                 Outcome::NoSuchPatch => NO_SUCH_PATCH,
-                Outcome::Busy | Outcome::NotAllowed => TARGET_BUSY,
+                Outcome::Busy | Outcome::LoaderBusy | Outcome::NotAllowed => TARGET_BUSY,
                 Outcome::NoMemory | Outcome::SystemCall | Outcome::Loader | Outcome::Broken => {
                     NOT_PATCHABLE
                 }
@@ -294,16 +291,21 @@ impl Error {
                 "try again when the thread is elsewhere, or wait longer with --timeout"
             }
             Self::LoaderBusy { .. } => "try again, or wait longer with --timeout",
-            Self::Agent { outcome: Outcome::CodeDiffers, .. } => {
+            Self::Agent {
+                outcome: Outcome::CodeDiffers,
+                ..
+            } => {
                 "the file was changed after it was built, or another tool has changed the code in memory"
             }
-            Self::Agent { outcome: Outcome::NoSuchPatch, .. } => {
-                "`engraft status --pid PID` lists the patches"
-            }
+            Self::Agent {
+                outcome: Outcome::NoSuchPatch,
+                ..
+            } => "`engraft status --pid PID` lists the patches",
             Self::AgentVersion { .. } => "use the engraft that applied the first patch",
-            Self::Agent { outcome: Outcome::Broken, .. } => {
-                "the process runs on, but must be restarted before it can be patched again"
-            }
+            Self::Agent {
+                outcome: Outcome::Broken,
+                ..
+            } => "the process runs on, but must be restarted before it can be patched again",
             _ => return None,
         })
     }

@@ -9,7 +9,8 @@ use std::os::unix::fs::FileExt;
 
 use engraft_abi::{AGENT_MAPPING_NAME, Command, Control, MAGIC, VERSION};
 use engraft_process::{
-    Module, Modules, Process, RemoteCallError, StoppedProcess, StoppedThread, TargetAddress, find_gap,
+    Module, Modules, Process, RemoteCallError, StoppedProcess, StoppedThread, TargetAddress,
+    find_gap,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -37,12 +38,17 @@ impl Layout {
     fn of(blob: &Blob) -> Self {
         let start = (size_of::<Control>() as u64).next_multiple_of(PAGE);
         let stack_top = start + blob.length + STACK_LENGTH;
-        Self { blob: start, stack_top, heap: stack_top, length: stack_top + HEAP_LENGTH }
+        Self {
+            blob: start,
+            stack_top,
+            heap: stack_top,
+            length: stack_top + HEAP_LENGTH,
+        }
     }
 }
 
 /// What is found out about a process while it still runs.
-pub struct Injection {
+pub(crate) struct Injection {
     blob: Blob,
     layout: Layout,
     control: Control,
@@ -51,7 +57,7 @@ pub struct Injection {
 
 impl Injection {
     /// Prepares to inject the agent into a process with these modules.
-    pub fn plan(process: &Process, modules: &Modules) -> Result<Self, Error> {
+    pub(crate) fn plan(process: &Process, modules: &Modules) -> Result<Self, Error> {
         let pid = process.pid();
         let program = modules.program().ok_or(Error::NoProgram { pid })?;
         let headers = program_headers(process, program)?;
@@ -64,18 +70,25 @@ impl Injection {
             version: VERSION,
             mapping_length: layout.length,
             debug: debug.map_or(0, |debug| debug.address.get()),
-            signal_error: loader.and_then(|loader| loader.signal_error()).map_or(0, TargetAddress::get),
+            signal_error: loader
+                .and_then(|loader| loader.signal_error())
+                .map_or(0, TargetAddress::get),
             program_headers: headers.get(),
             program_header_count: program.program_headers.len() as u64,
             program_load_bias: program.load_bias,
             heap_length: HEAP_LENGTH,
             ..Control::new_zeroed()
         };
-        Ok(Self { blob, layout, control, around: hooked.unwrap_or(program).range() })
+        Ok(Self {
+            blob,
+            layout,
+            control,
+            around: hooked.unwrap_or(program).range(),
+        })
     }
 
     /// Maps and fills the agent's memory. After an error nothing is left of it.
-    pub fn map(&self, stopped: &mut StoppedProcess) -> Result<RunningAgent, Error> {
+    pub(crate) fn map(&self, stopped: &mut StoppedProcess) -> Result<RunningAgent, Error> {
         let process = stopped.process().clone();
         let base = self.reserve(stopped)?;
         let mapped = self.fill(stopped, base).and_then(|control| {
@@ -127,10 +140,21 @@ impl Injection {
         if let Some(file) = &file {
             let protection = libc::PROT_READ | libc::PROT_WRITE;
             let flags = libc::MAP_PRIVATE | libc::MAP_FIXED;
-            map(stopped, base, self.layout.length, protection, flags, Some((file, 0)))?;
+            map(
+                stopped,
+                base,
+                self.layout.length,
+                protection,
+                flags,
+                Some((file, 0)),
+            )?;
         }
         for segment in &self.blob.segments {
-            let Segment { offset, length, protection } = *segment;
+            let Segment {
+                offset,
+                length,
+                protection,
+            } = *segment;
             let protection = match protection {
                 Protection::Read => libc::PROT_READ,
                 Protection::ReadExecute => libc::PROT_READ | libc::PROT_EXEC,
@@ -141,7 +165,14 @@ impl Injection {
                 None => (libc::MAP_ANONYMOUS, None),
             };
             let flags = flags | libc::MAP_PRIVATE | libc::MAP_FIXED;
-            map(stopped, blob_base + offset, length, protection, flags, place)?;
+            map(
+                stopped,
+                blob_base + offset,
+                length,
+                protection,
+                flags,
+                place,
+            )?;
         }
         match file {
             Some(file) => file.close(stopped)?,
@@ -164,9 +195,15 @@ impl Injection {
     }
 }
 
+/// Takes the memory of an agent away that did not take over the process.
+pub(crate) fn unmap_failed(stopped: &mut StoppedProcess, agent: &RunningAgent) -> Result<(), Error> {
+    let mapping = agent.mapping()?;
+    unmap(stopped, mapping.start, mapping.end - mapping.start)
+}
+
 /// Takes an agent without patches out of a process: it lets go of the loader, then its memory goes. False
 /// if a thread is inside it, so that it has to stay for now.
-pub fn remove(stopped: &mut StoppedProcess, agent: &RunningAgent) -> Result<bool, Error> {
+pub(crate) fn remove(stopped: &mut StoppedProcess, agent: &RunningAgent) -> Result<bool, Error> {
     let process = stopped.process().clone();
     let mapping = agent.mapping()?;
     let maps = process.maps()?;
@@ -175,7 +212,9 @@ pub fn remove(stopped: &mut StoppedProcess, agent: &RunningAgent) -> Result<bool
     if !stopped.threads().all(clear) {
         return Ok(false);
     }
-    agent.command(stopped, Command::Uninstall, [0; 2])?.done(process.pid())?;
+    agent
+        .command(stopped, Command::Uninstall, [0; 2])?
+        .done(process.pid())?;
     unmap(stopped, mapping.start, mapping.end - mapping.start)?;
     Ok(true)
 }
@@ -184,7 +223,11 @@ pub fn remove(stopped: &mut StoppedProcess, agent: &RunningAgent) -> Result<bool
 fn program_headers(process: &Process, program: &Module) -> Result<TargetAddress, Error> {
     use object::elf::{PT_LOAD, PT_PHDR};
     const E_PHOFF: u64 = 32;
-    if let Some(header) = program.program_headers.iter().find(|header| header.kind == PT_PHDR) {
+    if let Some(header) = program
+        .program_headers
+        .iter()
+        .find(|header| header.kind == PT_PHDR)
+    {
         return Ok(program.address(header.address));
     }
     let first = program
@@ -218,10 +261,13 @@ impl MemoryFile {
         let descriptor = system_call(stopped, libc::SYS_memfd_create, arguments)?;
         let file = Self { descriptor };
         let path = std::path::PathBuf::from(format!("/proc/{}/fd/{descriptor}", process.pid()));
-        let written = OpenOptions::new().write(true).open(&path).and_then(|memory| {
-            memory.set_len(offset + content.len() as u64 + STACK_LENGTH + HEAP_LENGTH)?;
-            memory.write_all_at(content, offset)
-        });
+        let written = OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .and_then(|memory| {
+                memory.set_len(offset + content.len() as u64 + STACK_LENGTH + HEAP_LENGTH)?;
+                memory.write_all_at(content, offset)
+            });
         match written {
             Ok(()) => Ok(file),
             Err(source) => {
@@ -257,14 +303,26 @@ fn map(
     flags: i32,
     file: Option<(&MemoryFile, u64)>,
 ) -> Result<TargetAddress, Error> {
-    let (descriptor, offset) = file.map_or((u64::MAX, 0), |(file, offset)| (file.descriptor, offset));
-    let arguments =
-        [address.get(), length, protection as u64, flags as u64, descriptor, offset];
+    let (descriptor, offset) =
+        file.map_or((u64::MAX, 0), |(file, offset)| (file.descriptor, offset));
+    let arguments = [
+        address.get(),
+        length,
+        protection as u64,
+        flags as u64,
+        descriptor,
+        offset,
+    ];
     system_call(stopped, libc::SYS_mmap, arguments).map(TargetAddress::new)
 }
 
 fn unmap(stopped: &mut StoppedProcess, address: TargetAddress, length: u64) -> Result<(), Error> {
-    system_call(stopped, libc::SYS_munmap, [address.get(), length, 0, 0, 0, 0]).map(drop)
+    system_call(
+        stopped,
+        libc::SYS_munmap,
+        [address.get(), length, 0, 0, 0, 0],
+    )
+    .map(drop)
 }
 
 /// Gives anonymous memory a name in /proc/PID/maps. Kernels before 5.17 have no such names, and then this
@@ -279,6 +337,13 @@ fn name_anonymous(
     let mut name = AGENT_MAPPING_NAME.as_bytes().to_vec();
     name.push(0);
     stopped.process().memory().write(base, &name)?;
-    let arguments = [PR_SET_VMA, PR_SET_VMA_ANON_NAME, base.get(), length, base.get(), 0];
+    let arguments = [
+        PR_SET_VMA,
+        PR_SET_VMA_ANON_NAME,
+        base.get(),
+        length,
+        base.get(),
+        0,
+    ];
     system_call(stopped, libc::SYS_prctl, arguments).map(drop)
 }

@@ -1,1 +1,19 @@
-//! The controller.
+//! The controller: finds processes, puts the agent into them, and drives what it is asked for.
+//!
+//! This room puts the others together and holds no mechanism of its own: what may happen is
+//! `engraft-core`'s to say (inside the agent), how a process is touched is `engraft-process`'s, what a
+//! patch file says is `engraft-patch`'s. It keeps no state: what is true of a process is in the process.
+
+mod agent;
+mod apply;
+mod blob;
+mod error;
+mod inject;
+mod payload;
+mod status;
+
+pub use apply::{Applied, Disabled, Waiting, apply, disable};
+pub use error::{Error, Inside, exit_code};
+pub use status::{
+    AgentStatus, ModuleStatus, ObjectStatus, PatchState, PatchStatus, Status, status,
+};

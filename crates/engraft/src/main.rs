@@ -1,2 +1,25 @@
-//! Command line.
-fn main() {}
+//! The command line: says in words what the library does. Data goes to stdout, diagnostics to stderr.
+
+mod command_line;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use command_line::{CommandLine, run};
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("ENGRAFT_LOG"))
+        .init();
+    match run(CommandLine::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

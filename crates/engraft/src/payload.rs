@@ -52,19 +52,27 @@ impl Writer {
 }
 
 /// The patch as a payload.
-pub fn encode(patch: &Patch) -> Result<Vec<u8>, TooLarge> {
+pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>, TooLarge> {
     let mut writer = Writer::default();
     let mut header = PayloadHeader::new_zeroed();
     writer.table(std::slice::from_ref(&header));
     header.version = VERSION;
     header.name = writer.bytes(patch.name.as_bytes());
-    let objects: Vec<_> =
-        patch.objects.iter().map(|object| encode_object(&mut writer, object)).collect();
+    let objects: Vec<_> = patch
+        .objects
+        .iter()
+        .map(|object| encode_object(&mut writer, object))
+        .collect();
     header.objects = writer.table(&objects);
     header.length = writer.buffer.len() as u64;
-    let Writer { mut buffer, too_large } = writer;
+    let Writer {
+        mut buffer,
+        too_large,
+    } = writer;
     if too_large {
-        return Err(TooLarge { name: patch.name.clone() });
+        return Err(TooLarge {
+            name: patch.name.clone(),
+        });
     }
     let start = size_of::<PayloadHeader>();
     buffer.splice(..start, header.as_bytes().iter().copied());
@@ -72,8 +80,11 @@ pub fn encode(patch: &Patch) -> Result<Vec<u8>, TooLarge> {
 }
 
 fn encode_object(writer: &mut Writer, object: &Object) -> PayloadObject {
-    let functions: Vec<_> =
-        object.functions.iter().map(|function| encode_function(writer, function)).collect();
+    let functions: Vec<_> = object
+        .functions
+        .iter()
+        .map(|function| encode_function(writer, function))
+        .collect();
     let image = &object.image;
     let mut imports = Vec::new();
     let relocations: Vec<_> = image
@@ -83,11 +94,17 @@ fn encode_object(writer: &mut Writer, object: &Object) -> PayloadObject {
         .collect();
     let imports: Vec<_> = imports
         .into_iter()
-        .map(|Import { name, version, weak }| PayloadImport {
-            name: writer.bytes(name.as_bytes()),
-            version: writer.bytes(version.unwrap_or_default().as_bytes()),
-            weak: weak.into(),
-        })
+        .map(
+            |Import {
+                 name,
+                 version,
+                 weak,
+             }| PayloadImport {
+                name: writer.bytes(name.as_bytes()),
+                version: writer.bytes(version.unwrap_or_default().as_bytes()),
+                weak: weak.into(),
+            },
+        )
         .collect();
     PayloadObject {
         build_id: build_id_bytes(object.build_id.as_bytes()),
@@ -99,22 +116,32 @@ fn encode_object(writer: &mut Writer, object: &Object) -> PayloadObject {
         relocations: writer.table(&relocations),
         imports: writer.table(&imports),
         bss_size: image.bss_size,
-        flags: if image.address_escapes { flags::ADDRESS_ESCAPES } else { 0 },
+        flags: if image.address_escapes {
+            flags::ADDRESS_ESCAPES
+        } else {
+            0
+        },
     }
 }
 
 /// A build-id in the form that the agent compares.
-pub fn build_id_bytes(id: &[u8]) -> BuildIdBytes {
+pub(crate) fn build_id_bytes(id: &[u8]) -> BuildIdBytes {
     let mut bytes = [0; 32];
     bytes.iter_mut().zip(id).for_each(|(to, from)| *to = *from);
-    BuildIdBytes { bytes, length: id.len() as u64 }
+    BuildIdBytes {
+        bytes,
+        length: id.len() as u64,
+    }
 }
 
 fn encode_function(writer: &mut Writer, function: &Function) -> PayloadFunction {
     let parts: Vec<_> = function
         .parts
         .iter()
-        .map(|part| PayloadPart { address: part.address.0, code: writer.bytes(&part.code) })
+        .map(|part| PayloadPart {
+            address: part.address.0,
+            code: writer.bytes(&part.code),
+        })
         .collect();
     PayloadFunction {
         name: writer.bytes(function.name.as_bytes()),
@@ -136,10 +163,13 @@ fn encode_relocation(
         }
         RelocationTarget::Object { address, .. } => (relocation_target::OBJECT, address.0),
         RelocationTarget::Import(import) => {
-            let index = imports.iter().position(|known| known == import).unwrap_or_else(|| {
-                imports.push(import.clone());
-                imports.len() - 1
-            });
+            let index = imports
+                .iter()
+                .position(|known| known == import)
+                .unwrap_or_else(|| {
+                    imports.push(import.clone());
+                    imports.len() - 1
+                });
             (relocation_target::IMPORT, index as u64)
         }
     };
@@ -151,7 +181,13 @@ fn encode_relocation(
         RelocationKind::PcRelative64 => relocation_kind::PC_RELATIVE_64,
     };
     let place = image_offset(image, relocation.place);
-    PayloadRelocation { place, kind, target, value, addend: relocation.addend }
+    PayloadRelocation {
+        place,
+        kind,
+        target,
+        value,
+        addend: relocation.addend,
+    }
 }
 
 /// Where a place is, from the start of the image in memory.
@@ -175,12 +211,19 @@ mod tests {
     #[test]
     fn a_payload_says_what_the_patch_says() {
         let relocation = |target| Relocation {
-            place: ImageAddress { segment: Segment::Data, offset: 8 },
+            place: ImageAddress {
+                segment: Segment::Data,
+                offset: 8,
+            },
             kind: RelocationKind::Absolute64,
             target,
             addend: 0,
         };
-        let import = Import { name: "puts".into(), version: None, weak: false };
+        let import = Import {
+            name: "puts".into(),
+            version: None,
+            weak: false,
+        };
         let patch = Patch {
             name: "P1".into(),
             objects: vec![Object {
@@ -188,8 +231,14 @@ mod tests {
                 file_name: "victim".into(),
                 functions: vec![Function {
                     name: "f".into(),
-                    parts: vec![OldPart { address: LinkAddress(0x1000), code: vec![0xc3; 9] }],
-                    new_entry: ImageAddress { segment: Segment::Text, offset: 16 },
+                    parts: vec![OldPart {
+                        address: LinkAddress(0x1000),
+                        code: vec![0xc3; 9],
+                    }],
+                    new_entry: ImageAddress {
+                        segment: Segment::Text,
+                        offset: 16,
+                    },
                     new_size: 4,
                 }],
                 image: Image {
@@ -219,10 +268,19 @@ mod tests {
         let function = &object.functions.of::<PayloadFunction>(payload).unwrap()[0];
         assert_eq!((function.new_offset, function.new_size), (16, 4));
         let part = &function.parts.of::<PayloadPart>(payload).unwrap()[0];
-        assert_eq!((part.address, part.code.of(payload)), (0x1000, Some([0xc3; 9].as_slice())));
-        assert_eq!(object.imports.of::<PayloadImport>(payload).unwrap().len(), 1);
+        assert_eq!(
+            (part.address, part.code.of(payload)),
+            (0x1000, Some([0xc3; 9].as_slice()))
+        );
+        assert_eq!(
+            object.imports.of::<PayloadImport>(payload).unwrap().len(),
+            1
+        );
         let relocations = object.relocations.of::<PayloadRelocation>(payload).unwrap();
-        assert_eq!(relocations.iter().map(|it| it.value).collect::<Vec<_>>(), [0, 0, 4096 + 4]);
+        assert_eq!(
+            relocations.iter().map(|it| it.value).collect::<Vec<_>>(),
+            [0, 0, 4096 + 4]
+        );
         // Read-only is empty, so data shares its page number.
         assert_eq!(relocations[0].place, 4096 + 8);
     }

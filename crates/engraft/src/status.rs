@@ -86,7 +86,11 @@ pub struct ModuleStatus {
 pub fn status(process: &Process) -> Result<Status, Error> {
     let pid = process.pid();
     let Some(agent) = RunningAgent::find(process)? else {
-        return Ok(Status { pid, agent: None, patches: Vec::new() });
+        return Ok(Status {
+            pid,
+            agent: None,
+            patches: Vec::new(),
+        });
     };
     let snapshot = agent.read_snapshot()?;
     let (broken, patches) = decode(&snapshot).ok_or(Error::BadSnapshot { pid })?;
@@ -95,7 +99,11 @@ pub fn status(process: &Process) -> Result<Status, Error> {
         memory_bytes: agent.resident_memory()?,
         broken,
     };
-    Ok(Status { pid, agent: Some(agent), patches })
+    Ok(Status {
+        pid,
+        agent: Some(agent),
+        patches,
+    })
 }
 
 /// The agent's records; `None` if they contradict themselves.
@@ -103,8 +111,11 @@ fn decode(snapshot: &[u64]) -> Option<(bool, Vec<PatchStatus>)> {
     let buffer = zerocopy::IntoBytes::as_bytes(snapshot);
     let (header, _) = SnapshotHeader::ref_from_prefix(buffer).ok()?;
     let patches = header.patches.of::<SnapshotPatch>(buffer)?;
-    let patches: Option<Vec<_>> =
-        patches.iter().zip(1..).map(|(patch, order)| decode_patch(buffer, patch, order)).collect();
+    let patches: Option<Vec<_>> = patches
+        .iter()
+        .zip(1..)
+        .map(|(patch, order)| decode_patch(buffer, patch, order))
+        .collect();
     Some((header.broken != 0, patches?))
 }
 
@@ -128,7 +139,10 @@ fn decode_patch(buffer: &[u8], patch: &SnapshotPatch, order: usize) -> Option<Pa
 }
 
 fn decode_object(buffer: &[u8], object: &SnapshotObject) -> Option<ObjectStatus> {
-    let build_id = object.build_id.bytes.get(..usize::try_from(object.build_id.length).ok()?)?;
+    let build_id = object
+        .build_id
+        .bytes
+        .get(..usize::try_from(object.build_id.length).ok()?)?;
     let functions = object.functions.of::<SnapshotFunction>(buffer)?;
     let instances = object.instances.of::<SnapshotInstance>(buffer)?;
     Some(ObjectStatus {
@@ -142,12 +156,17 @@ fn decode_object(buffer: &[u8], object: &SnapshotObject) -> Option<ObjectStatus>
             .iter()
             .map(|instance| {
                 let patched = instance.image != 0;
-                Some(ModuleStatus { path: text(buffer, instance.path)?, patched })
+                Some(ModuleStatus {
+                    path: text(buffer, instance.path)?,
+                    patched,
+                })
             })
             .collect::<Option<_>>()?,
     })
 }
 
 fn text(buffer: &[u8], bytes: Bytes) -> Option<String> {
-    bytes.of(buffer).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    bytes
+        .of(buffer)
+        .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
 }

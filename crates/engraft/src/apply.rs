@@ -1,0 +1,450 @@
+//! Applying and disabling: prepare while nothing depends on it, then change everything in one stop in
+//! which every thread is clear.
+//!
+//! A thread that is not clear makes the whole change wait: it is let go, and looked at again later. There is
+//! nothing to wait for but time: a thread that leaves a function tells nobody.
+
+use std::time::{Duration, Instant};
+
+use engraft_abi::{CodeRange, Command, DetourWrite, Outcome};
+use engraft_patch::{Object, Patch};
+use engraft_process::{
+    Modules, Process, StackScan, StoppedProcess, TargetAddress, ThreadState, Verdict,
+};
+
+use crate::agent::{Answer, RunningAgent};
+use crate::error::{Error, Inside};
+use crate::inject::{self, Injection};
+use crate::payload;
+
+/// How long one stop may take before it is given up; what comes in between is tried again.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Pauses between two looks at threads that are in the way: short at first, and then longer, so that a
+/// thread that stays for long is not stopped too often.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// What applying a patch came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// It is in effect.
+    Now {
+        /// The objects that are not loaded; they are patched when they are.
+        waiting: Vec<Waiting>,
+        /// How long the threads stood still while the change was made.
+        stopped_for: Duration,
+    },
+    /// A patch of this name is enabled already; nothing was done.
+    Already,
+}
+
+/// An object that is not loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its file name when the patch was built.
+    pub file_name: String,
+    /// Its build-id in hexadecimal digits.
+    pub build_id: String,
+}
+
+/// What disabling a patch came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disabled {
+    /// How long the threads stood still while the change was made.
+    pub stopped_for: Duration,
+}
+
+/// Applies a patch to a process: waits up to `timeout` for its threads to be clear of the old code.
+pub fn apply(process: &Process, patch: &Patch, timeout: Duration) -> Result<Applied, Error> {
+    let deadline = Deadline::after(timeout);
+    let modules = process.modules()?;
+    check_build_ids(process, &modules, patch)?;
+    let payload = payload::encode(patch)?;
+    let found = RunningAgent::find(process)?;
+    let is_new = found.is_none();
+    let agent = match found {
+        Some(agent) => agent,
+        None => install(process, &modules, &deadline)?,
+    };
+    let applied = enable(process, &agent, patch, &payload, &deadline);
+    if is_new && applied.is_err() {
+        // Nothing of us stays where we could not do anything.
+        take_away(process, &agent);
+    }
+    applied
+}
+
+/// Disables a patch in a process: waits up to `timeout` for its threads to be clear of the new code.
+pub fn disable(process: &Process, name: &str, timeout: Duration) -> Result<Disabled, Error> {
+    let pid = process.pid();
+    let deadline = Deadline::after(timeout);
+    let Some(agent) = RunningAgent::find(process)? else {
+        let text = format!("no patch '{name}' is enabled");
+        return Err(Error::Agent {
+            pid,
+            outcome: Outcome::NoSuchPatch,
+            text,
+        });
+    };
+    let name_memory = TargetMemory::with(process, &agent, name.as_bytes(), &deadline)?;
+    let arguments = [name_memory.address.get(), name.len() as u64];
+    let planned = command(process, &agent, Command::PlanDisable, arguments, &deadline);
+    name_memory.free(&deadline)?;
+    let number = planned?.done(pid)?.value;
+    let stopped_for = change(process, &agent, Command::Disable, number, &deadline)?;
+    Ok(Disabled { stopped_for })
+}
+
+/// Puts the agent in, and has it take over the process.
+fn install(
+    process: &Process,
+    modules: &Modules,
+    deadline: &Deadline,
+) -> Result<RunningAgent, Error> {
+    let pid = process.pid();
+    let injection = Injection::plan(process, modules)?;
+    process.prepare_calls();
+    loop {
+        let mut stopped = process.stop(STOP_TIMEOUT)?;
+        let agent = injection.map(&mut stopped)?;
+        let answer = agent.command(&mut stopped, Command::Install, [0; 2]);
+        let installed = answer
+            .and_then(|answer| answer.done(pid))
+            .and_then(|_| verify(&agent));
+        let Err(error) = installed else {
+            stopped.detach()?;
+            return Ok(agent);
+        };
+        inject::unmap_failed(&mut stopped, &agent)?;
+        stopped.detach()?;
+        // Not in the middle of a load: its modules are in no state that could be taken over.
+        match error {
+            Error::Agent {
+                outcome: Outcome::LoaderBusy,
+                ..
+            } => {
+                deadline
+                    .wait()
+                    .map_err(|timeout| Error::LoaderBusy { pid, timeout })?;
+            }
+            error => return Err(error),
+        }
+    }
+}
+
+/// Takes an agent that has nothing to do out again, as far as that is possible now.
+fn take_away(process: &Process, agent: &RunningAgent) {
+    let removed = process
+        .stop(STOP_TIMEOUT)
+        .map_err(Error::from)
+        .and_then(|mut stopped| {
+            let removed = inject::remove(&mut stopped, agent)?;
+            stopped.detach()?;
+            Ok(removed)
+        });
+    match removed {
+        Ok(true) => {}
+        Ok(false) => tracing::info!("a thread is inside the agent, which therefore stays"),
+        Err(error) => tracing::info!(%error, "the agent stays"),
+    }
+}
+
+fn enable(
+    process: &Process,
+    agent: &RunningAgent,
+    patch: &Patch,
+    payload: &[u8],
+    deadline: &Deadline,
+) -> Result<Applied, Error> {
+    let pid = process.pid();
+    let memory = TargetMemory::with(process, agent, payload, deadline)?;
+    let arguments = [memory.address.get(), memory.length];
+    let prepared = command(process, agent, Command::Prepare, arguments, deadline);
+    let number = match prepared {
+        Ok(Answer {
+            outcome: Outcome::Done,
+            value,
+            ..
+        }) => value,
+        Ok(Answer {
+            outcome: Outcome::AlreadyThere,
+            ..
+        }) => {
+            memory.free(deadline)?;
+            return Ok(Applied::Already);
+        }
+        Ok(refused) => {
+            memory.free(deadline)?;
+            let Answer { outcome, text, .. } = refused;
+            return Err(Error::Agent { pid, outcome, text });
+        }
+        Err(error) => return Err(error),
+    };
+    match change(process, agent, Command::Enable, number, deadline) {
+        Ok(stopped_for) => Ok(Applied::Now {
+            waiting: waiting(process, patch)?,
+            stopped_for,
+        }),
+        Err(error) => {
+            // The agent itself forgets a patch that it could not enable.
+            let is_prepared =
+                matches!(error, Error::ThreadInside { .. } | Error::LoaderBusy { .. });
+            if is_prepared {
+                command(process, agent, Command::Abandon, [number, 0], deadline)?.done(pid)?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Makes a prepared change in one stop in which every thread is clear; how long that stop was.
+fn change(
+    process: &Process,
+    agent: &RunningAgent,
+    what: Command,
+    number: u64,
+    deadline: &Deadline,
+) -> Result<Duration, Error> {
+    let pid = process.pid();
+    let ranges = agent.ranges()?;
+    loop {
+        let mut stopped = process.stop(STOP_TIMEOUT)?;
+        let since = Instant::now();
+        let in_the_way = first_not_clear(&stopped, &ranges, deadline.timeout)?;
+        let error = match in_the_way {
+            Some(error) => error,
+            None => {
+                let answer = agent.command(&mut stopped, what, [number, 0])?;
+                if answer.outcome != Outcome::Busy {
+                    answer.done(pid)?;
+                    verify(agent)?;
+                    let stopped_for = since.elapsed();
+                    stopped.detach()?;
+                    return Ok(stopped_for);
+                }
+                Error::LoaderBusy {
+                    pid,
+                    timeout: deadline.timeout,
+                }
+            }
+        };
+        stopped.detach()?;
+        deadline.wait().map_err(|_| error)?;
+    }
+}
+
+/// The first thread that executes or may return into one of the ranges, as an error.
+fn first_not_clear(
+    stopped: &StoppedProcess,
+    ranges: &[CodeRange],
+    timeout: Duration,
+) -> Result<Option<Error>, Error> {
+    let process = stopped.process();
+    let maps = process.maps()?;
+    let addresses: Vec<_> = ranges
+        .iter()
+        .map(|range| range.start.into()..range.end.into())
+        .collect();
+    let scan = StackScan::new(process, &maps, &addresses);
+    for thread in stopped.threads() {
+        let (reason, start) = match scan.check(&thread) {
+            Verdict::Clear => continue,
+            Verdict::Running { range, .. } => (Inside::Running, Some(range.start)),
+            Verdict::Sleeping { range, .. } => (Inside::Sleeping, Some(range.start)),
+            Verdict::Unreliable(reason) => {
+                tracing::info!(tid = thread.tid, %reason, "stack not understood");
+                (Inside::Unreliable, None)
+            }
+        };
+        return Ok(Some(thread_inside(
+            process, &thread, reason, ranges, start, timeout,
+        )));
+    }
+    Ok(None)
+}
+
+fn thread_inside(
+    process: &Process,
+    thread: &ThreadState,
+    reason: Inside,
+    ranges: &[CodeRange],
+    start: Option<TargetAddress>,
+    timeout: Duration,
+) -> Error {
+    let start = start.map(TargetAddress::get);
+    let range = ranges
+        .iter()
+        .find(|range| start.is_none_or(|start| range.start == start));
+    let name = process.task(thread.tid).name();
+    Error::ThreadInside {
+        pid: process.pid(),
+        tid: thread.tid,
+        thread_name: name.unwrap_or_default(),
+        reason,
+        function: range.map(function_name).unwrap_or_default(),
+        timeout,
+    }
+}
+
+fn function_name(range: &CodeRange) -> String {
+    String::from_utf8_lossy(&range.name)
+        .trim_end_matches('\0')
+        .to_owned()
+}
+
+/// That the code in memory is what the agent says it wrote.
+fn verify(agent: &RunningAgent) -> Result<(), Error> {
+    for DetourWrite {
+        address,
+        length,
+        bytes,
+    } in agent.writes()?
+    {
+        agent.verify(
+            address.into(),
+            bytes.get(..length as usize).unwrap_or_default(),
+        )?;
+    }
+    Ok(())
+}
+
+/// Gives a command in a stop of its own, again and again while a thread in the loader is at work.
+fn command(
+    process: &Process,
+    agent: &RunningAgent,
+    what: Command,
+    arguments: [u64; 2],
+    deadline: &Deadline,
+) -> Result<Answer, Error> {
+    loop {
+        let mut stopped = process.stop(STOP_TIMEOUT)?;
+        let answer = agent.command(&mut stopped, what, arguments);
+        stopped.detach()?;
+        let answer = answer?;
+        if answer.outcome != Outcome::Busy {
+            return Ok(answer);
+        }
+        let pid = process.pid();
+        deadline
+            .wait()
+            .map_err(|timeout| Error::LoaderBusy { pid, timeout })?;
+    }
+}
+
+/// Memory of the target for something that the agent is to read.
+struct TargetMemory<'p> {
+    process: &'p Process,
+    agent: &'p RunningAgent,
+    address: TargetAddress,
+    length: u64,
+}
+
+impl<'p> TargetMemory<'p> {
+    fn with(
+        process: &'p Process,
+        agent: &'p RunningAgent,
+        content: &[u8],
+        deadline: &Deadline,
+    ) -> Result<Self, Error> {
+        let length = content.len() as u64;
+        let answer = command(process, agent, Command::Allocate, [length, 0], deadline)?;
+        let address = TargetAddress::new(answer.done(process.pid())?.value);
+        let memory = Self {
+            process,
+            agent,
+            address,
+            length,
+        };
+        process.memory().write(address, content)?;
+        Ok(memory)
+    }
+
+    fn free(self, deadline: &Deadline) -> Result<(), Error> {
+        let arguments = [self.address.get(), self.length];
+        let answer = command(self.process, self.agent, Command::Free, arguments, deadline)?;
+        answer.done(self.process.pid()).map(drop)
+    }
+}
+
+/// The objects of the patch that are not loaded.
+fn waiting(process: &Process, patch: &Patch) -> Result<Vec<Waiting>, Error> {
+    let modules = process.modules()?;
+    let absent = patch
+        .objects
+        .iter()
+        .filter(|object| !is_loaded(&modules, object));
+    Ok(absent
+        .map(|object| Waiting {
+            file_name: object.file_name.clone(),
+            build_id: object.build_id.to_string(),
+        })
+        .collect())
+}
+
+fn is_loaded(modules: &Modules, object: &Object) -> bool {
+    modules.iter().any(|module| {
+        module
+            .build_id
+            .as_ref()
+            .is_some_and(|id| id.as_bytes() == object.build_id.as_bytes())
+    })
+}
+
+/// That no object is there in another build: a patch that silently waits for a build that never comes is
+/// no success.
+fn check_build_ids(process: &Process, modules: &Modules, patch: &Patch) -> Result<(), Error> {
+    for object in patch
+        .objects
+        .iter()
+        .filter(|object| !is_loaded(modules, object))
+    {
+        let same_name = modules.iter().find(|module| {
+            let names = [module.path.as_deref(), Some(module.name.as_ref())];
+            names.into_iter().flatten().any(|path| {
+                path.file_name()
+                    .is_some_and(|name| name == object.file_name.as_str())
+            })
+        });
+        if let Some(module) = same_name {
+            return Err(Error::WrongBuildId {
+                pid: process.pid(),
+                file_name: object.file_name.clone(),
+                found: module
+                    .build_id
+                    .as_ref()
+                    .map_or("none".into(), ToString::to_string),
+                expected: object.build_id.to_string(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Until when something is tried, with growing pauses.
+struct Deadline {
+    timeout: Duration,
+    end: Instant,
+    pause: std::cell::Cell<Duration>,
+}
+
+impl Deadline {
+    fn after(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            end: Instant::now() + timeout,
+            pause: FIRST_PAUSE.into(),
+        }
+    }
+
+    /// Lets the target run for a moment; an error when the time is up.
+    fn wait(&self) -> Result<(), Duration> {
+        let pause = self.pause.get();
+        if Instant::now() + pause > self.end {
+            return Err(self.timeout);
+        }
+        std::thread::sleep(pause);
+        self.pause.set((pause * 2).min(LONGEST_PAUSE));
+        Ok(())
+    }
+}
