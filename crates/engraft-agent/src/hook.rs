@@ -22,6 +22,7 @@ use core::ptr::null;
 
 use alloc::vec::Vec;
 use engraft_abi::{DetourWrite, Outcome};
+use engraft_core::ModuleId;
 
 use crate::agent::Agent;
 use crate::code::write_code;
@@ -203,77 +204,115 @@ impl Agent {
         let Some(debug) = self.hook.as_ref().map(|hook| hook.debug) else {
             return null();
         };
-        self.forget_vanished(debug);
-        let adding = Namespace::all(debug).find(|space| space.state() == loader::ADDING);
-        self.host.modules.advance(adding.is_none());
+        let known = self.host.modules.last_id();
+        let mut changed = self.forget_vanished(debug);
+        let activity = Activity::of(debug);
+        self.host
+            .modules
+            .advance(matches!(activity, Activity::None));
         let raise = Namespace::all(debug)
             .flat_map(Namespace::link_maps)
-            .find_map(|link_map| self.module_seen(link_map, adding.is_some()))
+            .find_map(|link_map| self.module_seen(link_map, &activity))
             .unwrap_or(null());
-        if let Some(namespace) = adding {
+        if let Activity::Adding(namespace) = activity {
             // SAFETY: this is the hook.
             unsafe { namespace.set_consistent() };
         }
         if let Some(hook) = &mut self.hook {
-            hook.adding = adding.is_some();
+            hook.adding = matches!(activity, Activity::Adding(_));
         }
-        self.publish();
+        changed |= self.host.modules.last_id() != known;
+        if changed {
+            self.publish();
+        }
         raise
     }
 
     /// Modules that were unmapped since the last call. Their code is gone, so nothing is written there.
-    fn forget_vanished(&mut self, debug: u64) {
+    /// Whether there were any.
+    fn forget_vanished(&mut self, debug: u64) -> bool {
+        let mut any = false;
         while let Some(module) = self.host.modules.find_vanished(debug) {
             // A module that was refused, or has no build-id, is unknown to the core.
             let _ = self.core.module_gone(&mut self.host, module);
             self.host.forget_module(module);
+            any = true;
         }
+        any
     }
 
     /// Patches an object if it is new. The error to raise, if it must not come in.
-    fn module_seen(&mut self, link_map: LinkMap, adding: bool) -> Option<*const Raise> {
+    fn module_seen(&mut self, link_map: LinkMap, activity: &Activity) -> Option<*const Raise> {
         let module = match self.host.modules.add_if_new(link_map) {
             Ok(module) => module?,
-            Err(failure) => return self.refuse(link_map, b"", &failure, adding),
+            Err(failure) => return self.refuse(link_map, None, &failure, activity),
         };
         let build_id = self.host.modules.get(module)?.build_id?;
         let come = self.core.module_coming(&mut self.host, module, build_id);
         let failure = self.describe(come.err()?);
+        self.refuse(link_map, Some(module), &failure, activity)
+    }
+
+    /// Makes the load fail: while objects are added, by a need that cannot be met; after that, and
+    /// before relocation, by raising the loader's own error. At other times (the clean-up of a load that
+    /// failed, a dlclose) raising would skip the loader's own work, and nothing new comes in.
+    fn refuse(
+        &mut self,
+        link_map: LinkMap,
+        module: Option<ModuleId>,
+        failure: &Failure,
+        activity: &Activity,
+    ) -> Option<*const Raise> {
         let patch = self
             .host
             .refusing
             .take()
             .and_then(|patch| self.core.patch(patch));
-        let name = patch.map_or(Text::EMPTY, |patch| Text::EMPTY.push(patch.name()));
-        self.refuse(link_map, name.as_bytes(), &failure, adding)
-    }
-
-    /// Makes the load fail: while objects are added, by a need that cannot be met; after that, and
-    /// before relocation, by raising the loader's own error.
-    fn refuse(
-        &mut self,
-        link_map: LinkMap,
-        patch: &[u8],
-        failure: &Failure,
-        adding: bool,
-    ) -> Option<*const Raise> {
+        let text = Text::EMPTY.push(b"engraft: patch '");
+        let text = text.push(patch.map(|patch| patch.name()).unwrap_or_default());
+        let text = text
+            .push(b"' cannot be applied to ")
+            .push(failure.text.as_bytes());
         let hook = self.hook.as_mut()?;
-        let text = Text::EMPTY
-            .push(b"engraft: patch '")
-            .push(patch)
-            .push(b"' cannot be applied to ");
-        hook.message = text.push(failure.text.as_bytes());
-        if adding {
-            hook.message = hook.message.fit_for_library_name();
-            // SAFETY: this is the hook, the object is being added, and the message lives in the agent.
-            unsafe { link_map.poison(hook.message.as_c_string(), &POISON) };
-            return None;
+        match activity {
+            Activity::Adding(_) => {
+                hook.message = text.fit_for_library_name();
+                // SAFETY: this is the hook, the object is being added, and the message lives in the agent.
+                let poisoned = unsafe { link_map.poison(hook.message.as_c_string(), &POISON) };
+                if let (false, Some(module)) = (poisoned, module) {
+                    // Then it is new once more when the loader says "consistent".
+                    self.host.modules.remove(module);
+                }
+                None
+            }
+            Activity::None if hook.adding && hook.signal_error != 0 => {
+                hook.message = text;
+                hook.raise.object = link_map.name_address();
+                hook.raise.text = hook.message.as_c_string().expose_provenance() as u64;
+                Some(&raw const hook.raise)
+            }
+            Activity::None | Activity::Deleting => None,
         }
-        if !hook.adding || hook.signal_error == 0 {
-            return None;
+    }
+}
+
+/// What the loader is doing, according to all its namespaces.
+enum Activity {
+    /// Objects are being added to this one.
+    Adding(Namespace),
+    /// Objects are about to be unmapped.
+    Deleting,
+    /// All lists are consistent.
+    None,
+}
+
+impl Activity {
+    fn of(debug: u64) -> Self {
+        let busy = Namespace::all(debug).find(|namespace| namespace.state() != loader::CONSISTENT);
+        match busy {
+            Some(namespace) if namespace.state() == loader::ADDING => Self::Adding(namespace),
+            Some(_) => Self::Deleting,
+            None => Self::None,
         }
-        hook.raise.object = link_map.name_address();
-        hook.raise.text = hook.message.as_c_string().expose_provenance() as u64;
-        Some(&raw const hook.raise)
     }
 }

@@ -39,6 +39,12 @@ enum Stage {
 }
 
 impl Module {
+    /// Whether the loader means this module. Not by the address of its dynamic section, which is edited
+    /// to refuse a load.
+    fn is(&self, link_map: LinkMap) -> bool {
+        self.link_map == Some(link_map) && self.elf.load_bias == link_map.load_bias()
+    }
+
     /// Whether it is relocated for certain.
     pub(crate) fn is_live(&self) -> bool {
         self.stage == Stage::Live
@@ -81,7 +87,8 @@ impl Modules {
     pub(crate) fn add_if_new(&mut self, link_map: LinkMap) -> Result<Option<ModuleId>, Failure> {
         let dynamic = link_map.dynamic();
         // An object that is listed twice is the loader's mirror of itself in another namespace.
-        if dynamic == 0 || self.list.iter().any(|module| module.dynamic == dynamic) {
+        let known = |module: &Module| module.is(link_map) || module.dynamic == dynamic;
+        if dynamic == 0 || self.list.iter().any(known) {
             return Ok(None);
         }
         let bias = link_map.load_bias();
@@ -127,6 +134,11 @@ impl Modules {
         Ok(id)
     }
 
+    /// Changes with every module that is added.
+    pub(crate) fn last_id(&self) -> u32 {
+        self.next_id
+    }
+
     /// Forgets a module.
     pub(crate) fn remove(&mut self, id: ModuleId) {
         self.list.retain(|module| module.id != id);
@@ -135,11 +147,8 @@ impl Modules {
     /// A module that the loader does not list any more.
     pub(crate) fn find_vanished(&self, debug: u64) -> Option<ModuleId> {
         let listed = |module: &&Module| {
-            module.link_map.is_none_or(|known| {
-                Namespace::all(debug)
-                    .flat_map(Namespace::link_maps)
-                    .any(|map| map == known && map.dynamic() == module.dynamic)
-            })
+            let mut link_maps = Namespace::all(debug).flat_map(Namespace::link_maps);
+            module.link_map.is_none() || link_maps.any(|link_map| module.is(link_map))
         };
         self.list
             .iter()

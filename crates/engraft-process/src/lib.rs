@@ -71,5 +71,7 @@ pub use registers::Registers;
 pub use remote::{RemoteCall, RemoteCallError};
 pub use scan::{StackScan, Unreliable, Verdict};
 pub use stop_error::StopError;
-pub use stopped::{SeizedProcess, StoppedProcess, StoppedThread, ThreadState, on_tracer_thread};
+pub use stopped::{
+    BorrowedThread, SeizedProcess, StoppedProcess, StoppedThread, ThreadState, on_tracer_thread,
+};
 pub use task::{Activity, SchedulerCounters, Task, TaskStat, TaskState};

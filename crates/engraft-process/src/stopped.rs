@@ -11,6 +11,7 @@ use crate::registers::Registers;
 use crate::remote::{Caller, RemoteCall, RemoteCallError};
 use crate::stop_error::StopError;
 use crate::sys::ptrace;
+use crate::task::TaskState;
 use crate::tracees::{Condition, Tracee, Tracees};
 
 /// A process all of whose threads we trace, and which runs.
@@ -27,6 +28,13 @@ pub struct SeizedProcess {
 /// A process all of whose threads stand still. Dropping it lets the process go.
 pub struct StoppedProcess {
     tracees: Tracees,
+}
+
+/// One thread that stands still while all others go on: enough to make calls in it. Dropping it lets it
+/// go.
+pub struct BorrowedThread {
+    tracees: Tracees,
+    tid: i32,
 }
 
 /// A thread that stands still.
@@ -61,6 +69,44 @@ impl Process {
     /// Stops all threads; waits for that no longer than `timeout`. On failure everything is let go.
     pub fn stop(&self, timeout: Duration) -> Result<StoppedProcess, StopError> {
         self.seize()?.stop(timeout)
+    }
+
+    /// Stops one thread for remote calls, one that sleeps if there is one: it is the least disturbed.
+    pub fn borrow_thread(&self, timeout: Duration) -> Result<BorrowedThread, StopError> {
+        let system = |source| StopError::System {
+            pid: self.pid(),
+            operation: "list the threads",
+            source,
+        };
+        let mut candidates = Vec::new();
+        for tid in self.threads().map_err(system)? {
+            let Some(stat) = self.task(tid).stat().map_err(system)? else {
+                continue;
+            };
+            let order = match stat.state {
+                TaskState::Sleeping => 0,
+                TaskState::Running => 1,
+                TaskState::Dead => continue,
+                _ => 2,
+            };
+            if !stat.is_kernel_worker() {
+                candidates.push((order, tid));
+            }
+        }
+        candidates.sort_unstable();
+        let deadline = Deadline::after(timeout);
+        for (_, tid) in candidates {
+            // It may end at any moment; then another one will do.
+            let Some(mut tracees) = Tracees::seize_one(self, tid)? else {
+                continue;
+            };
+            match tracees.stop(&deadline) {
+                Ok(()) => return Ok(BorrowedThread { tracees, tid }),
+                Err(StopError::Gone { .. }) if self.is_alive() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(StopError::Gone { pid: self.pid() })
     }
 
     /// Finds now what a first remote system call will need, so that it is not searched for while
@@ -201,7 +247,29 @@ impl StoppedProcess {
     }
 }
 
+impl BorrowedThread {
+    /// The thread, to be worked with; `None` if it has been killed.
+    pub fn thread(&mut self) -> Option<StoppedThread<'_>> {
+        let tracee = self.tracees.threads.get(&self.tid)?;
+        let state = state(self.tracees.pid(), self.tid, tracee)?;
+        Some(StoppedThread {
+            tracees: &mut self.tracees,
+            state,
+        })
+    }
+
+    /// Lets the thread go.
+    pub fn detach(mut self) -> Result<(), StopError> {
+        self.tracees.release()
+    }
+}
+
 impl StoppedThread<'_> {
+    /// The process that it belongs to.
+    pub fn process(&self) -> &Process {
+        &self.tracees.process
+    }
+
     /// Its state.
     pub fn state(&self) -> &ThreadState {
         &self.state
@@ -249,6 +317,12 @@ impl StoppedThread<'_> {
 /// kernel lets go of everything that is still traced, even of a thread in an uninterruptible sleep.
 pub fn on_tracer_thread<R: Send>(work: impl FnOnce() -> R + Send) -> std::thread::Result<R> {
     std::thread::scope(|scope| scope.spawn(work).join())
+}
+
+impl std::fmt::Debug for BorrowedThread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("BorrowedThread").field(&self.tid).finish()
+    }
 }
 
 fn state(pid: i32, tid: i32, tracee: &Tracee) -> Option<ThreadState> {

@@ -121,6 +121,8 @@ pub(crate) struct Tracees {
     strangers: Vec<i32>,
     /// Do we want the threads to stop? Otherwise every stop is answered by letting go.
     wanted: bool,
+    /// Do we trace all threads? Otherwise one, and those that it starts.
+    everyone: bool,
     executed: bool,
     /// ptrace is per thread: neither `Send` nor `Sync`.
     _this_thread: PhantomData<*const ()>,
@@ -129,15 +131,7 @@ pub(crate) struct Tracees {
 impl Tracees {
     /// Becomes the tracer of every thread, without stopping any.
     pub(crate) fn seize(process: &Process) -> Result<Self, StopError> {
-        let mut tracees = Self {
-            process: process.clone(),
-            threads: BTreeMap::new(),
-            ended: 0,
-            strangers: Vec::new(),
-            wanted: false,
-            executed: false,
-            _this_thread: PhantomData,
-        };
+        let mut tracees = Self::none(process, true);
         tracees.refuse_core_dump()?;
         // A thread that is not yet seized may start others while the list is read. Those started
         // by seized ones are attached at birth. So the set is complete when a look finds none.
@@ -146,6 +140,26 @@ impl Tracees {
             return Err(tracees.gone());
         }
         Ok(tracees)
+    }
+
+    /// Becomes the tracer of one thread; `None` if it has ended.
+    pub(crate) fn seize_one(process: &Process, tid: i32) -> Result<Option<Self>, StopError> {
+        let mut tracees = Self::none(process, false);
+        tracees.refuse_core_dump()?;
+        Ok(tracees.seize_thread(tid)?.then_some(tracees))
+    }
+
+    fn none(process: &Process, everyone: bool) -> Self {
+        Self {
+            process: process.clone(),
+            threads: BTreeMap::new(),
+            ended: 0,
+            strangers: Vec::new(),
+            wanted: false,
+            everyone,
+            executed: false,
+            _this_thread: PhantomData,
+        }
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -254,7 +268,9 @@ impl Tracees {
             if deadline.has_passed() {
                 return Err(self.too_slow(self.pid(), deadline));
             }
-            self.seize_unknown()?;
+            if self.everyone {
+                self.seize_unknown()?;
+            }
         }
         self.release_strangers();
         if self.threads.is_empty() {
@@ -267,6 +283,9 @@ impl Tracees {
     /// `CLONE_UNTRACED`. The link count of the task directory, two more than threads, tells of these
     /// at the price of one system call.
     fn is_complete(&self) -> bool {
+        if !self.everyone {
+            return true;
+        }
         let directory = std::fs::metadata(format!("/proc/{}/task", self.pid()));
         let expected = self.threads.len() as u64 + self.ended + 2;
         directory.is_ok_and(|directory| directory.nlink() == expected)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use engraft_abi::{
     AGENT_MAPPING_NAME, CodeRange, Command, Control, DetourWrite, MAGIC, Outcome, VERSION,
 };
-use engraft_process::{Process, RemoteCall, StoppedProcess, TargetAddress};
+use engraft_process::{Process, RemoteCall, StoppedThread, TargetAddress};
 use zerocopy::{FromBytes, FromZeros, IntoBytes, TryFromBytes};
 
 use crate::error::Error;
@@ -103,15 +103,14 @@ impl RunningAgent {
         Ok(control)
     }
 
-    /// Gives a command, in a thread of the stopped process.
+    /// Gives a command, in a thread of the process.
     pub(crate) fn command(
         &self,
-        stopped: &mut StoppedProcess,
+        thread: &mut StoppedThread<'_>,
         command: Command,
         arguments: [u64; 2],
     ) -> Result<Answer, Error> {
         let pid = self.process.pid();
-        let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;
         let [first, second] = arguments;
         let answer = thread.call(&RemoteCall {
             entry: self.enter,

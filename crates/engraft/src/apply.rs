@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use engraft_abi::{CodeRange, Command, DetourWrite, Outcome};
 use engraft_patch::{Object, Patch};
 use engraft_process::{
-    Modules, Process, StackScan, StoppedProcess, TargetAddress, ThreadState, Verdict,
+    Maps, Modules, Process, StackScan, StoppedProcess, StoppedThread, TargetAddress, ThreadState,
+    Verdict,
 };
 
 use crate::agent::{Answer, RunningAgent};
@@ -96,41 +97,52 @@ pub fn disable(process: &Process, name: &str, timeout: Duration) -> Result<Disab
     Ok(Disabled { stopped_for })
 }
 
-/// Puts the agent in, and has it take over the process.
+/// Puts the agent in, and has it take over the process. After an error nothing is left of it.
 fn install(
     process: &Process,
     modules: &Modules,
     deadline: &Deadline,
 ) -> Result<RunningAgent, Error> {
-    let pid = process.pid();
     let injection = Injection::plan(process, modules)?;
     process.prepare_calls();
+    let agent = with_thread(process, |thread| injection.map(thread))?;
+    let taken_over = take_over(process, &agent, deadline);
+    if taken_over.is_err() {
+        with_thread(process, |thread| inject::unmap_failed(thread, &agent))?;
+    }
+    taken_over.map(|()| agent)
+}
+
+/// Has the agent take over the process, at a moment at which no library is coming or going.
+fn take_over(process: &Process, agent: &RunningAgent, deadline: &Deadline) -> Result<(), Error> {
+    let pid = process.pid();
     loop {
         let mut stopped = process.stop(STOP_TIMEOUT)?;
-        let agent = injection.map(&mut stopped)?;
-        let answer = agent.command(&mut stopped, Command::Install, [0; 2]);
-        let installed = answer
-            .and_then(|answer| answer.done(pid))
-            .and_then(|_| verify(&agent));
-        let Err(error) = installed else {
-            stopped.detach()?;
-            return Ok(agent);
-        };
-        inject::unmap_failed(&mut stopped, &agent)?;
-        stopped.detach()?;
-        // Not in the middle of a load: its modules are in no state that could be taken over.
-        match error {
-            Error::Agent {
-                outcome: Outcome::LoaderBusy,
-                ..
-            } => {
-                deadline
-                    .wait()
-                    .map_err(|timeout| Error::LoaderBusy { pid, timeout })?;
-            }
-            error => return Err(error),
+        let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;
+        let answer = agent.command(&mut thread, Command::Install, [0; 2])?;
+        if answer.outcome != Outcome::LoaderBusy {
+            answer.done(pid)?;
+            verify(agent)?;
+            return Ok(stopped.detach()?);
         }
+        stopped.detach()?;
+        deadline
+            .wait()
+            .map_err(|timeout| Error::LoaderBusy { pid, timeout })?;
     }
+}
+
+/// Borrows one thread; all others go on.
+fn with_thread<R>(
+    process: &Process,
+    work: impl FnOnce(&mut StoppedThread<'_>) -> Result<R, Error>,
+) -> Result<R, Error> {
+    let pid = process.pid();
+    let mut borrowed = process.borrow_thread(STOP_TIMEOUT)?;
+    let mut thread = borrowed.thread().ok_or(Error::NoThread { pid })?;
+    let result = work(&mut thread);
+    borrowed.detach()?;
+    result
 }
 
 /// Takes an agent that has nothing to do out again, as far as that is possible now.
@@ -209,13 +221,16 @@ fn change(
     let pid = process.pid();
     let ranges = agent.ranges()?;
     loop {
+        // Read while everybody runs: a stack that is mapped later is not in it, and counts as not clear.
+        let maps = process.maps()?;
         let mut stopped = process.stop(STOP_TIMEOUT)?;
         let since = Instant::now();
-        let in_the_way = first_not_clear(&stopped, &ranges, deadline.timeout)?;
+        let in_the_way = first_not_clear(&stopped, &maps, &ranges, deadline.timeout);
         let error = match in_the_way {
             Some(error) => error,
             None => {
-                let answer = agent.command(&mut stopped, what, [number, 0])?;
+                let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;
+                let answer = agent.command(&mut thread, what, [number, 0])?;
                 if answer.outcome != Outcome::Busy {
                     answer.done(pid)?;
                     verify(agent)?;
@@ -237,16 +252,16 @@ fn change(
 /// The first thread that executes or may return into one of the ranges, as an error.
 fn first_not_clear(
     stopped: &StoppedProcess,
+    maps: &Maps,
     ranges: &[CodeRange],
     timeout: Duration,
-) -> Result<Option<Error>, Error> {
+) -> Option<Error> {
     let process = stopped.process();
-    let maps = process.maps()?;
     let addresses: Vec<_> = ranges
         .iter()
         .map(|range| range.start.into()..range.end.into())
         .collect();
-    let scan = StackScan::new(process, &maps, &addresses);
+    let scan = StackScan::new(process, maps, &addresses);
     for thread in stopped.threads() {
         let (reason, start) = match scan.check(&thread) {
             Verdict::Clear => continue,
@@ -257,11 +272,11 @@ fn first_not_clear(
                 (Inside::Unreliable, None)
             }
         };
-        return Ok(Some(thread_inside(
+        return Some(thread_inside(
             process, &thread, reason, ranges, start, timeout,
-        )));
+        ));
     }
-    Ok(None)
+    None
 }
 
 fn thread_inside(
@@ -309,7 +324,7 @@ fn verify(agent: &RunningAgent) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives a command in a stop of its own, again and again while a thread in the loader is at work.
+/// Gives a command in a borrowed thread, again and again while a thread in the loader is at work.
 fn command(
     process: &Process,
     agent: &RunningAgent,
@@ -318,10 +333,7 @@ fn command(
     deadline: &Deadline,
 ) -> Result<Answer, Error> {
     loop {
-        let mut stopped = process.stop(STOP_TIMEOUT)?;
-        let answer = agent.command(&mut stopped, what, arguments);
-        stopped.detach()?;
-        let answer = answer?;
+        let answer = with_thread(process, |thread| agent.command(thread, what, arguments))?;
         if answer.outcome != Outcome::Busy {
             return Ok(answer);
         }

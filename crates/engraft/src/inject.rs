@@ -9,8 +9,8 @@ use std::os::unix::fs::FileExt;
 
 use engraft_abi::{AGENT_MAPPING_NAME, Command, Control, MAGIC, VERSION};
 use engraft_process::{
-    Module, Modules, Process, RemoteCallError, StoppedProcess, StoppedThread, TargetAddress,
-    find_gap,
+    Module, Modules, Process, RemoteCallError, StackScan, StoppedProcess, StoppedThread,
+    TargetAddress, Verdict, find_gap,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -88,16 +88,16 @@ impl Injection {
     }
 
     /// Maps and fills the agent's memory. After an error nothing is left of it.
-    pub(crate) fn map(&self, stopped: &mut StoppedProcess) -> Result<RunningAgent, Error> {
-        let process = stopped.process().clone();
-        let base = self.reserve(stopped)?;
-        let mapped = self.fill(stopped, base).and_then(|control| {
+    pub(crate) fn map(&self, thread: &mut StoppedThread<'_>) -> Result<RunningAgent, Error> {
+        let process = thread.process().clone();
+        let base = self.reserve(thread)?;
+        let mapped = self.fill(thread, base).and_then(|control| {
             let agent = RunningAgent::new(&process, base, &control)?;
             process.memory().write(base, control.as_bytes())?;
             Ok(agent)
         });
         mapped.inspect_err(|_| {
-            let unmapped = unmap(stopped, base, self.layout.length);
+            let unmapped = unmap(thread, base, self.layout.length);
             if let Err(error) = unmapped {
                 tracing::warn!(%error, "failed to unmap what was to become the agent");
             }
@@ -105,21 +105,21 @@ impl Injection {
     }
 
     /// A free range near the loader, so that a short jump in its break function reaches the agent.
-    fn reserve(&self, stopped: &mut StoppedProcess) -> Result<TargetAddress, Error> {
+    fn reserve(&self, thread: &mut StoppedThread<'_>) -> Result<TargetAddress, Error> {
         const EEXIST: i32 = libc::EEXIST;
-        let process = stopped.process().clone();
+        let process = thread.process().clone();
         let pid = process.pid();
         let length = self.layout.length;
-        // Other threads are stopped; only another process that shares the memory could be faster.
+        // The other threads go on, and may be faster.
         for _ in 0..16 {
             let gap = find_gap(&process.maps()?, &self.around, length, PAGE);
             let gap = gap.ok_or(Error::NoRoom { pid })?;
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
             let protection = libc::PROT_READ | libc::PROT_WRITE;
-            match map(stopped, gap, length, protection, flags, None) {
+            match map(thread, gap, length, protection, flags, None) {
                 Ok(address) if address == gap => return Ok(gap),
                 // A kernel before 4.17 takes the flag for a hint.
-                Ok(address) => unmap(stopped, address, length)?,
+                Ok(address) => unmap(thread, address, length)?,
                 Err(Error::RemoteCall(RemoteCallError::SystemCall { errno: EEXIST, .. })) => {}
                 Err(error) => return Err(error),
             }
@@ -128,11 +128,11 @@ impl Injection {
     }
 
     /// Gives the range its content and protection; the control block, not yet written.
-    fn fill(&self, stopped: &mut StoppedProcess, base: TargetAddress) -> Result<Control, Error> {
-        let process = stopped.process().clone();
+    fn fill(&self, thread: &mut StoppedThread<'_>, base: TargetAddress) -> Result<Control, Error> {
+        let process = thread.process().clone();
         let blob_base = base + self.layout.blob;
         let content = self.blob.at(blob_base.get());
-        let file = MemoryFile::create(stopped, base, self.layout.blob, &content);
+        let file = MemoryFile::create(thread, base, self.layout.blob, &content);
         if let Err(error) = &file {
             tracing::debug!(%error, "no memory file for the agent; using anonymous memory");
         }
@@ -141,7 +141,7 @@ impl Injection {
             let protection = libc::PROT_READ | libc::PROT_WRITE;
             let flags = libc::MAP_PRIVATE | libc::MAP_FIXED;
             map(
-                stopped,
+                thread,
                 base,
                 self.layout.length,
                 protection,
@@ -165,24 +165,16 @@ impl Injection {
                 None => (libc::MAP_ANONYMOUS, None),
             };
             let flags = flags | libc::MAP_PRIVATE | libc::MAP_FIXED;
-            map(
-                stopped,
-                blob_base + offset,
-                length,
-                protection,
-                flags,
-                place,
-            )?;
+            map(thread, blob_base + offset, length, protection, flags, place)?;
         }
         match file {
-            Some(file) => file.close(stopped)?,
+            Some(file) => file.close(thread)?,
             None => {
-                stopped.write_protected(blob_base, &content)?;
-                name_anonymous(stopped, base, self.layout.length)?;
+                process.memory().write_protected(blob_base, &content)?;
+                name_anonymous(thread, base, self.layout.length)?;
             }
         }
         let at = |offset| (blob_base + offset).get();
-        let _ = process;
         Ok(Control {
             magic: MAGIC,
             enter: at(self.blob.enter),
@@ -196,26 +188,33 @@ impl Injection {
 }
 
 /// Takes the memory of an agent away that did not take over the process.
-pub(crate) fn unmap_failed(stopped: &mut StoppedProcess, agent: &RunningAgent) -> Result<(), Error> {
+pub(crate) fn unmap_failed(
+    thread: &mut StoppedThread<'_>,
+    agent: &RunningAgent,
+) -> Result<(), Error> {
     let mapping = agent.mapping()?;
-    unmap(stopped, mapping.start, mapping.end - mapping.start)
+    unmap(thread, mapping.start, mapping.end - mapping.start)
 }
 
 /// Takes an agent without patches out of a process: it lets go of the loader, then its memory goes. False
 /// if a thread is inside it, so that it has to stay for now.
 pub(crate) fn remove(stopped: &mut StoppedProcess, agent: &RunningAgent) -> Result<bool, Error> {
     let process = stopped.process().clone();
+    let pid = process.pid();
     let mapping = agent.mapping()?;
     let maps = process.maps()?;
-    let scan = engraft_process::StackScan::new(&process, &maps, std::slice::from_ref(&mapping));
-    let clear = |thread| matches!(scan.check(&thread), engraft_process::Verdict::Clear);
-    if !stopped.threads().all(clear) {
+    let scan = StackScan::new(&process, &maps, std::slice::from_ref(&mapping));
+    if !stopped
+        .threads()
+        .all(|thread| matches!(scan.check(&thread), Verdict::Clear))
+    {
         return Ok(false);
     }
+    let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;
     agent
-        .command(stopped, Command::Uninstall, [0; 2])?
-        .done(process.pid())?;
-    unmap(stopped, mapping.start, mapping.end - mapping.start)?;
+        .command(&mut thread, Command::Uninstall, [0; 2])?
+        .done(pid)?;
+    unmap(&mut thread, mapping.start, mapping.end - mapping.start)?;
     Ok(true)
 }
 
@@ -247,18 +246,18 @@ struct MemoryFile {
 impl MemoryFile {
     /// Makes one with `content` at `offset`. `scratch` is memory of the target for its name.
     fn create(
-        stopped: &mut StoppedProcess,
+        thread: &mut StoppedThread<'_>,
         scratch: TargetAddress,
         offset: u64,
         content: &[u8],
     ) -> Result<Self, Error> {
-        let process = stopped.process().clone();
+        let process = thread.process().clone();
         let mut name = AGENT_MAPPING_NAME.as_bytes().to_vec();
         name.push(0);
         process.memory().write(scratch, &name)?;
         let flags = u64::from(libc::MFD_CLOEXEC);
         let arguments = [scratch.get(), flags, 0, 0, 0, 0];
-        let descriptor = system_call(stopped, libc::SYS_memfd_create, arguments)?;
+        let descriptor = system_call(thread, libc::SYS_memfd_create, arguments)?;
         let file = Self { descriptor };
         let path = std::path::PathBuf::from(format!("/proc/{}/fd/{descriptor}", process.pid()));
         let written = OpenOptions::new()
@@ -271,32 +270,27 @@ impl MemoryFile {
         match written {
             Ok(()) => Ok(file),
             Err(source) => {
-                file.close(stopped)?;
+                file.close(thread)?;
                 Err(Error::WriteFile { path, source })
             }
         }
     }
 
-    fn close(self, stopped: &mut StoppedProcess) -> Result<(), Error> {
-        system_call(stopped, libc::SYS_close, [self.descriptor, 0, 0, 0, 0, 0]).map(drop)
+    fn close(self, thread: &mut StoppedThread<'_>) -> Result<(), Error> {
+        system_call(thread, libc::SYS_close, [self.descriptor, 0, 0, 0, 0, 0]).map(drop)
     }
 }
 
-fn thread(stopped: &mut StoppedProcess) -> Result<StoppedThread<'_>, Error> {
-    let pid = stopped.process().pid();
-    stopped.calling_thread().ok_or(Error::NoThread { pid })
-}
-
 fn system_call(
-    stopped: &mut StoppedProcess,
+    thread: &mut StoppedThread<'_>,
     number: i64,
     arguments: [u64; 6],
 ) -> Result<u64, Error> {
-    Ok(thread(stopped)?.system_call(number, arguments)?)
+    Ok(thread.system_call(number, arguments)?)
 }
 
 fn map(
-    stopped: &mut StoppedProcess,
+    thread: &mut StoppedThread<'_>,
     address: TargetAddress,
     length: u64,
     protection: i32,
@@ -313,12 +307,12 @@ fn map(
         descriptor,
         offset,
     ];
-    system_call(stopped, libc::SYS_mmap, arguments).map(TargetAddress::new)
+    system_call(thread, libc::SYS_mmap, arguments).map(TargetAddress::new)
 }
 
-fn unmap(stopped: &mut StoppedProcess, address: TargetAddress, length: u64) -> Result<(), Error> {
+fn unmap(thread: &mut StoppedThread<'_>, address: TargetAddress, length: u64) -> Result<(), Error> {
     system_call(
-        stopped,
+        thread,
         libc::SYS_munmap,
         [address.get(), length, 0, 0, 0, 0],
     )
@@ -328,7 +322,7 @@ fn unmap(stopped: &mut StoppedProcess, address: TargetAddress, length: u64) -> R
 /// Gives anonymous memory a name in /proc/PID/maps. Kernels before 5.17 have no such names, and then this
 /// agent cannot be found again: so a failure counts.
 fn name_anonymous(
-    stopped: &mut StoppedProcess,
+    thread: &mut StoppedThread<'_>,
     base: TargetAddress,
     length: u64,
 ) -> Result<(), Error> {
@@ -336,7 +330,7 @@ fn name_anonymous(
     const PR_SET_VMA_ANON_NAME: u64 = 0;
     let mut name = AGENT_MAPPING_NAME.as_bytes().to_vec();
     name.push(0);
-    stopped.process().memory().write(base, &name)?;
+    thread.process().memory().write(base, &name)?;
     let arguments = [
         PR_SET_VMA,
         PR_SET_VMA_ANON_NAME,
@@ -345,5 +339,5 @@ fn name_anonymous(
         base.get(),
         0,
     ];
-    system_call(stopped, libc::SYS_prctl, arguments).map(drop)
+    system_call(thread, libc::SYS_prctl, arguments).map(drop)
 }
