@@ -1,1 +1,47 @@
-//! Placeholder until the room is built.
+//! From a source fix to a patch file.
+//!
+//! [`build`] runs the user's own build command on a private copy of the source, before and after the fix, and
+//! sees which compiles take place. What was recompiled is compiled twice more, original and fixed, with each
+//! function and variable in a section of its own. The two are compared function by function; what changed is
+//! located in the binary by comparing the original's code with the code there; and the new code is laid out
+//! with every reference to the old binary resolved.
+//!
+//! ```text
+//! record, command      the build's compiles            compile, renumber    our own compiles
+//! tree, fix            source trees, the fix           unit, compare        objects and their differences
+//! binary, correlate    the binary, what is where       image, layout        new code for one binary
+//! ```
+//!
+//! This room must not know processes. What it does not offer: C++ exceptions through new code, thread-local
+//! variables that are new, link-time optimisation.
+
+#![forbid(unsafe_code)]
+
+mod binary;
+mod build;
+mod candidates;
+mod command;
+mod compare;
+mod compile;
+mod correlate;
+mod error;
+mod fix;
+mod image;
+mod layout;
+mod place;
+mod record;
+mod refusal;
+mod renumber;
+mod site;
+mod tree;
+mod unit;
+
+pub use binary::BinaryError;
+pub use build::{BuildReport, BuildRequest, ChangedObject, Outcome, Unplaced, build};
+pub use compile::CompileError;
+pub use correlate::Mismatch;
+pub use error::{BuildError, Stage};
+pub use fix::FixError;
+pub use record::wrapper_main;
+pub use refusal::{Hex, Refusal};
+pub use unit::ObjectError;

@@ -149,8 +149,7 @@ pub enum Inconsistency {
 impl Patch {
     /// Checks every rule; the first one that is broken is reported.
     pub fn check(&self) -> Result<(), Inconsistency> {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if !(1..=MAXIMUM_NAME).contains(&self.name.len()) || !self.name.bytes().all(allowed) {
+        if !is_patch_name(&self.name) {
             return Err(Inconsistency::PatchName {
                 name: self.name.clone(),
             });
@@ -169,6 +168,12 @@ impl Patch {
         }
         Ok(())
     }
+}
+
+/// True for 1 to 63 bytes of `[A-Za-z0-9._-]`.
+pub fn is_patch_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=MAXIMUM_NAME).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 fn check_object(object: &Object) -> Result<(), Inconsistency> {

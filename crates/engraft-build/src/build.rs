@@ -1,0 +1,417 @@
+//! The way from a source fix to a patch.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use engraft_patch::{Object, Patch};
+
+use crate::binary::{Binary, BinaryError};
+use crate::candidates::{Objects, candidates};
+use crate::command::Compile;
+use crate::compare::Comparison;
+use crate::compile::last_lines;
+use crate::error::{BuildError, Stage};
+use crate::fix::Fix;
+use crate::image::{self, Placed};
+use crate::place::{Placement, place};
+use crate::record::{Record, Recorder, read_records};
+use crate::renumber;
+use crate::tree::Trees;
+
+/// What is to be built.
+#[derive(Debug, Clone)]
+pub struct BuildRequest {
+    /// The source that the binaries were built from. It is copied, never changed.
+    pub source: PathBuf,
+    /// A unified diff.
+    pub fix: PathBuf,
+    /// The programs and shared libraries that are to be patched.
+    pub binaries: Vec<PathBuf>,
+    /// The patch's name; without one, the fix's file name is made into it.
+    pub name: Option<String>,
+    /// The user's build command, run in a copy of `source`.
+    pub command: Vec<OsString>,
+    /// An executable whose `main` begins with [`crate::wrapper_main`].
+    pub wrapper: PathBuf,
+    /// Where the patch file goes, if it is to be written.
+    pub output: Option<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct BuildReport {
+    /// The patch, or that none is needed.
+    pub outcome: Outcome,
+    /// What changed, in each binary that holds some of it.
+    pub objects: Vec<ChangedObject>,
+    /// Source files whose fixed functions are in none of the binaries: other programs of the same source, tests,
+    /// libraries that the request did not name. To be shown to the user.
+    pub unplaced: Vec<Unplaced>,
+    /// Objects that were compared.
+    pub compared: usize,
+    /// Time spent in the user's two builds.
+    pub builds: Duration,
+    /// Time spent on everything else.
+    pub extraction: Duration,
+}
+
+/// The patch, or that none is needed.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The patch and its bytes as a file.
+    Patch {
+        /// What it says.
+        patch: Patch,
+        /// Its form on disk.
+        file: Vec<u8>,
+    },
+    /// The fix changes no code in the binary: other architecture, an option that is off, the same code after
+    /// optimisation.
+    NoChange,
+}
+
+/// What changed in one binary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedObject {
+    /// The binary.
+    pub binary: PathBuf,
+    /// Functions that get new code.
+    pub changed: Vec<String>,
+    /// Functions that only the fixed source has.
+    pub new: Vec<String>,
+}
+
+/// A changed source file that is in no binary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unplaced {
+    /// As the compiler's command line names it.
+    pub source_file: PathBuf,
+    /// Its changed functions.
+    pub functions: Vec<String>,
+}
+
+/// Builds a patch file from a fix.
+pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
+    let started = Instant::now();
+    let name = patch_name(request)?;
+    let binaries = read_binaries(&request.binaries)?;
+    let home = fs::canonicalize(&request.source).map_err(io("find", &request.source))?;
+    let work = tempfile::Builder::new().prefix("engraft-build-").tempdir();
+    let work = work.map_err(io("create a directory in", &std::env::temp_dir()))?;
+    // Compilers may report paths without symbolic links.
+    let work_path = fs::canonicalize(work.path()).map_err(io("find", work.path()))?;
+    let session = Session {
+        request,
+        home,
+        work: work_path,
+    };
+    let changes = session.changes()?;
+    let (objects, unplaced) = assemble(&changes.comparisons, &changes.compiles, &binaries)?;
+    let changed_objects = objects.iter().map(|(binary, _, report)| ChangedObject {
+        binary: binary.path.clone(),
+        ..report.clone()
+    });
+    let mut report = BuildReport {
+        objects: changed_objects.collect(),
+        outcome: Outcome::NoChange,
+        unplaced,
+        compared: changes.compiles.len(),
+        builds: changes.builds,
+        extraction: Duration::ZERO,
+    };
+    if !objects.is_empty() {
+        let objects = objects.into_iter().map(|(_, object, _)| object).collect();
+        let patch = Patch { name, objects };
+        let file = engraft_patch::write(&patch)?;
+        if let Some(output) = &request.output {
+            fs::write(output, &file).map_err(io("write", output))?;
+        }
+        report.outcome = Outcome::Patch { patch, file };
+    }
+    report.extraction = started.elapsed().saturating_sub(report.builds);
+    Ok(report)
+}
+
+/// One run, with its private directory.
+struct Session<'a> {
+    request: &'a BuildRequest,
+    home: PathBuf,
+    work: PathBuf,
+}
+
+/// What the fix changed in compiled code.
+struct Changes {
+    compiles: Vec<Compile>,
+    /// With the index of the compile.
+    comparisons: Vec<(usize, Comparison)>,
+    builds: Duration,
+}
+
+impl Session<'_> {
+    fn changes(&self) -> Result<Changes, BuildError> {
+        let trees = Trees::new(&self.home, &self.work).map_err(io("copy", &self.home))?;
+        let tree = trees.current();
+        let fix = Fix::examine(&self.request.fix, &tree)?;
+        let recorder = Recorder::new(&self.work, &self.request.wrapper);
+        let recorder = recorder.map_err(io("make compiler wrappers in", &self.work))?;
+        let started = Instant::now();
+        let first = self.run(&recorder, &tree, Stage::Original)?;
+        let mut builds = started.elapsed();
+        trees.keep_original().map_err(io("copy", &tree))?;
+        let touched = fix.apply(&tree, &trees.original())?;
+        let started = Instant::now();
+        let second = self.run(&recorder, &tree, Stage::Fixed)?;
+        builds += started.elapsed();
+        let compiles = candidates(&first, &second, &touched, &tree);
+        tracing::info!(
+            seen = first.len(),
+            again = second.len(),
+            objects = compiles.len(),
+            "built"
+        );
+        if compiles.is_empty() && touched.iter().any(|file| renumber::is_supported(file)) {
+            if first.is_empty() && second.is_empty() {
+                return Err(BuildError::NoCompileRecorded);
+            }
+            return Err(BuildError::NothingRecompiled { files: touched });
+        }
+        let objects = Objects {
+            trees: &trees,
+            home: &self.home,
+            work: &self.work,
+            touched: &touched,
+        };
+        let comparisons = objects.compare(&compiles)?;
+        Ok(Changes {
+            compiles,
+            comparisons,
+            builds,
+        })
+    }
+
+    /// Runs the build command and returns the compiles it made.
+    fn run(
+        &self,
+        recorder: &Recorder,
+        tree: &Path,
+        stage: Stage,
+    ) -> Result<Vec<Record>, BuildError> {
+        let records = self.work.join(format!("{stage}-records"));
+        fs::create_dir(&records).map_err(io("create", &records))?;
+        let log = self.work.join(format!("{stage}.log"));
+        let output = File::create(&log).map_err(io("create", &log))?;
+        let errors = output.try_clone().map_err(io("create", &log))?;
+        let Some((program, arguments)) = self.request.command.split_first() else {
+            return Err(no_command());
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(tree).env("PWD", tree);
+        command
+            .stdin(std::process::Stdio::null())
+            .stdout(output)
+            .stderr(errors);
+        recorder.watch(&mut command, &records, &self.home);
+        let status = command
+            .status()
+            .map_err(|source| BuildError::CommandNotFound {
+                command: program.to_string_lossy().into_owned(),
+                source,
+            })?;
+        if !status.success() {
+            let output = last_lines(&fs::read(&log).unwrap_or_default(), 25);
+            return Err(BuildError::BuildFailed {
+                stage,
+                status,
+                output,
+            });
+        }
+        read_records(&records).map_err(io("read", &records))
+    }
+}
+
+type Assembled<'a> = (Vec<(&'a Binary, Object, ChangedObject)>, Vec<Unplaced>);
+
+/// Puts the changed objects into the binaries that contain them.
+fn assemble<'a>(
+    comparisons: &[(usize, Comparison)],
+    compiles: &[Compile],
+    binaries: &'a [Binary],
+) -> Result<Assembled<'a>, BuildError> {
+    let mut objects = Vec::new();
+    let mut refusals = Vec::new();
+    let mut absences = Vec::new();
+    let mut placed_sources = Vec::new();
+    let mut unplaced: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
+    for binary in binaries {
+        let mut placed: BTreeMap<PathBuf, Placed<'_>> = BTreeMap::new();
+        for (index, comparison) in comparisons {
+            let Some(source) = compiles.get(*index).map(Compile::source_path) else {
+                continue;
+            };
+            match place(comparison, binary) {
+                Placement::Placed(object) => {
+                    placed_sources.push(comparison.original.source.clone());
+                    better(&mut placed, source, object);
+                }
+                Placement::Refused(reasons) => refusals.push((source, reasons)),
+                Placement::Absent(reasons) => absences.extend(reasons),
+            }
+        }
+        // The same source compiled with other options may be refused where the right one is placed.
+        refusals.retain(|(source, _)| !placed.contains_key(source));
+        let placed: Vec<_> = placed
+            .into_values()
+            .filter(|p| !p.comparison.changed.is_empty())
+            .collect();
+        if placed.is_empty() || !refusals.is_empty() {
+            continue;
+        }
+        let object =
+            image::build(binary, &placed).map_err(|refusals| BuildError::Refused { refusals })?;
+        objects.push((binary, object, changed_object(binary, &placed)));
+    }
+    if !refusals.is_empty() {
+        let refusals = refusals
+            .into_iter()
+            .flat_map(|(_, reasons)| reasons)
+            .collect();
+        return Err(BuildError::Refused { refusals });
+    }
+    if objects.is_empty() && !absences.is_empty() {
+        return Err(BuildError::Refused { refusals: absences });
+    }
+    for (_, comparison) in comparisons {
+        let source = &comparison.original.source;
+        if !comparison.changed.is_empty() && !placed_sources.contains(source) {
+            let names = comparison
+                .changed
+                .iter()
+                .filter_map(|&id| comparison.original.item(id));
+            unplaced.insert(
+                source.clone(),
+                names.map(|item| item.name.clone()).collect(),
+            );
+        }
+    }
+    let unplaced = unplaced.into_iter();
+    let unplaced = unplaced.map(|(source_file, functions)| Unplaced {
+        source_file,
+        functions,
+    });
+    Ok((objects, unplaced.collect()))
+}
+
+/// Of two compiles of one source, the one that more of the binary is made of.
+fn better<'a>(placed: &mut BTreeMap<PathBuf, Placed<'a>>, source: PathBuf, object: Placed<'a>) {
+    let coverage = |object: &Placed<'_>| object.correlation.coverage(&object.comparison.original).0;
+    match placed.get(&source) {
+        Some(other) if coverage(other) >= coverage(&object) => {}
+        _ => {
+            placed.insert(source, object);
+        }
+    }
+}
+
+fn changed_object(binary: &Binary, placed: &[Placed<'_>]) -> ChangedObject {
+    let mut object = ChangedObject {
+        binary: binary.path.clone(),
+        changed: Vec::new(),
+        new: Vec::new(),
+    };
+    for Placed { comparison, .. } in placed {
+        let changed = comparison
+            .changed
+            .iter()
+            .filter_map(|&id| comparison.original.item(id));
+        object.changed.extend(changed.map(|item| item.name.clone()));
+        let new = comparison
+            .new
+            .iter()
+            .filter_map(|&id| comparison.fixed.item(id));
+        object.new.extend(new.map(|item| item.name.clone()));
+    }
+    object
+}
+
+fn read_binaries(paths: &[PathBuf]) -> Result<Vec<Binary>, BuildError> {
+    if paths.is_empty() {
+        let what = "no binary is given".to_owned();
+        return Err(BuildError::Request {
+            what,
+            hint: "name the program or library with --binary",
+        });
+    }
+    let mut binaries: Vec<Binary> = Vec::new();
+    for path in paths {
+        let binary = Binary::read(path)?;
+        if let Some(other) = binaries
+            .iter()
+            .find(|other| other.build_id == binary.build_id)
+        {
+            let (first, second) = (other.path.clone(), path.clone());
+            let build_id = binary.build_id;
+            return Err(BinaryError::Duplicate {
+                first,
+                second,
+                build_id,
+            }
+            .into());
+        }
+        binaries.push(binary);
+    }
+    Ok(binaries)
+}
+
+/// The given name, or the fix's file name with what a name may not hold replaced.
+fn patch_name(request: &BuildRequest) -> Result<String, BuildError> {
+    if request.command.is_empty() {
+        return Err(no_command());
+    }
+    let stem = request
+        .fix
+        .file_stem()
+        .map(OsStr::to_string_lossy)
+        .unwrap_or_default();
+    let allowed = |c: char| {
+        if c.is_ascii_alphanumeric() || "._-".contains(c) {
+            c
+        } else {
+            '-'
+        }
+    };
+    let made = || {
+        stem.chars()
+            .map(allowed)
+            .take(engraft_patch::check::MAXIMUM_NAME)
+            .collect()
+    };
+    let name = request.name.clone().unwrap_or_else(made);
+    if !engraft_patch::check::is_patch_name(&name) {
+        let what = format!("{name:?} cannot be a patch's name");
+        return Err(BuildError::Request {
+            what,
+            hint: "1 to 63 characters of [A-Za-z0-9._-]",
+        });
+    }
+    Ok(name)
+}
+
+fn no_command() -> BuildError {
+    let what = "no build command is given".to_owned();
+    BuildError::Request {
+        what,
+        hint: "put it behind --, for example: -- make",
+    }
+}
+
+fn io<'p>(action: &'static str, path: &'p Path) -> impl Fn(std::io::Error) -> BuildError + 'p {
+    move |source| BuildError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}

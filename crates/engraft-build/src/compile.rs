@@ -1,0 +1,101 @@
+//! Our own compiles of what the build recompiled.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::command::Compile;
+
+/// A compile of ours that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The compiler could not be started.
+    #[error("cannot run {compiler}: {source}")]
+    Start {
+        /// The compiler.
+        compiler: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The compiler failed although the build's own compile did not.
+    #[error(
+        "{source_file} does not compile with -ffunction-sections -fdata-sections added:\n{output}"
+    )]
+    Failed {
+        /// The source file.
+        source_file: PathBuf,
+        /// The compiler's last words.
+        output: String,
+    },
+}
+
+/// Compiles each with every function and variable in a section of its own, to `outputs/N.o`.
+///
+/// `tree` is where the sources stand, `home` where the user has them.
+pub(crate) fn compile_all(
+    compiles: &[Compile],
+    outputs: &Path,
+    tree: &Path,
+    home: &Path,
+) -> Vec<Result<PathBuf, CompileError>> {
+    let next = AtomicUsize::new(0);
+    let workers = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(compiles.len());
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            // ORDERING: only the counter itself is shared; results travel through `join`.
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(compile) = compiles.get(index) else {
+                return done;
+            };
+            let output = outputs.join(format!("{index}.o"));
+            done.push((index, run(compile, &output, tree, home).map(|()| output)));
+        }
+    };
+    let mut results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap_or_default())
+            .collect()
+    });
+    results.sort_by_key(|&(index, _)| index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+fn run(compile: &Compile, output: &Path, tree: &Path, home: &Path) -> Result<(), CompileError> {
+    let record = &compile.record;
+    let result = Command::new(&record.compiler)
+        .args(compile.separated(output, tree, home))
+        .current_dir(&record.directory)
+        .env_clear()
+        // One instant for __DATE__ and __TIME__ in both versions; a recorded one wins.
+        .env("SOURCE_DATE_EPOCH", "0")
+        .envs(&record.environment)
+        .output()
+        .map_err(|source| CompileError::Start {
+            compiler: record.compiler.clone(),
+            source,
+        })?;
+    if result.status.success() {
+        return Ok(());
+    }
+    let output = last_lines(&result.stderr, 20);
+    Err(CompileError::Failed {
+        source_file: compile.source.clone(),
+        output,
+    })
+}
+
+/// The last lines of what a command printed.
+pub(crate) fn last_lines(output: &[u8], count: usize) -> String {
+    let text = String::from_utf8_lossy(output);
+    let lines: Vec<_> = text.lines().collect();
+    lines
+        .get(lines.len().saturating_sub(count)..)
+        .unwrap_or_default()
+        .join("\n")
+}

@@ -1,0 +1,278 @@
+//! New code and what it needs, laid out for one binary.
+//!
+//! Starting from the changed functions, everything that new code refers to is either named in the old binary
+//! or taken along: new functions and variables, strings, constants, jump tables.
+
+mod references;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use engraft_patch::{Function, ImageAddress, LinkAddress, Object, OldPart, Segment};
+
+use crate::binary::Binary;
+use crate::compare::{Comparison, cold_parts};
+use crate::correlate::Correlation;
+use crate::layout::{Area, BSS_ALIGNMENT, Layout, Spot};
+use crate::refusal::Refusal;
+use crate::site;
+use crate::unit::{Item, ItemId, Kind};
+
+/// A compiled object whose original is in the binary.
+pub(crate) struct Placed<'a> {
+    pub(crate) comparison: &'a Comparison,
+    pub(crate) correlation: Correlation,
+    /// Read-only data of the original whose fixed content comes with the new code.
+    pub(crate) shipped: BTreeSet<ItemId>,
+}
+
+/// What GOT slots of the image and stubs are for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum SlotKey {
+    Name(String),
+    Item(usize, ItemId),
+    ThreadLocal(u64),
+}
+
+struct Builder<'a> {
+    binary: &'a Binary,
+    placed: &'a [Placed<'a>],
+    layout: Layout,
+    /// Items of fixed objects that are in the image.
+    spots: HashMap<(usize, ItemId), Spot>,
+    /// Those whose references are still to be looked at.
+    queue: Vec<(usize, ItemId)>,
+    slots: HashMap<SlotKey, Spot>,
+    stubs: HashMap<SlotKey, Spot>,
+    /// Functions and variables that fixed objects bring, by name: one object's may be used in another.
+    new_globals: HashMap<String, (usize, ItemId)>,
+    /// Where the binary has global functions of the objects.
+    old_globals: HashMap<String, u64>,
+    escapes: bool,
+    refusals: Vec<Refusal>,
+}
+
+/// Builds the image of one binary from the objects that are in it.
+pub(crate) fn build(binary: &Binary, placed: &[Placed<'_>]) -> Result<Object, Vec<Refusal>> {
+    let mut builder = Builder::new(binary, placed);
+    let mut functions = Vec::new();
+    for (unit, object) in placed.iter().enumerate() {
+        let removed = owners_of_removed(object);
+        for &original in &object.comparison.changed {
+            match builder.function(unit, original, &removed) {
+                Ok(function) => functions.push(function),
+                Err(refusal) => builder.refusals.push(refusal),
+            }
+        }
+    }
+    builder.take_along();
+    if !builder.refusals.is_empty() {
+        return Err(builder.refusals);
+    }
+    let image = builder.layout.finish(builder.escapes);
+    let (build_id, file_name) = (binary.build_id.clone(), binary.file_name());
+    Ok(Object {
+        build_id,
+        file_name,
+        functions,
+        image,
+    })
+}
+
+impl<'a> Builder<'a> {
+    fn new(binary: &'a Binary, placed: &'a [Placed<'a>]) -> Self {
+        let mut builder = Self {
+            binary,
+            placed,
+            layout: Layout::default(),
+            spots: HashMap::new(),
+            queue: Vec::new(),
+            slots: HashMap::new(),
+            stubs: HashMap::new(),
+            new_globals: HashMap::new(),
+            old_globals: HashMap::new(),
+            escapes: false,
+            refusals: Vec::new(),
+        };
+        for (unit, object) in placed.iter().enumerate() {
+            let Comparison {
+                original,
+                fixed,
+                pairs,
+                ..
+            } = object.comparison;
+            for (name, &id) in &fixed.names {
+                if fixed.item(id).is_some_and(|item| item.global) && pairs.original(id).is_none() {
+                    builder.new_globals.insert(name.clone(), (unit, id));
+                }
+            }
+            for (id, found) in &object.correlation.located {
+                if let Some(item) = original.item(*id).filter(|item| item.global) {
+                    builder.old_globals.insert(item.name.clone(), found.address);
+                }
+            }
+        }
+        builder
+    }
+
+    /// A changed function: its old parts, and its new code put into the image.
+    fn function(
+        &mut self,
+        unit: usize,
+        original: ItemId,
+        removed: &BTreeMap<ItemId, ItemId>,
+    ) -> Result<Function, Refusal> {
+        let Placed {
+            comparison,
+            correlation,
+            ..
+        } = &self.placed[unit];
+        let name = item_name(&comparison.original.items, original);
+        let not_found = |function: String| Refusal::FunctionNotInBinary {
+            function,
+            source_file: comparison.original.source.clone(),
+            binary: self.binary.file_name(),
+        };
+        let cold = cold_parts(&comparison.original);
+        let mut ids = vec![original];
+        let gone = removed
+            .iter()
+            .filter(|&(_, &owner)| owner == original)
+            .map(|(&id, _)| id);
+        ids.extend(gone.filter(|id| correlation.located.contains_key(id)));
+        let colds: Vec<_> = ids
+            .iter()
+            .filter_map(|id| cold.get(id))
+            .flatten()
+            .copied()
+            .collect();
+        ids.extend(colds);
+        let mut parts = Vec::new();
+        for id in ids {
+            let found = correlation.located.get(&id);
+            let code = found.and_then(|found| self.binary.bytes(found.address, found.size));
+            let (Some(found), Some(code)) = (found, code) else {
+                return Err(not_found(item_name(&comparison.original.items, id)));
+            };
+            parts.push(OldPart {
+                address: LinkAddress(found.address),
+                code: code.to_vec(),
+            });
+        }
+        site::check(&name, &parts)?;
+        let fixed = comparison
+            .pairs
+            .fixed(original)
+            .ok_or_else(|| not_found(name.clone()))?;
+        let new_size = comparison.fixed.item(fixed).map_or(0, |item| item.size);
+        let entry = self.place(unit, fixed);
+        let new_entry = ImageAddress {
+            segment: Segment::Text,
+            offset: entry.offset,
+        };
+        Ok(Function {
+            name,
+            parts,
+            new_entry,
+            new_size,
+        })
+    }
+
+    /// Follows the references of everything in the image until nothing new comes.
+    fn take_along(&mut self) {
+        while let Some((unit, id)) = self.queue.pop() {
+            let Some(item) = self.item(unit, id) else {
+                continue;
+            };
+            for reloc in &item.relocations {
+                if let Err(refusal) = self.reference(unit, id, reloc) {
+                    self.refusals.push(refusal);
+                }
+            }
+        }
+        self.refusals.dedup();
+    }
+
+    /// Where an item of a fixed object is in the image; it is put there if it is not yet.
+    fn place(&mut self, unit: usize, id: ItemId) -> Spot {
+        if let Some(&spot) = self.spots.get(&(unit, id)) {
+            return spot;
+        }
+        let Some(item) = self.item(unit, id) else {
+            return self.layout.add(Area::Data, &[], 0, 1);
+        };
+        let area = match item.kind {
+            Kind::Function | Kind::Ifunc => Area::Text,
+            Kind::ReadOnly | Kind::Constant => Area::ReadOnly,
+            Kind::Bss if item.alignment <= BSS_ALIGNMENT => Area::Bss,
+            Kind::Bss | Kind::Data | Kind::Tls | Kind::LoaderCalls => Area::Data,
+        };
+        let zeroes;
+        let bytes = if area == Area::Data && item.bytes.is_empty() {
+            zeroes = vec![0; usize::try_from(item.size).unwrap_or(0)];
+            &zeroes
+        } else {
+            &item.bytes
+        };
+        let skew = item.section_offset % item.alignment;
+        let spot = if skew == 0 {
+            self.layout.add(area, bytes, item.size, item.alignment)
+        } else {
+            // Only the section's start was aligned; what follows it keeps its distance.
+            let filler = vec![0; usize::try_from(skew).unwrap_or(0)];
+            self.layout.add(area, &filler, skew, item.alignment);
+            self.layout.add(area, bytes, item.size, 1)
+        };
+        self.spots.insert((unit, id), spot);
+        self.queue.push((unit, id));
+        self.refuse_unmovable(unit, item);
+        spot
+    }
+
+    fn refuse_unmovable(&mut self, unit: usize, item: &Item) {
+        let function = item.name.clone();
+        if item.has_exception_table {
+            self.refusals.push(Refusal::ExceptionTable { function });
+        } else if item.kind == Kind::Ifunc {
+            self.refusals.push(Refusal::Resolver { function });
+        } else if item.kind == Kind::Tls {
+            let source_file = self.placed[unit].comparison.fixed.source.clone();
+            self.refusals.push(Refusal::ThreadLocal {
+                name: function,
+                source_file,
+            });
+        }
+    }
+
+    fn item(&self, unit: usize, id: ItemId) -> Option<&'a Item> {
+        self.placed.get(unit)?.comparison.fixed.item(id)
+    }
+}
+
+/// Removed functions may still be running: each belongs to a changed function that used it, directly or through
+/// another removed one.
+fn owners_of_removed(object: &Placed<'_>) -> BTreeMap<ItemId, ItemId> {
+    let comparison = object.comparison;
+    let original = &comparison.original;
+    let mut owners = BTreeMap::new();
+    let mut wanted: Vec<(ItemId, ItemId)> = comparison.changed.iter().map(|&id| (id, id)).collect();
+    let cold = cold_parts(original);
+    while let Some((user, owner)) = wanted.pop() {
+        let parts = cold.get(&user).into_iter().flatten().chain([&user]);
+        for item in parts.filter_map(|&id| original.item(id)) {
+            for id in original.referred(item) {
+                if comparison.removed.contains(&id) && !owners.contains_key(&id) {
+                    owners.insert(id, owner);
+                    wanted.push((id, owner));
+                }
+            }
+        }
+    }
+    owners
+}
+
+fn item_name(items: &[Item], id: ItemId) -> String {
+    items
+        .get(id.0)
+        .map(|item| item.name.clone())
+        .unwrap_or_default()
+}

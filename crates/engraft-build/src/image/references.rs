@@ -1,0 +1,476 @@
+//! What each reference of new code becomes.
+
+use engraft_patch::{Import, LinkAddress, RelocationKind, RelocationTarget};
+use object::elf;
+
+use super::{Builder, SlotKey};
+use crate::correlate::{Class, variable_by_name};
+use crate::layout::{Area, Fixup, Spot, Target};
+use crate::refusal::Refusal;
+use crate::unit::{Flow, Item, ItemId, Kind, Referent, Reloc};
+
+/// A reference with what is needed to resolve it and to talk about it.
+struct Reference<'r> {
+    unit: usize,
+    id: ItemId,
+    item: &'r Item,
+    reloc: &'r Reloc,
+    place: Spot,
+}
+
+impl<'a> Builder<'a> {
+    /// Resolves one reference of an item that is in the image.
+    pub(super) fn reference(
+        &mut self,
+        unit: usize,
+        id: ItemId,
+        reloc: &Reloc,
+    ) -> Result<(), Refusal> {
+        let Some(item) = self.item(unit, id) else {
+            return Ok(());
+        };
+        let start = self.place(unit, id);
+        let place = Spot {
+            area: start.area,
+            offset: start.offset + reloc.place,
+        };
+        let reference = Reference {
+            unit,
+            id,
+            item,
+            reloc,
+            place,
+        };
+        let kind = match reloc.r_type {
+            elf::R_X86_64_NONE => return Ok(()),
+            elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 => RelocationKind::PcRelative32,
+            elf::R_X86_64_64 => RelocationKind::Absolute64,
+            elf::R_X86_64_32 => RelocationKind::Absolute32,
+            elf::R_X86_64_32S => RelocationKind::Absolute32Signed,
+            elf::R_X86_64_PC64 => RelocationKind::PcRelative64,
+            elf::R_X86_64_GOTPCREL | elf::R_X86_64_GOTPCRELX | elf::R_X86_64_REX_GOTPCRELX => {
+                return self.through_slot(&reference);
+            }
+            elf::R_X86_64_TPOFF32
+            | elf::R_X86_64_DTPOFF32
+            | elf::R_X86_64_GOTTPOFF
+            | elf::R_X86_64_TLSGD
+            | elf::R_X86_64_TLSLD => return self.thread_local(&reference),
+            r_type => {
+                let (function, symbol) = (self.user(&reference), self.symbol(&reference));
+                return Err(Refusal::UnsupportedRelocation {
+                    function,
+                    symbol,
+                    r_type,
+                });
+            }
+        };
+        let (target, offset) = self.target(&reference, kind)?;
+        let addend = offset.saturating_sub(i64::from(reloc.tail));
+        self.layout.fixup(Fixup {
+            place,
+            kind,
+            target,
+            addend,
+        });
+        Ok(())
+    }
+
+    fn target(
+        &mut self,
+        reference: &Reference<'_>,
+        kind: RelocationKind,
+    ) -> Result<(Target, i64), Refusal> {
+        let offset = reference.reloc.offset;
+        match &reference.reloc.referent {
+            Referent::Item(id) => match self.item(reference.unit, *id) {
+                Some(item) if item.kind == Kind::Function => self.function_target(reference, *id),
+                _ => Ok((self.data_target(reference, *id)?, offset)),
+            },
+            Referent::Undefined { name, weak } if reference.reloc.flow != Flow::Value => {
+                Ok((self.call_target(reference, name, *weak)?, 0))
+            }
+            Referent::Undefined { name, weak } => {
+                if let Some(target) = self.known(reference, name) {
+                    Ok((target, offset))
+                } else if kind == RelocationKind::Absolute64 && offset == 0 {
+                    Ok((self.import(reference, name, *weak)?, 0))
+                } else {
+                    let (function, binary) = (self.user(reference), self.binary.file_name());
+                    Err(Refusal::ImportByAddress {
+                        function,
+                        symbol: name.clone(),
+                        binary,
+                    })
+                }
+            }
+        }
+    }
+
+    fn function_target(
+        &mut self,
+        reference: &Reference<'_>,
+        id: ItemId,
+    ) -> Result<(Target, i64), Refusal> {
+        let comparison = self.placed[reference.unit].comparison;
+        let Reloc { offset, flow, .. } = *reference.reloc;
+        let Some(item) = self.item(reference.unit, id) else {
+            return Err(self.unknown(reference));
+        };
+        let own = comparison.fixed_owner(reference.id);
+        let same = own.is_some() && own == comparison.fixed_owner(id);
+        let from_cold = reference.item.is_cold_part() && flow == Flow::Jump;
+        let is_table = reference.item.is_content() && offset != 0;
+        if item.is_cold_part() || is_table || (same && (offset != 0 || from_cold)) {
+            // The middle of new code: of its own function, or of what a jump table belongs to.
+            return Ok((Target::Spot(self.place(reference.unit, id)), offset));
+        }
+        if offset != 0 {
+            let (function, symbol) = (self.user(reference), item.name.clone());
+            return Err(Refusal::InsideFunction { function, symbol });
+        }
+        if item.global && flow != Flow::Value && self.has_slot(&item.name) {
+            return Ok((self.stub_to_slot(&item.name), 0));
+        }
+        Ok((self.function_address(reference, id, flow)?, 0))
+    }
+
+    /// The old entry of a function that the binary has, else its place in the image.
+    fn function_address(
+        &mut self,
+        reference: &Reference<'_>,
+        id: ItemId,
+        flow: Flow,
+    ) -> Result<Target, Refusal> {
+        let placed = &self.placed[reference.unit];
+        let Some(item) = self.item(reference.unit, id) else {
+            return Err(self.unknown(reference));
+        };
+        let Some(original) = placed.comparison.pairs.original(id) else {
+            self.escapes |= flow == Flow::Value;
+            return Ok(Target::Spot(self.place(reference.unit, id)));
+        };
+        let correlation = &placed.correlation;
+        let key = Referent::Item(original);
+        // A call may have gone through the PLT, which is not where the function is.
+        let by_call = || {
+            correlation
+                .binding(&key, Class::Code)
+                .filter(|_| !item.global)
+        };
+        let located = correlation
+            .located
+            .get(&original)
+            .map(|found| found.address);
+        let address = located
+            .or_else(|| correlation.binding(&key, Class::Address))
+            .or_else(by_call)
+            .or_else(|| variable_by_name(&placed.comparison.original, original, self.binary));
+        let address = address.ok_or_else(|| self.unknown(reference))?;
+        Ok(object_target(&item.name, LinkAddress(address)))
+    }
+
+    fn data_target(&mut self, reference: &Reference<'_>, id: ItemId) -> Result<Target, Refusal> {
+        let placed = &self.placed[reference.unit];
+        let Some(item) = self.item(reference.unit, id) else {
+            return Err(self.unknown(reference));
+        };
+        if item.is_content() {
+            return Ok(Target::Spot(self.place(reference.unit, id)));
+        }
+        if placed.comparison.pairs.ambiguous.contains(&id) {
+            let (function, symbol) = (self.user(reference), item.name.clone());
+            return Err(Refusal::AmbiguousVariable { function, symbol });
+        }
+        let original = placed.comparison.pairs.original(id);
+        let Some(original) = original.filter(|original| !placed.shipped.contains(original)) else {
+            return Ok(Target::Spot(self.place(reference.unit, id)));
+        };
+        let key = Referent::Item(original);
+        let address = placed
+            .correlation
+            .binding(&key, Class::Address)
+            .or_else(|| placed.correlation.binding(&key, Class::Code))
+            .or_else(|| variable_by_name(&placed.comparison.original, original, self.binary));
+        match address {
+            Some(address) => Ok(object_target(&item.name, LinkAddress(address))),
+            // A copy of what never changes is as good.
+            None if item.kind == Kind::ReadOnly => Ok(Target::Spot(self.place(reference.unit, id))),
+            None => Err(self.unknown(reference)),
+        }
+    }
+
+    fn call_target(
+        &mut self,
+        reference: &Reference<'_>,
+        name: &str,
+        weak: bool,
+    ) -> Result<Target, Refusal> {
+        if self.has_slot(name) {
+            return Ok(self.stub_to_slot(name));
+        }
+        if let Some(target) = self.known(reference, name) {
+            return Ok(target);
+        }
+        let target = self.import(reference, name, weak)?;
+        let key = SlotKey::Name(name.to_owned());
+        let slot = self.slot(key.clone(), target);
+        Ok(Target::Spot(self.stub(key, Target::Spot(slot))))
+    }
+
+    /// Where an undefined symbol of the object is, if not in another module.
+    fn known(&mut self, reference: &Reference<'_>, name: &str) -> Option<Target> {
+        let key = &reference.reloc.referent;
+        let is_value = reference.reloc.flow == Flow::Value;
+        let class = if is_value {
+            Class::Address
+        } else {
+            Class::Code
+        };
+        let correlation = &self.placed[reference.unit].correlation;
+        let by_code = || correlation.binding(key, class).map(LinkAddress);
+        let old = self
+            .old_globals
+            .get(name)
+            .map(|&address| LinkAddress(address));
+        if let Some(address) = old.or_else(by_code).or_else(|| self.binary.global(name)) {
+            return Some(object_target(name, address));
+        }
+        let &(unit, id) = self.new_globals.get(name)?;
+        let is_function = self
+            .item(unit, id)
+            .is_some_and(|item| item.kind == Kind::Function);
+        self.escapes |= is_value && is_function;
+        Some(Target::Spot(self.place(unit, id)))
+    }
+
+    fn import(&self, reference: &Reference<'_>, name: &str, weak: bool) -> Result<Target, Refusal> {
+        let by_linker = name.is_empty()
+            || [
+                "_GLOBAL_OFFSET_TABLE_",
+                "_DYNAMIC",
+                "__dso_handle",
+                "__ehdr_start",
+            ]
+            .contains(&name)
+            || name.starts_with("__start_")
+            || name.starts_with("__stop_");
+        if by_linker || !self.binary.is_dynamic {
+            return Err(self.unknown(reference));
+        }
+        let version = self.binary.version(name).map(str::to_owned);
+        let import = Import {
+            name: name.to_owned(),
+            version,
+            weak,
+        };
+        Ok(Target::Outside(RelocationTarget::Import(import)))
+    }
+
+    /// `mov foo@GOTPCREL(%rip), %rax` and the like: the operand is a slot that holds the address.
+    fn through_slot(&mut self, reference: &Reference<'_>) -> Result<(), Refusal> {
+        let Reloc {
+            ref referent,
+            offset,
+            flow,
+            tail,
+            ..
+        } = *reference.reloc;
+        if offset != 0 {
+            return Err(self.unknown(reference));
+        }
+        let name = self.symbol(reference);
+        let slots = self.binary.slots(&name);
+        let shared = slots.data.or(slots.jump.filter(|_| flow != Flow::Value));
+        let target = if let Some(slot) = shared.filter(|_| self.is_global(reference)) {
+            object_target(&format!("{name}.got"), slot)
+        } else {
+            let (key, content) = match referent {
+                Referent::Item(id) => {
+                    let is_function = self
+                        .item(reference.unit, *id)
+                        .is_some_and(|i| i.kind == Kind::Function);
+                    let content = if is_function {
+                        self.function_address(reference, *id, flow)?
+                    } else {
+                        self.data_target(reference, *id)?
+                    };
+                    (SlotKey::Item(reference.unit, *id), content)
+                }
+                Referent::Undefined { name, weak } => {
+                    let content = match self.known(reference, name) {
+                        Some(target) => target,
+                        None => self.import(reference, name, *weak)?,
+                    };
+                    (SlotKey::Name(name.clone()), content)
+                }
+            };
+            Target::Spot(self.slot(key, content))
+        };
+        let (place, kind) = (reference.place, RelocationKind::PcRelative32);
+        self.layout.fixup(Fixup {
+            place,
+            kind,
+            target,
+            addend: -i64::from(tail),
+        });
+        Ok(())
+    }
+
+    /// Thread-local variables are where the binary's own code finds them.
+    fn thread_local(&mut self, reference: &Reference<'_>) -> Result<(), Refusal> {
+        let Reloc {
+            offset,
+            tail,
+            r_type,
+            ..
+        } = *reference.reloc;
+        let placed = &self.placed[reference.unit];
+        let key = match &reference.reloc.referent {
+            Referent::Item(id) => placed.comparison.pairs.original(*id).map(Referent::Item),
+            undefined => Some(undefined.clone()),
+        };
+        let binding = |class| placed.correlation.binding(key.as_ref()?, class);
+        let (place, kind) = (reference.place, RelocationKind::PcRelative32);
+        let addend = -i64::from(tail);
+        let entry = binding(Class::TlsEntry(r_type));
+        let distance = binding(Class::TlsOffset);
+        match (r_type, entry, distance) {
+            (elf::R_X86_64_TPOFF32, _, Some(value)) | (elf::R_X86_64_DTPOFF32, Some(value), _) => {
+                let value = value.wrapping_add_signed(offset).to_le_bytes();
+                self.layout.write(place, value.get(..4).unwrap_or_default());
+            }
+            (
+                elf::R_X86_64_GOTTPOFF | elf::R_X86_64_TLSGD | elf::R_X86_64_TLSLD,
+                Some(entry),
+                _,
+            ) => {
+                let name = format!("{}.tls", self.symbol(reference));
+                let target = object_target(&name, LinkAddress(entry));
+                self.layout.fixup(Fixup {
+                    place,
+                    kind,
+                    target,
+                    addend,
+                });
+            }
+            (elf::R_X86_64_GOTTPOFF, None, Some(value)) => {
+                // The linker had no need for a slot; the code as compiled has.
+                let slots = &mut self.slots;
+                let layout = &mut self.layout;
+                let slot = *slots
+                    .entry(SlotKey::ThreadLocal(value))
+                    .or_insert_with(|| layout.add(Area::ReadOnly, &value.to_le_bytes(), 8, 8));
+                let target = Target::Spot(slot);
+                self.layout.fixup(Fixup {
+                    place,
+                    kind,
+                    target,
+                    addend,
+                });
+            }
+            _ => {
+                let (function, symbol) = (self.user(reference), self.symbol(reference));
+                let binary = self.binary.file_name();
+                return Err(Refusal::ThreadLocalPlace {
+                    function,
+                    symbol,
+                    binary,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn has_slot(&self, name: &str) -> bool {
+        let slots = self.binary.slots(name);
+        slots.jump.or(slots.data).is_some()
+    }
+
+    /// A jump through the binary's own GOT slot: right in whatever state the module is, and as lazy as it is.
+    fn stub_to_slot(&mut self, name: &str) -> Target {
+        let slots = self.binary.slots(name);
+        let address = slots.jump.or(slots.data).unwrap_or(LinkAddress(0));
+        let target = object_target(&format!("{name}.got"), address);
+        Target::Spot(self.stub(SlotKey::Name(name.to_owned()), target))
+    }
+
+    /// `jmp *slot(%rip)`
+    fn stub(&mut self, key: SlotKey, slot: Target) -> Spot {
+        if let Some(&stub) = self.stubs.get(&key) {
+            return stub;
+        }
+        let stub = self.layout.add(Area::Text, &[0xff, 0x25, 0, 0, 0, 0], 6, 8);
+        let place = Spot {
+            area: Area::Text,
+            offset: stub.offset + 2,
+        };
+        let kind = RelocationKind::PcRelative32;
+        self.layout.fixup(Fixup {
+            place,
+            kind,
+            target: slot,
+            addend: -4,
+        });
+        self.stubs.insert(key, stub);
+        stub
+    }
+
+    /// A GOT slot of the image.
+    fn slot(&mut self, key: SlotKey, content: Target) -> Spot {
+        if let Some(&slot) = self.slots.get(&key) {
+            return slot;
+        }
+        let place = self.layout.add(Area::Data, &[0; 8], 8, 8);
+        let kind = RelocationKind::Absolute64;
+        self.layout.fixup(Fixup {
+            place,
+            kind,
+            target: content,
+            addend: 0,
+        });
+        self.slots.insert(key, place);
+        place
+    }
+
+    fn is_global(&self, reference: &Reference<'_>) -> bool {
+        match &reference.reloc.referent {
+            Referent::Item(id) => self
+                .item(reference.unit, *id)
+                .is_some_and(|item| item.global),
+            Referent::Undefined { .. } => true,
+        }
+    }
+
+    fn unknown(&self, reference: &Reference<'_>) -> Refusal {
+        Refusal::UnknownAddress {
+            function: self.user(reference),
+            symbol: self.symbol(reference),
+            binary: self.binary.file_name(),
+        }
+    }
+
+    fn user(&self, reference: &Reference<'_>) -> String {
+        match reference.item.name.as_str() {
+            "" => "a constant of the new code".to_owned(),
+            name => name.to_owned(),
+        }
+    }
+
+    fn symbol(&self, reference: &Reference<'_>) -> String {
+        match &reference.reloc.referent {
+            Referent::Item(id) => self
+                .item(reference.unit, *id)
+                .map(|item| item.name.clone())
+                .unwrap_or_default(),
+            Referent::Undefined { name, .. } => name.clone(),
+        }
+    }
+}
+
+fn object_target(name: &str, address: LinkAddress) -> Target {
+    Target::Outside(RelocationTarget::Object {
+        name: name.to_owned(),
+        address,
+    })
+}

@@ -1,0 +1,163 @@
+//! Which changed objects are in a binary, and whether what changed can be patched there.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use engraft_patch::LinkAddress;
+
+use crate::binary::Binary;
+use crate::compare::{Comparison, cold_parts};
+use crate::correlate::Correlation;
+use crate::image::Placed;
+use crate::refusal::Refusal;
+use crate::unit::{Item, ItemId, Kind};
+
+/// What became of one object in one binary.
+pub(crate) enum Placement<'a> {
+    /// All its changed functions are there.
+    Placed(Placed<'a>),
+    /// It is there, but cannot be patched.
+    Refused(Vec<Refusal>),
+    /// It does not seem to be there. What would be to say if it should have been.
+    Absent(Vec<Refusal>),
+}
+
+/// Looks for one changed object in a binary.
+pub(crate) fn place<'a>(comparison: &'a Comparison, binary: &Binary) -> Placement<'a> {
+    let wanted = wanted(comparison);
+    let correlation = Correlation::new(&comparison.original, binary, &wanted);
+    let missing: Vec<Refusal> = wanted
+        .iter()
+        .filter(|id| !correlation.located.contains_key(id))
+        .filter(|id| !comparison.removed.contains(id))
+        .map(|&id| missing(comparison, &correlation, binary, id))
+        .collect();
+    if !missing.is_empty() {
+        let (located, total) = correlation.coverage(&comparison.original);
+        // The same source compiled with other options shares some small functions.
+        return if located * 2 >= total {
+            Placement::Refused(missing)
+        } else {
+            Placement::Absent(missing)
+        };
+    }
+    let mut refusals = Vec::new();
+    let shipped = shipped_data(comparison, &mut refusals);
+    if comparison.loader_calls_differ {
+        let source_file = comparison.original.source.clone();
+        refusals.push(Refusal::LoaderCalls { source_file });
+    }
+    if refusals.is_empty() {
+        Placement::Placed(Placed {
+            comparison,
+            correlation,
+            shipped,
+        })
+    } else {
+        Placement::Refused(refusals)
+    }
+}
+
+/// The functions that must be found: the changed ones with their cold parts, and those that are gone.
+fn wanted(comparison: &Comparison) -> BTreeSet<ItemId> {
+    let cold = cold_parts(&comparison.original);
+    let all = comparison.changed.iter().chain(&comparison.removed);
+    all.flat_map(|id| cold.get(id).into_iter().flatten().chain([id]))
+        .copied()
+        .collect()
+}
+
+fn missing(
+    comparison: &Comparison,
+    correlation: &Correlation,
+    binary: &Binary,
+    id: ItemId,
+) -> Refusal {
+    let unit = &comparison.original;
+    let function = unit
+        .item(id)
+        .map(|item| item.name.clone())
+        .unwrap_or_default();
+    let binary = binary.file_name();
+    if let Some(mismatch) = correlation.differing.get(&id) {
+        return Refusal::CodeDiffers {
+            function,
+            binary,
+            mismatch: mismatch.clone(),
+        };
+    }
+    if let Some(places) = correlation.ambiguous.get(&id) {
+        let places = places.iter().copied().map(LinkAddress).collect();
+        return Refusal::AmbiguousFunction {
+            function,
+            binary,
+            places,
+        };
+    }
+    Refusal::FunctionNotInBinary {
+        function,
+        source_file: unit.source.clone(),
+        binary,
+    }
+}
+
+/// Changed data: what may come with the new code, and refusals for what may not.
+fn shipped_data(comparison: &Comparison, refusals: &mut Vec<Refusal>) -> BTreeSet<ItemId> {
+    let mut shipped = BTreeSet::new();
+    let unit = &comparison.original;
+    let name = |id: &ItemId| {
+        unit.item(*id)
+            .map(|item| item.name.clone())
+            .unwrap_or_default()
+    };
+    let source_file = || -> PathBuf { unit.source.clone() };
+    for &id in &comparison.changed_data {
+        let Some(item) = unit.item(id) else { continue };
+        match item.kind {
+            Kind::Tls => {
+                refusals.push(Refusal::ThreadLocal {
+                    name: name(&id),
+                    source_file: source_file(),
+                });
+            }
+            Kind::Ifunc => refusals.push(Refusal::Resolver {
+                function: name(&id),
+            }),
+            Kind::ReadOnly => match other_users(comparison, item, id) {
+                users if users.is_empty() => {
+                    shipped.insert(id);
+                }
+                users => {
+                    let (name, source_file) = (name(&id), source_file());
+                    refusals.push(Refusal::ChangedData {
+                        name,
+                        source_file,
+                        users,
+                    });
+                }
+            },
+            _ => refusals.push(Refusal::ChangedData {
+                name: name(&id),
+                source_file: source_file(),
+                users: Vec::new(),
+            }),
+        }
+    }
+    shipped
+}
+
+/// What would go on using the old content of read-only data.
+fn other_users(comparison: &Comparison, item: &Item, id: ItemId) -> Vec<String> {
+    let users = comparison.users(id);
+    let unchanged = users
+        .functions
+        .iter()
+        .filter(|user| !comparison.changed.contains(user) && !comparison.removed.contains(user));
+    let functions = unchanged.filter_map(|user| comparison.original.item(*user));
+    let mut names: Vec<_> = functions.map(|function| function.name.clone()).collect();
+    names.extend(users.data);
+    if item.global {
+        names.push("other source files, perhaps (it is not static)".to_owned());
+    }
+    names
+}

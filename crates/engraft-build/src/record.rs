@@ -1,0 +1,245 @@
+//! Recording the compiles of a build.
+//!
+//! A directory of links, named as compilers are and all leading to our own executable, stands first in
+//! `PATH` of the build. Called through one, the executable writes down what it was asked to do and becomes
+//! the real compiler. The build system needs not be known, and nothing in it is changed.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// Where records go; also what tells a wrapper from a plain start of the executable.
+const RECORDS: &str = "ENGRAFT_BUILD_RECORDS";
+/// The directory of links, to be left out when the real compiler is looked up.
+const WRAPPERS: &str = "ENGRAFT_BUILD_WRAPPERS";
+/// The user's own tree, in which nothing may be compiled.
+const SOURCE: &str = "ENGRAFT_BUILD_SOURCE";
+
+/// What compilers are called. `gcc` stands for `gcc-12` and `x86_64-linux-gnu-gcc-12` as well.
+const COMPILERS: [&str; 7] = ["cc", "c99", "gcc", "g++", "c++", "clang", "clang++"];
+const PREFIXES: [&str; 2] = ["", "x86_64-linux-gnu-"];
+const VERSIONS: std::ops::RangeInclusive<u32> = 7..=24;
+
+/// Variables that change what a compiler makes of a command line.
+const ENVIRONMENT: [&str; 11] = [
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "CPATH",
+    "C_INCLUDE_PATH",
+    "CPLUS_INCLUDE_PATH",
+    "COMPILER_PATH",
+    "GCC_EXEC_PREFIX",
+    "SOURCE_DATE_EPOCH",
+    "LANG",
+    "LC_ALL",
+];
+
+/// One start of a compiler.
+#[derive(Debug, Clone)]
+pub(crate) struct Record {
+    /// The real compiler.
+    pub(crate) compiler: PathBuf,
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) directory: PathBuf,
+    pub(crate) environment: BTreeMap<OsString, OsString>,
+    /// When it started: a later compile of the same output replaces an earlier one.
+    time: u128,
+}
+
+/// A record as written: command lines and paths are bytes, not text.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    compiler: Vec<u8>,
+    arguments: Vec<Vec<u8>>,
+    directory: Vec<u8>,
+    environment: Vec<(Vec<u8>, Vec<u8>)>,
+    time: u128,
+}
+
+/// The links, and a place for records.
+pub(crate) struct Recorder {
+    links: PathBuf,
+}
+
+impl Recorder {
+    /// Makes the directory of links inside `work`; each leads to `executable`.
+    pub(crate) fn new(work: &Path, executable: &Path) -> io::Result<Self> {
+        let links = work.join("wrappers");
+        std::fs::create_dir(&links)?;
+        for name in wrapper_names() {
+            symlink(executable, links.join(name))?;
+        }
+        Ok(Self { links })
+    }
+
+    /// Prepares a command so that its compiles are recorded in `records`.
+    pub(crate) fn watch(&self, command: &mut Command, records: &Path, source: &Path) {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut watched = self.links.clone().into_os_string();
+        watched.push(":");
+        watched.push(path);
+        command.env("PATH", watched);
+        command
+            .env(WRAPPERS, &self.links)
+            .env(RECORDS, records)
+            .env(SOURCE, source);
+    }
+}
+
+/// Every record of a directory, oldest first.
+pub(crate) fn read_records(directory: &Path) -> io::Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        // A wrapper that was killed leaves a file of another name.
+        if path.extension() == Some(OsStr::new("json")) {
+            let stored: Stored = serde_json::from_slice(&std::fs::read(path)?)?;
+            records.push(Record::from(stored));
+        }
+    }
+    records.sort_by_key(|record| record.time);
+    Ok(records)
+}
+
+/// To be called first thing in `main` of the executable that [`crate::BuildRequest::wrapper`] names.
+///
+/// Returns `None` unless the process was started as a compiler by a recorded build. Otherwise it becomes
+/// the real compiler and returns only if that fails.
+pub fn wrapper_main() -> Option<ExitCode> {
+    let records = PathBuf::from(std::env::var_os(RECORDS)?);
+    let links = PathBuf::from(std::env::var_os(WRAPPERS)?);
+    let mut arguments = std::env::args_os();
+    let called = PathBuf::from(arguments.next()?);
+    let name = called
+        .file_name()
+        .filter(|name| links.join(name).is_symlink())?;
+    let error = become_compiler(name, &links, &records, arguments.collect());
+    let _ = writeln!(
+        io::stderr(),
+        "engraft: recording {}: {error}",
+        name.display()
+    );
+    Some(ExitCode::from(127))
+}
+
+/// Records, then executes; returns only what went wrong.
+fn become_compiler(
+    name: &OsStr,
+    links: &Path,
+    records: &Path,
+    arguments: Vec<OsString>,
+) -> io::Error {
+    let path = match path_without(links) {
+        Ok(path) => path,
+        Err(error) => return error,
+    };
+    let Some(compiler) = look_up(name, &path) else {
+        return io::Error::new(io::ErrorKind::NotFound, "there is no such compiler in PATH");
+    };
+    let directory = match std::env::current_dir() {
+        Ok(directory) => directory,
+        Err(error) => return error,
+    };
+    if std::env::var_os(SOURCE).is_some_and(|source| directory.starts_with(source)) {
+        return io::Error::other(format!(
+            "the build went into the original tree ({}), whose paths it must have been configured \
+             with; let the build command configure the tree it is started in",
+            directory.display()
+        ));
+    }
+    if let Err(error) = write_record(&compiler, &arguments, &directory, &path, records) {
+        return error;
+    }
+    // Without our links, so that a compiler cache or driver that looks its compiler up finds a real one.
+    Command::new(&compiler)
+        .arg0(name)
+        .args(arguments)
+        .env("PATH", path)
+        .exec()
+}
+
+fn write_record(
+    compiler: &Path,
+    arguments: &[OsString],
+    directory: &Path,
+    path: &OsStr,
+    records: &Path,
+) -> io::Result<()> {
+    let mut environment: Vec<_> = ENVIRONMENT
+        .iter()
+        .filter_map(|name| Some((name.as_bytes().to_vec(), std::env::var_os(name)?.into_vec())))
+        .collect();
+    environment.push((b"PATH".to_vec(), path.as_bytes().to_vec()));
+    let stored = Stored {
+        compiler: compiler.as_os_str().as_bytes().to_vec(),
+        arguments: arguments
+            .iter()
+            .map(|argument| argument.as_bytes().to_vec())
+            .collect(),
+        directory: directory.as_os_str().as_bytes().to_vec(),
+        environment,
+        time: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_nanos(),
+    };
+    // One file for each, complete before it gets its name: compiles run side by side.
+    let mut file = tempfile::Builder::new()
+        .prefix("compile-")
+        .tempfile_in(records)?;
+    serde_json::to_writer(&mut file, &stored)?;
+    let (_, unfinished) = file.keep()?;
+    std::fs::rename(&unfinished, unfinished.with_extension("json"))
+}
+
+fn path_without(links: &Path) -> io::Result<OsString> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let others = std::env::split_paths(&path).filter(|directory| directory != links);
+    std::env::join_paths(others).map_err(io::Error::other)
+}
+
+fn look_up(name: &OsStr, path: &OsStr) -> Option<PathBuf> {
+    std::env::split_paths(path)
+        .map(|directory| directory.join(name))
+        .find(|candidate| {
+            std::fs::metadata(candidate)
+                .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+        })
+}
+
+fn wrapper_names() -> Vec<String> {
+    let mut names = Vec::new();
+    for prefix in PREFIXES {
+        for compiler in COMPILERS {
+            names.push(format!("{prefix}{compiler}"));
+            names.extend(VERSIONS.map(|version| format!("{prefix}{compiler}-{version}")));
+        }
+    }
+    names
+}
+
+impl From<Stored> for Record {
+    fn from(stored: Stored) -> Self {
+        let text = OsString::from_vec;
+        Self {
+            compiler: text(stored.compiler).into(),
+            arguments: stored.arguments.into_iter().map(text).collect(),
+            directory: text(stored.directory).into(),
+            environment: stored
+                .environment
+                .into_iter()
+                .map(|(k, v)| (text(k), text(v)))
+                .collect(),
+            time: stored.time,
+        }
+    }
+}

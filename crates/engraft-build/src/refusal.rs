@@ -1,0 +1,218 @@
+//! What cannot be patched, by name.
+
+use std::path::PathBuf;
+
+use engraft_patch::LinkAddress;
+
+use crate::correlate::Mismatch;
+
+/// One reason why a fix cannot become a patch as it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The fix changes data that lives in the process already.
+    #[error(
+        "{name} ({source_file}): the fix changes its initial value or size, but it exists already in the process{}",
+        used_by(users)
+    )]
+    ChangedData {
+        /// The variable.
+        name: String,
+        /// Its source file.
+        source_file: PathBuf,
+        /// What goes on using the old one, for read-only data.
+        users: Vec<String>,
+    },
+    /// The fix adds or changes a thread-local variable.
+    #[error(
+        "{name} ({source_file}): the fix adds or changes this thread-local variable, and threads have their memory already"
+    )]
+    ThreadLocal {
+        /// The variable.
+        name: String,
+        /// Its source file.
+        source_file: PathBuf,
+    },
+    /// The fix changes which functions run at load and unload.
+    #[error(
+        "{source_file}: the fix adds, removes or changes constructors or destructors, which have run already"
+    )]
+    LoaderCalls {
+        /// The source file.
+        source_file: PathBuf,
+    },
+    /// The fix changes the choice that the loader made.
+    #[error("{function}: the fix changes an IFUNC resolver, which has run already")]
+    Resolver {
+        /// The function.
+        function: String,
+    },
+    /// The new code needs tables for exceptions, which an image does not have.
+    #[error(
+        "{function}: its code handles exceptions or cleanups by unwind tables, which a patch cannot bring yet"
+    )]
+    ExceptionTable {
+        /// The function.
+        function: String,
+    },
+    /// Assembly has no functions that could be told apart.
+    #[error("{source_file}: the fix changes code written in assembly")]
+    Assembly {
+        /// The source file.
+        source_file: PathBuf,
+    },
+    /// The binary does not have the function.
+    #[error(
+        "{function} ({source_file}) is not in {binary} (hint: --binary names every file that contains fixed functions; a stripped one may need its symbols)"
+    )]
+    FunctionNotInBinary {
+        /// The function.
+        function: String,
+        /// Its source file.
+        source_file: PathBuf,
+        /// The binary's file name.
+        binary: String,
+    },
+    /// The binary was built from something else.
+    #[error(
+        "{function} in {binary} is not what the source compiles to: {mismatch} (hint: the same source, compiler and options as the binary's are needed)"
+    )]
+    CodeDiffers {
+        /// The function.
+        function: String,
+        /// The binary's file name.
+        binary: String,
+        /// Where it differs first.
+        mismatch: Mismatch,
+    },
+    /// More than one place in the binary could be meant.
+    #[error("{function} could be at {} in {binary}", addresses(places))]
+    AmbiguousFunction {
+        /// The function.
+        function: String,
+        /// The binary's file name.
+        binary: String,
+        /// The places.
+        places: Vec<LinkAddress>,
+    },
+    /// Two compiles of the build claim the same function of the binary with different new code.
+    #[error(
+        "{function} in {binary} fits more than one object of the build, and their fixed code differs"
+    )]
+    AmbiguousObject {
+        /// The function.
+        function: String,
+        /// The binary's file name.
+        binary: String,
+    },
+    /// No room for the jump to the new code.
+    #[error("{function} has {size} bytes; the jump to new code needs {minimum}")]
+    TooShort {
+        /// The function.
+        function: String,
+        /// Its size in the binary.
+        size: u64,
+        /// What is needed.
+        minimum: u64,
+    },
+    /// The function jumps into the bytes that the jump to new code replaces.
+    #[error(
+        "{function}: the instruction at {from} jumps to {to}, into the bytes that the jump to new code replaces"
+    )]
+    JumpIntoEntry {
+        /// The function.
+        function: String,
+        /// Where the jump is.
+        from: Hex,
+        /// Where it goes.
+        to: Hex,
+    },
+    /// New code needs something of the binary whose address is not known.
+    #[error(
+        "{function} uses {symbol}, whose address in {binary} is not known (hint: a binary with symbols tells more)"
+    )]
+    UnknownAddress {
+        /// The new code.
+        function: String,
+        /// What it uses.
+        symbol: String,
+        /// The binary's file name.
+        binary: String,
+    },
+    /// A static variable of the fixed source could be several of the original.
+    #[error("{function} uses {symbol}, and which variable of the original that is cannot be told")]
+    AmbiguousVariable {
+        /// The new code.
+        function: String,
+        /// The variable.
+        symbol: String,
+    },
+    /// New code takes the address of another module's symbol in a way that only works inside one module.
+    #[error(
+        "{function} refers directly to {symbol}, which another module defines and {binary} did not use so far (hint: a binary compiled with -fPIC allows it)"
+    )]
+    ImportByAddress {
+        /// The new code.
+        function: String,
+        /// The symbol.
+        symbol: String,
+        /// The binary's file name.
+        binary: String,
+    },
+    /// New code uses a thread-local variable in a way that the binary's code did not.
+    #[error(
+        "{function} uses the thread-local variable {symbol}, whose place cannot be told from the code of {binary}"
+    )]
+    ThreadLocalPlace {
+        /// The new code.
+        function: String,
+        /// The variable.
+        symbol: String,
+        /// The binary's file name.
+        binary: String,
+    },
+    /// New code refers into the middle of an old function.
+    #[error("{function} refers into the middle of {symbol}")]
+    InsideFunction {
+        /// The new code.
+        function: String,
+        /// The old function.
+        symbol: String,
+    },
+    /// A relocation that is not handled.
+    #[error(
+        "{function} refers to {symbol} by relocation type {r_type} of the x86-64 psABI, which is not supported"
+    )]
+    UnsupportedRelocation {
+        /// The new code.
+        function: String,
+        /// What it refers to.
+        symbol: String,
+        /// Its number.
+        r_type: u32,
+    },
+}
+
+/// An address that is shown in hexadecimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hex(pub u64);
+
+impl std::fmt::Display for Hex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+fn used_by(users: &[String]) -> String {
+    if users.is_empty() {
+        return String::new();
+    }
+    format!(" and is used by {}", users.join(", "))
+}
+
+fn addresses(places: &[LinkAddress]) -> String {
+    places
+        .iter()
+        .map(|place| format!("{:#x}", place.0))
+        .collect::<Vec<_>>()
+        .join(", ")
+}

@@ -1,0 +1,13 @@
+//! From a source fix to a patch, with the machine's own compiler, on small projects.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests are tests, which clippy.toml cannot tell"
+)]
+
+mod changes;
+mod references;
+mod refusals;
+mod requests;
+mod support;
