@@ -65,9 +65,17 @@ pub enum Error {
         /// What is wrong with it.
         source: engraft_patch::ReadError,
     },
-    /// A patch was built that cannot be written down.
-    #[error("failed to write the patch file: {0}")]
-    WritePatch(#[from] engraft_patch::WriteError),
+    /// No patch was built.
+    #[error(transparent)]
+    Build(#[from] engraft_build::BuildError),
+    /// The fix changes functions that are in none of the binaries.
+    #[error("the fix changes {functions}, which is in none of: {binaries}")]
+    NotInBinary {
+        /// What it changes.
+        functions: String,
+        /// The binaries.
+        binaries: String,
+    },
     /// The patch is too large for the agent.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
@@ -229,7 +237,7 @@ impl Error {
                 OpenError::System { .. } => INTERNAL,
             },
             Self::ReadFile { .. } | Self::PatchFile { .. } | Self::TooLarge(_) => BAD_PATCH_FILE,
-            Self::WritePatch(_) | Self::WriteFile { .. } => BUILD_FAILED,
+            Self::Build(_) | Self::NotInBinary { .. } | Self::WriteFile { .. } => BUILD_FAILED,
             Self::WrongBuildId { .. } => DOES_NOT_FIT,
             Self::ThreadInside { .. } | Self::LoaderBusy { .. } => TARGET_BUSY,
             Self::Agent { outcome, .. } => match outcome {
@@ -290,6 +298,7 @@ impl Error {
             Self::ThreadInside { .. } => {
                 "try again when the thread is elsewhere, or wait longer with --timeout"
             }
+            Self::NotInBinary { .. } => "name the file that has the function with --binary",
             Self::LoaderBusy { .. } => "try again, or wait longer with --timeout",
             Self::Agent {
                 outcome: Outcome::CodeDiffers,
