@@ -50,6 +50,9 @@ pub struct Control {
     /// Load bias of the main program.
     pub program_load_bias: u64,
 
+    /// 1 while the agent takes part in the loader's work and knows what is loaded.
+    pub attached: u64,
+
     /// The last answer; valid until the next command.
     pub response: Response,
 
@@ -71,7 +74,7 @@ pub struct Control {
 
 const _: () = assert!(offset_of!(Control, version) == 16);
 const _: () = assert!(offset_of!(Control, enter) == 32);
-const _: () = assert!(offset_of!(Control, response) == 120);
+const _: () = assert!(offset_of!(Control, response) == 128);
 
 /// The agent's answer in words, next to the [`Outcome`] that the call returns.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -89,8 +92,9 @@ pub struct Response {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, TryFromBytes)]
 #[repr(u64)]
 pub enum Command {
-    /// Take the loaded modules over and hook the loader. All threads are stopped; no load is under way.
-    Install = 1,
+    /// Take the loaded modules over and hook the loader, for the first time or after the last patch has
+    /// gone. All threads are stopped; no load is under way.
+    Attach = 1,
     /// Map `argument 0` bytes for a payload; its address is the response's value.
     Allocate = 2,
     /// Register the payload at `argument 0` and prepare it for every module that is alive. Nothing
@@ -103,13 +107,14 @@ pub enum Command {
     /// Find the enabled patch whose name is at `argument 0` (length `argument 1`); the response's value
     /// is its number, `ranges` what must be clear before it is disabled.
     PlanDisable = 6,
-    /// Disable the patch `argument 0`. All threads are stopped and clear.
+    /// Disable the patch `argument 0`. All threads are stopped and clear. After the last patch the agent
+    /// lets go of the loader.
     Disable = 7,
     /// Give the mapping at `argument 0` (length `argument 1`) of an earlier `Allocate` back.
     Free = 8,
-    /// Let go of the loader, so that the agent's mapping can be unmapped. All threads are stopped and
-    /// none is inside the agent; no patch is known.
-    Uninstall = 9,
+    /// Let go of the loader if no patch is known. All threads are stopped. Afterwards nothing leads into
+    /// the agent any more, and its mapping can be unmapped if no thread is inside it.
+    Detach = 9,
 }
 
 /// How a command ended.

@@ -28,6 +28,7 @@ pub(crate) struct Agent {
     pub host: Host,
     /// What it needs to be part of the loader's work.
     pub hook: Option<Hook>,
+    attached: bool,
     next_patch: u32,
     snapshot: Vec<u8>,
     ranges: Vec<CodeRange>,
@@ -35,57 +36,86 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Takes over a process, all of whose threads are stopped: knows its modules, and will know those
-    /// that come.
-    pub(crate) fn install(control: ControlBlock) -> Result<Self, Failure> {
+    /// An agent that knows nothing yet.
+    pub(crate) fn new(control: ControlBlock) -> Self {
         let facts = control.read();
         let program = LoadedElf::with_program_headers(
             facts.program_load_bias,
             facts.program_headers,
             facts.program_header_count,
         );
-        let mut modules = Modules::new(program);
-        if facts.debug == 0 {
-            modules.add_program()?;
+        Self {
+            control,
+            core: Livepatch::new(),
+            host: Host::new(Modules::new(program)),
+            hook: None,
+            attached: false,
+            next_patch: 1,
+            snapshot: Vec::new(),
+            ranges: Vec::new(),
+            writes: Vec::new(),
         }
+    }
+
+    /// Takes the loaded modules over, and part in the loader's work from now on. All threads are stopped.
+    pub(crate) fn attach(&mut self) -> Answer {
+        if self.attached {
+            return Ok((Outcome::AlreadyThere, 0));
+        }
+        let facts = self.control.read();
         if Namespace::all(facts.debug).any(|namespace| namespace.state() != loader::CONSISTENT) {
             let text = b"a library is being loaded or unloaded at this moment";
             return Err(Failure::new(Outcome::LoaderBusy, text));
+        }
+        // What was known before may have gone unseen.
+        self.core = Livepatch::new();
+        let modules = &mut self.host.modules;
+        modules.clear();
+        if facts.debug == 0 {
+            modules.add_program()?;
         }
         for link_map in Namespace::all(facts.debug).flat_map(Namespace::link_maps) {
             modules.add_if_new(link_map)?;
         }
         modules.set_live();
-        let mut core = Livepatch::new();
-        let mut host = Host::new(modules);
-        let named = host
-            .modules
-            .iter()
-            .filter_map(|module| Some((module.id, module.build_id?)));
-        for (module, build_id) in named {
-            core.adopt_live_module(module, build_id).map_err(refusal)?;
+        for module in modules.iter() {
+            let Some(build_id) = module.build_id else {
+                continue;
+            };
+            self.core
+                .adopt_live_module(module.id, build_id)
+                .map_err(refusal)?;
         }
-        let hook = match facts.debug {
-            0 => None,
-            debug => Some(Hook::install(
-                debug,
-                facts.signal_error,
-                facts.hook,
-                &mut host.writes,
-            )?),
-        };
-        let mut agent = Self {
-            control,
-            core,
-            host,
-            hook,
-            next_patch: 1,
-            snapshot: Vec::new(),
-            ranges: Vec::new(),
-            writes: Vec::new(),
-        };
-        agent.publish();
-        Ok(agent)
+        if facts.debug != 0 {
+            let writes = &mut self.host.writes;
+            let hook = Hook::install(facts.debug, facts.signal_error, facts.hook, writes)?;
+            self.hook = Some(hook);
+        }
+        self.set_attached(true);
+        Ok((Outcome::Done, 0))
+    }
+
+    /// Lets go of the loader. All threads are stopped, and there is no patch.
+    pub(crate) fn detach(&mut self) -> Answer {
+        if !self.core.patches().is_empty() || self.core.prepared().is_some() {
+            return Err(Failure::new(Outcome::NotAllowed, b"there are patches"));
+        }
+        if let Some(hook) = self.hook.take() {
+            let detached = hook.uninstall(&mut self.host.writes);
+            if detached.is_err() {
+                // Still called by the loader.
+                self.hook = Some(hook);
+            }
+            detached?;
+        }
+        self.set_attached(false);
+        Ok((Outcome::Done, 0))
+    }
+
+    fn set_attached(&mut self, attached: bool) {
+        self.attached = attached;
+        self.control
+            .store(offset_of!(Control, attached), attached.into());
     }
 
     /// Registers a payload and prepares it for all modules that are alive. Unless that works, the
@@ -165,19 +195,12 @@ impl Agent {
     pub(crate) fn disable(&mut self, patch: PatchId) -> Answer {
         let begun = self.core.disable(&mut self.host, patch, &[]);
         begun.map_err(|error| self.describe(error))?;
-        self.complete(patch)
-    }
-
-    /// Lets go of the loader. All threads are stopped; the agent's memory is about to be unmapped.
-    pub(crate) fn uninstall(&mut self) -> Answer {
-        if !self.core.patches().is_empty() || self.core.prepared().is_some() {
-            return Err(Failure::new(Outcome::NotAllowed, b"there are patches"));
+        let answer = self.complete(patch)?;
+        if self.core.patches().is_empty() {
+            // The loader gets its own bytes back too.
+            self.detach()?;
         }
-        if let Some(hook) = self.hook.as_mut() {
-            hook.uninstall(&mut self.host.writes)?;
-        }
-        self.hook = None;
-        Ok((Outcome::Done, 0))
+        Ok(answer)
     }
 
     /// Notes what must be clear before threads can switch to `target`.

@@ -2,7 +2,9 @@
 
 #![expect(unsafe_code, reason = "takes over memory that the controller set up")]
 
-use engraft_abi::{Command, Control, Outcome};
+#[cfg(feature = "freestanding")]
+use engraft_abi::Control;
+use engraft_abi::{Command, Outcome};
 use engraft_core::PatchId;
 use zerocopy::TryFromBytes;
 
@@ -20,7 +22,7 @@ use crate::payloads;
 /// signals blocked. It never waits.
 ///
 /// # Safety
-/// `control` is the address of a complete [`Control`], the same in every call; the arguments are what
+/// `control` is the address of a complete [`engraft_abi::Control`], the same in every call; the arguments are what
 /// [`Command`] says; `entry_stack` is where the return address of this call is.
 pub unsafe extern "C" fn remote_command(
     command: u64,
@@ -37,40 +39,44 @@ pub unsafe extern "C" fn remote_command(
     let Ok(command) = Command::try_read_from_bytes(&command.to_ne_bytes()) else {
         return control.respond(Err(Failure::bad_payload())) as u64;
     };
-    if command == Command::Install {
-        // SAFETY: the controller calls this once, with its own control block.
-        return unsafe { install(&mut guard, control) } as u64;
+    if command == Command::Attach {
+        // SAFETY: the caller's promise.
+        return unsafe { attach(&mut guard, control) } as u64;
     }
     let Some(agent) = guard.agent() else {
         return Outcome::Broken as u64;
     };
+    agent.host.writes.clear();
     // SAFETY: the caller's promise.
     let answer = unsafe { carry_out(agent, command, first, second) };
     agent.respond(answer) as u64
 }
 
 /// # Safety
-/// As for [`remote_command`]; once per process.
-unsafe fn install(guard: &mut Guard, control: ControlBlock) -> Outcome {
-    if guard.agent().is_some() {
-        return Outcome::AlreadyThere;
+/// As for [`remote_command`].
+unsafe fn attach(guard: &mut Guard, control: ControlBlock) -> Outcome {
+    if guard.is_broken() {
+        return Outcome::Broken;
     }
-    let Control {
-        heap_start,
-        heap_length,
-        ..
-    } = control.read();
-    #[cfg(feature = "freestanding")]
-    // SAFETY: this memory was mapped by the controller for nothing else.
-    unsafe {
-        crate::runtime::initialise_heap(heap_start, heap_length);
-    }
-    #[cfg(not(feature = "freestanding"))]
-    let _ = (heap_start, heap_length);
-    match Agent::install(control) {
-        Ok(agent) => guard.install(agent).respond(Ok((Outcome::Done, 0))),
-        Err(failure) => control.respond(Err(failure)),
-    }
+    let agent = match guard.agent() {
+        Some(agent) => agent,
+        None => {
+            #[cfg(feature = "freestanding")]
+            let Control {
+                heap_start,
+                heap_length,
+                ..
+            } = control.read();
+            #[cfg(feature = "freestanding")]
+            // SAFETY: the first command; this memory was mapped by the controller for nothing else.
+            unsafe {
+                crate::runtime::initialise_heap(heap_start, heap_length);
+            }
+            guard.install(Agent::new(control))
+        }
+    };
+    let attached = agent.attach();
+    agent.respond(attached)
 }
 
 /// # Safety
@@ -78,7 +84,7 @@ unsafe fn install(guard: &mut Guard, control: ControlBlock) -> Outcome {
 unsafe fn carry_out(agent: &mut Agent, command: Command, first: u64, second: u64) -> Answer {
     let patch = PatchId(first as u32);
     match command {
-        Command::Install => Ok((Outcome::AlreadyThere, 0)),
+        Command::Attach => agent.attach(),
         Command::Allocate => Ok((Outcome::Done, payloads::allocate(first)?)),
         // SAFETY: the controller gives back what it got from Allocate and never handed over.
         Command::Free => unsafe { payloads::free(first, second) }.map(|()| (Outcome::Done, 0)),
@@ -88,6 +94,6 @@ unsafe fn carry_out(agent: &mut Agent, command: Command, first: u64, second: u64
         // SAFETY: the controller wrote the name there.
         Command::PlanDisable => agent.plan_disable(unsafe { bytes(first, second as usize) }),
         Command::Disable => agent.disable(patch),
-        Command::Uninstall => agent.uninstall(),
+        Command::Detach => agent.detach(),
     }
 }

@@ -133,7 +133,7 @@ impl Hook {
     }
 
     /// Takes the detour back. All threads are stopped.
-    pub(crate) fn uninstall(&mut self, writes: &mut Vec<DetourWrite>) -> Result<(), Failure> {
+    pub(crate) fn uninstall(&self, writes: &mut Vec<DetourWrite>) -> Result<(), Failure> {
         exchange(&self.detour, self.original, writes)
     }
 }

@@ -98,7 +98,10 @@ impl Host {
             // only the image has goes away with it.
             Code::Func(FuncId { patch, object, .. }) => {
                 let image = self.image(ObjectId { patch, object }, module.id);
-                push_range(ranges, image.ok_or_else(Failure::bad_payload)?.code(), name)
+                let code = image.ok_or_else(Failure::bad_payload)?.code();
+                // One byte more in front: at the start of a range a thread counts as clear, because it
+                // has executed nothing there and will go through the site. Here it is past the site.
+                push_range(ranges, code.start - 1..code.end, name)
             }
             Code::Original => {
                 let parts = old.parts.of::<PayloadPart>(view.buffer).unwrap_or_default();

@@ -134,6 +134,11 @@ impl Modules {
         Ok(id)
     }
 
+    /// Forgets all modules.
+    pub(crate) fn clear(&mut self) {
+        self.list.clear();
+    }
+
     /// Changes with every module that is added.
     pub(crate) fn last_id(&self) -> u32 {
         self.next_id

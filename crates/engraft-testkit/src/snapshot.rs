@@ -41,8 +41,11 @@ impl Mapping {
         })
     }
 
+    /// Whether this is code of the program or a library, not of the agent or a patch, which live in
+    /// memory files.
     fn is_file_text(&self) -> bool {
-        self.permissions.contains('x') && self.name.starts_with('/')
+        let is_file = self.name.starts_with('/') && !self.name.starts_with("/memfd:");
+        self.permissions.contains('x') && is_file
     }
 }
 

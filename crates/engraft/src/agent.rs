@@ -171,6 +171,11 @@ impl RunningAgent {
             .collect())
     }
 
+    /// Whether it takes part in the loader's work, and so knows what is loaded.
+    pub(crate) fn is_attached(&self) -> Result<bool, Error> {
+        Ok(self.control()?.attached != 0)
+    }
+
     /// That these bytes are at `address`.
     pub(crate) fn verify(&self, address: TargetAddress, expected: &[u8]) -> Result<(), Error> {
         let mut found = vec![0; expected.len()];

@@ -15,7 +15,7 @@ use engraft_process::{
 
 use crate::agent::{Answer, RunningAgent};
 use crate::error::{Error, Inside};
-use crate::inject::{self, Injection};
+use crate::inject::{self as injection, Injection};
 use crate::payload;
 
 /// How long one stop may take before it is given up; what comes in between is tried again.
@@ -62,15 +62,13 @@ pub fn apply(process: &Process, patch: &Patch, timeout: Duration) -> Result<Appl
     let modules = process.modules()?;
     check_build_ids(process, &modules, patch)?;
     let payload = payload::encode(patch)?;
-    let found = RunningAgent::find(process)?;
-    let is_new = found.is_none();
-    let agent = match found {
+    let agent = match RunningAgent::find(process)? {
         Some(agent) => agent,
-        None => install(process, &modules, &deadline)?,
+        None => inject(process, &modules)?,
     };
-    let applied = enable(process, &agent, patch, &payload, &deadline);
-    if is_new && applied.is_err() {
-        // Nothing of us stays where we could not do anything.
+    let applied = attach(process, &agent, &deadline)
+        .and_then(|()| enable(process, &agent, patch, &payload, &deadline));
+    if applied.is_err() {
         take_away(process, &agent);
     }
     applied
@@ -97,39 +95,35 @@ pub fn disable(process: &Process, name: &str, timeout: Duration) -> Result<Disab
     Ok(Disabled { stopped_for })
 }
 
-/// Puts the agent in, and has it take over the process. After an error nothing is left of it.
-fn install(
-    process: &Process,
-    modules: &Modules,
-    deadline: &Deadline,
-) -> Result<RunningAgent, Error> {
+/// Puts the agent in. After an error nothing is left of it.
+fn inject(process: &Process, modules: &Modules) -> Result<RunningAgent, Error> {
     let injection = Injection::plan(process, modules)?;
     process.prepare_calls();
-    let agent = with_thread(process, |thread| injection.map(thread))?;
-    let taken_over = take_over(process, &agent, deadline);
-    if taken_over.is_err() {
-        with_thread(process, |thread| inject::unmap_failed(thread, &agent))?;
-    }
-    taken_over.map(|()| agent)
+    with_thread(process, |thread| injection.map(thread))
 }
 
-/// Has the agent take over the process, at a moment at which no library is coming or going.
-fn take_over(process: &Process, agent: &RunningAgent, deadline: &Deadline) -> Result<(), Error> {
+/// Has the agent take over what is loaded, at a moment at which no library is coming or going, unless it
+/// has done so before.
+fn attach(process: &Process, agent: &RunningAgent, deadline: &Deadline) -> Result<(), Error> {
     let pid = process.pid();
-    loop {
+    while !agent.is_attached()? {
         let mut stopped = process.stop(STOP_TIMEOUT)?;
         let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;
-        let answer = agent.command(&mut thread, Command::Install, [0; 2])?;
-        if answer.outcome != Outcome::LoaderBusy {
-            answer.done(pid)?;
-            verify(agent)?;
-            return Ok(stopped.detach()?);
+        let answer = agent.command(&mut thread, Command::Attach, [0; 2])?;
+        match answer.outcome {
+            Outcome::Busy | Outcome::LoaderBusy => {}
+            _ => {
+                answer.done(pid)?;
+                verify(agent)?;
+                return Ok(stopped.detach()?);
+            }
         }
         stopped.detach()?;
         deadline
             .wait()
             .map_err(|timeout| Error::LoaderBusy { pid, timeout })?;
     }
+    Ok(())
 }
 
 /// Borrows one thread; all others go on.
@@ -145,13 +139,19 @@ fn with_thread<R>(
     result
 }
 
-/// Takes an agent that has nothing to do out again, as far as that is possible now.
+/// Takes an agent that has nothing to do out again, as far as that is possible now: nothing of us stays
+/// where we could not do anything.
 fn take_away(process: &Process, agent: &RunningAgent) {
+    if !process.is_alive()
+        || !matches!(crate::status(process), Ok(status) if status.patches.is_empty())
+    {
+        return;
+    }
     let removed = process
         .stop(STOP_TIMEOUT)
         .map_err(Error::from)
         .and_then(|mut stopped| {
-            let removed = inject::remove(&mut stopped, agent)?;
+            let removed = injection::remove(&mut stopped, agent)?;
             stopped.detach()?;
             Ok(removed)
         });

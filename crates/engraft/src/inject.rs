@@ -187,15 +187,6 @@ impl Injection {
     }
 }
 
-/// Takes the memory of an agent away that did not take over the process.
-pub(crate) fn unmap_failed(
-    thread: &mut StoppedThread<'_>,
-    agent: &RunningAgent,
-) -> Result<(), Error> {
-    let mapping = agent.mapping()?;
-    unmap(thread, mapping.start, mapping.end - mapping.start)
-}
-
 /// Takes an agent without patches out of a process: it lets go of the loader, then its memory goes. False
 /// if a thread is inside it, so that it has to stay for now.
 pub(crate) fn remove(stopped: &mut StoppedProcess, agent: &RunningAgent) -> Result<bool, Error> {
@@ -212,7 +203,7 @@ pub(crate) fn remove(stopped: &mut StoppedProcess, agent: &RunningAgent) -> Resu
     }
     let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;
     agent
-        .command(&mut thread, Command::Uninstall, [0; 2])?
+        .command(&mut thread, Command::Detach, [0; 2])?
         .done(pid)?;
     unmap(&mut thread, mapping.start, mapping.end - mapping.start)?;
     Ok(true)

@@ -3,7 +3,7 @@
 
 __attribute__((noipa)) int only_in_other(int n)
 {
-    return n + 1;
+    return n * 1000 + 1;
 }
 
 int main(int argc, char **argv)
