@@ -62,6 +62,8 @@ pub struct Control {
     pub snapshot: u64,
     /// Its size in bytes.
     pub snapshot_length: u64,
+    /// Changes whenever a module comes or goes: ranges that were listed before are out of date then.
+    pub generation: u64,
     /// Address of the ranges that the last command asked to be clear: [`CodeRange`] records.
     pub ranges: u64,
     /// Number of these.
@@ -97,16 +99,17 @@ pub enum Command {
     Attach = 1,
     /// Map `argument 0` bytes for a payload; its address is the response's value.
     Allocate = 2,
-    /// Register the payload at `argument 0` and prepare it for every module that is alive. Nothing
-    /// runs it yet. The response's value is the patch's number, `ranges` what must be clear.
+    /// Take over the payload at `argument 0` (length `argument 1`) and prepare it for every module that
+    /// is alive; nothing runs it yet. The response's value is the patch's number. Unless the outcome is
+    /// [`Outcome::Busy`], the payload's memory is the agent's from then on.
     Prepare = 3,
     /// Enable the prepared patch `argument 0`. All threads are stopped and clear.
     Enable = 4,
     /// Forget the prepared patch `argument 0`.
     Abandon = 5,
     /// Find the enabled patch whose name is at `argument 0` (length `argument 1`); the response's value
-    /// is its number, `ranges` what must be clear before it is disabled.
-    PlanDisable = 6,
+    /// is its number.
+    Find = 6,
     /// Disable the patch `argument 0`. All threads are stopped and clear. After the last patch the agent
     /// lets go of the loader.
     Disable = 7,
@@ -115,6 +118,11 @@ pub enum Command {
     /// Let go of the loader if no patch is known. All threads are stopped. Afterwards nothing leads into
     /// the agent any more, and its mapping can be unmapped if no thread is inside it.
     Detach = 9,
+    /// List, as `ranges`, the code that must be clear before threads switch: to the patch `argument 0` if
+    /// `argument 1` is 1, back from it if 0.
+    Plan = 10,
+    /// Forget the modules that the loader has unmapped. All threads are stopped.
+    Settle = 11,
 }
 
 /// How a command ended.

@@ -29,6 +29,7 @@ pub(crate) struct Agent {
     /// What it needs to be part of the loader's work.
     pub hook: Option<Hook>,
     attached: bool,
+    generation: u64,
     next_patch: u32,
     snapshot: Vec<u8>,
     ranges: Vec<CodeRange>,
@@ -50,6 +51,7 @@ impl Agent {
             host: Host::new(Modules::new(program)),
             hook: None,
             attached: false,
+            generation: 0,
             next_patch: 1,
             snapshot: Vec::new(),
             ranges: Vec::new(),
@@ -67,25 +69,7 @@ impl Agent {
             let text = b"a library is being loaded or unloaded at this moment";
             return Err(Failure::new(Outcome::LoaderBusy, text));
         }
-        // What was known before may have gone unseen.
-        self.core = Livepatch::new();
-        let modules = &mut self.host.modules;
-        modules.clear();
-        if facts.debug == 0 {
-            modules.add_program()?;
-        }
-        for link_map in Namespace::all(facts.debug).flat_map(Namespace::link_maps) {
-            modules.add_if_new(link_map)?;
-        }
-        modules.set_live();
-        for module in modules.iter() {
-            let Some(build_id) = module.build_id else {
-                continue;
-            };
-            self.core
-                .adopt_live_module(module.id, build_id)
-                .map_err(refusal)?;
-        }
+        self.take_modules_over(facts.debug)?;
         if facts.debug != 0 {
             let writes = &mut self.host.writes;
             let hook = Hook::install(facts.debug, facts.signal_error, facts.hook, writes)?;
@@ -93,6 +77,29 @@ impl Agent {
         }
         self.set_attached(true);
         Ok((Outcome::Done, 0))
+    }
+
+    /// Looks at what is loaded, after a time in which modules could come and go unseen.
+    fn take_modules_over(&mut self, debug: u64) -> Result<(), Failure> {
+        self.core = Livepatch::new();
+        while let Some(module) = self.host.modules.find_changed(debug) {
+            self.host.forget_module(module);
+        }
+        let modules = &mut self.host.modules;
+        if debug == 0 && modules.iter().next().is_none() {
+            modules.add_program()?;
+        }
+        for link_map in Namespace::all(debug).flat_map(Namespace::link_maps) {
+            modules.add_if_new(link_map)?;
+        }
+        modules.set_live();
+        for module in modules.iter() {
+            if let Some(build_id) = module.build_id {
+                let adopted = self.core.adopt_live_module(module.id, build_id);
+                adopted.map_err(refusal)?;
+            }
+        }
+        Ok(())
     }
 
     /// Lets go of the loader. All threads are stopped, and there is no patch.
@@ -112,52 +119,54 @@ impl Agent {
         Ok((Outcome::Done, 0))
     }
 
+    /// What was planned for the modules before is out of date.
+    pub(crate) fn modules_changed(&mut self) {
+        self.generation += 1;
+        self.control
+            .store(offset_of!(Control, generation), self.generation);
+    }
+
     fn set_attached(&mut self, attached: bool) {
         self.attached = attached;
         self.control
             .store(offset_of!(Control, attached), attached.into());
     }
 
-    /// Registers a payload and prepares it for all modules that are alive. Unless that works, the
-    /// payload's memory stays the controller's.
+    /// Takes a payload over and prepares it for all modules that are alive.
     pub(crate) fn prepare(&mut self, address: u64, length: u64) -> Answer {
-        let patch = PatchId(self.next_patch);
-        self.host.payloads.add(patch, address, length)?;
-        let prepared = self.prepare_payload(patch);
-        if !matches!(prepared, Ok((Outcome::Done, _))) {
-            self.host.payloads.disown(patch);
+        let new = PatchId(self.next_patch);
+        self.host.payloads.add(new, address, length)?;
+        let payload = self.host.payload(new)?;
+        let mut enabled = self.core.patches().iter();
+        if let Some(known) = enabled.find(|patch| patch.name() == payload.name()) {
+            let number = known.id().0.into();
+            self.host.payloads.remove(new)?;
+            return Ok((Outcome::AlreadyThere, number));
         }
-        prepared
-    }
-
-    fn prepare_payload(&mut self, patch: PatchId) -> Answer {
-        let payload = self
-            .host
-            .payloads
-            .get(patch)
-            .ok_or_else(Failure::bad_payload)?;
-        if let Some(known) = self
-            .core
-            .patches()
-            .iter()
-            .find(|it| it.name() == payload.name())
-        {
-            return Ok((Outcome::AlreadyThere, known.id().0.into()));
-        }
-        let definition = definition(payload)?;
-        self.next_patch += 1;
+        // The same patch once more: what is left of it is used again.
+        let patch = match self.host.payloads.same_content(new) {
+            Some(known) => {
+                self.host.payloads.remove(new)?;
+                known
+            }
+            None => {
+                self.next_patch += 1;
+                new
+            }
+        };
+        let definition = definition(self.host.payload(patch)?)?;
         let prepared = self.core.prepare(&mut self.host, patch, definition);
-        prepared.map_err(|error| self.describe(error))?;
-        if let Err(failure) = self.collect_ranges(patch, PatchState::Patched) {
-            // Nobody could tell when it is safe to enable the patch.
-            self.core.abandon(&mut self.host, patch).map_err(refusal)?;
-            return Err(failure);
-        }
+        prepared.map_err(|error| {
+            let failure = self.describe(error);
+            self.host.release_payload(patch);
+            failure
+        })?;
         Ok((Outcome::Done, patch.0.into()))
     }
 
     /// Enables a prepared patch. All threads are stopped and clear of what it replaces.
     pub(crate) fn enable(&mut self, patch: PatchId) -> Answer {
+        self.settle()?;
         let begun = self.core.begin(&mut self.host, patch, &[]);
         begun.map_err(|error| self.describe(error))?;
         self.complete(patch)
@@ -169,30 +178,35 @@ impl Agent {
         Ok((Outcome::Done, patch.0.into()))
     }
 
-    /// Finds an enabled patch, and what must be clear before it can be disabled.
-    pub(crate) fn plan_disable(&mut self, name: &[u8]) -> Answer {
-        let Some(patch) = self
-            .core
-            .patches()
-            .iter()
-            .find(|patch| patch.name() == name)
-        else {
-            let text = Text::EMPTY
-                .push(b"no patch '")
-                .push(name)
-                .push(b"' is enabled");
-            return Err(Failure {
-                outcome: Outcome::NoSuchPatch,
-                text,
-            });
+    /// Finds an enabled patch.
+    pub(crate) fn find(&mut self, name: &[u8]) -> Answer {
+        let mut patches = self.core.patches().iter();
+        match patches.find(|patch| patch.name() == name) {
+            Some(patch) => Ok((Outcome::Done, patch.id().0.into())),
+            None => {
+                let text = Text::EMPTY.push(b"no patch '").push(name);
+                let text = text.push(b"' is enabled");
+                Err(Failure {
+                    outcome: Outcome::NoSuchPatch,
+                    text,
+                })
+            }
+        }
+    }
+
+    /// Lists what must be clear before threads switch to a patch, or back from it.
+    pub(crate) fn plan(&mut self, patch: PatchId, to_patched: bool) -> Answer {
+        let target = match to_patched {
+            true => PatchState::Patched,
+            false => PatchState::Unpatched,
         };
-        let patch = patch.id();
-        self.collect_ranges(patch, PatchState::Unpatched)?;
+        self.collect_ranges(patch, target)?;
         Ok((Outcome::Done, patch.0.into()))
     }
 
     /// Disables a patch. All threads are stopped and clear of its code.
     pub(crate) fn disable(&mut self, patch: PatchId) -> Answer {
+        self.settle()?;
         let begun = self.core.disable(&mut self.host, patch, &[]);
         begun.map_err(|error| self.describe(error))?;
         let answer = self.complete(patch)?;

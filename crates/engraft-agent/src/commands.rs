@@ -92,7 +92,9 @@ unsafe fn carry_out(agent: &mut Agent, command: Command, first: u64, second: u64
         Command::Enable => agent.enable(patch),
         Command::Abandon => agent.abandon(patch),
         // SAFETY: the controller wrote the name there.
-        Command::PlanDisable => agent.plan_disable(unsafe { bytes(first, second as usize) }),
+        Command::Find => agent.find(unsafe { bytes(first, second as usize) }),
+        Command::Plan => agent.plan(patch, second != 0),
+        Command::Settle => agent.settle().map(|()| (Outcome::Done, 0)),
         Command::Disable => agent.disable(patch),
         Command::Detach => agent.detach(),
     }

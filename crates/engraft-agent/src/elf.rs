@@ -2,8 +2,11 @@
 //!
 //! Facts: System V gABI (program header, dynamic section, hash table), the GNU hash table and symbol
 //! versions as in the LSB core specification.
+//!
+//! All reading goes through the kernel: a module may be unmapped at any moment by a thread in dlclose, and
+//! then there is no answer instead of a crash.
 
-#![expect(unsafe_code, reason = "reads loaded modules by address")]
+#![expect(unsafe_code, reason = "calls the resolvers of indirect functions")]
 
 use core::ops::Range;
 
@@ -15,7 +18,7 @@ use object::elf::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::memory::{c_string, probe, read};
+use crate::memory::{equals, probe};
 
 /// `Elf64_Phdr`.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -32,7 +35,7 @@ struct ProgramHeader {
 }
 
 /// `Elf64_Sym`.
-#[derive(Clone, Copy, FromBytes)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Symbol {
     name: u32,
@@ -230,9 +233,7 @@ impl SymbolTable {
     }
 
     fn symbol(&self, index: u32) -> Option<Symbol> {
-        let address = self.symbols + u64::from(index) * size_of::<Symbol>() as u64;
-        // SAFETY: the index comes from the module's own hash table; the module is mapped.
-        Some(unsafe { read(address) })
+        probe(self.symbols + u64::from(index) * size_of::<Symbol>() as u64)
     }
 
     fn find(&self, name: &[u8], version: &[u8]) -> Option<u32> {
@@ -247,21 +248,16 @@ impl SymbolTable {
         let hash = name.iter().fold(5381_u32, |hash, byte| {
             hash.wrapping_mul(33).wrapping_add(u32::from(*byte))
         });
-        // SAFETY: a GNU hash table starts with four words: buckets, first symbol, bloom words, shift.
-        let [buckets, first, bloom_words, _] = unsafe { read::<[u32; 4]>(table) };
+        let [buckets, first, bloom_words, _] = probe::<[u32; 4]>(table)?;
         let bucket_table = table + 16 + u64::from(bloom_words) * 8;
         let chain_table = bucket_table + u64::from(buckets) * 4;
         let bucket = bucket_table + u64::from(hash.checked_rem(buckets)?) * 4;
-        // SAFETY: `bucket` lies in the table of buckets.
-        let mut index = unsafe { read::<u32>(bucket) };
-        if index < first {
-            return None;
-        }
+        let mut index = probe::<u32>(bucket)?;
         loop {
-            let link = chain_table + u64::from(index - first) * 4;
-            // SAFETY: a chain ends with an odd word, so this one belongs to the table.
-            let value = unsafe { read::<u32>(link) };
-            if value | 1 == hash | 1 && self.matches(index, name, version) {
+            let link = chain_table + u64::from(index.checked_sub(first)?) * 4;
+            // The last word of a chain is odd; the other bits are those of the hash.
+            let value = probe::<u32>(link)?;
+            if value | 1 == hash | 1 && self.matches(index, name, version)? {
                 return Some(index);
             }
             if value & 1 == 1 {
@@ -272,72 +268,80 @@ impl SymbolTable {
     }
 
     fn find_by_sysv_hash(&self, table: u64, name: &[u8], version: &[u8]) -> Option<u32> {
-        // SAFETY: a hash table starts with the numbers of buckets and of symbols.
-        let [buckets, count] = unsafe { read::<[u32; 2]>(table) };
+        let [buckets, count] = probe::<[u32; 2]>(table)?;
         let chains = table + 8 + u64::from(buckets) * 4;
         let bucket = object::elf::hash(name).checked_rem(buckets)?;
-        // SAFETY: the bucket lies in the table.
-        let mut index = unsafe { read::<u32>(table + 8 + u64::from(bucket) * 4) };
+        let mut index = probe::<u32>(table + 8 + u64::from(bucket) * 4)?;
+        // A chain visits each symbol once at most.
         for _ in 0..count {
-            if index == 0 || index >= count {
+            if index == 0 {
                 return None;
             }
-            if self.matches(index, name, version) {
+            if self.matches(index, name, version)? {
                 return Some(index);
             }
-            // SAFETY: `index` is less than the number of symbols, which is that of the chain's words.
-            index = unsafe { read::<u32>(chains + u64::from(index) * 4) };
+            index = probe::<u32>(chains + u64::from(index) * 4)?;
         }
         None
     }
 
-    fn matches(&self, index: u32, name: &[u8], version: &[u8]) -> bool {
-        let Some(symbol) = self.symbol(index) else {
-            return false;
-        };
+    fn matches(&self, index: u32, name: &[u8], version: &[u8]) -> Option<bool> {
+        let symbol = self.symbol(index)?;
         let defined = symbol.section != SHN_UNDEF && symbol.info >> 4 != STB_LOCAL;
         let usable = matches!(
             symbol.info & 15,
             STT_FUNC | STT_OBJECT | STT_NOTYPE | STT_GNU_IFUNC
         );
-        // SAFETY: st_name is an offset into the module's string table.
-        let found = unsafe { c_string(self.strings + u64::from(symbol.name)) };
-        defined && usable && found == name && self.version_matches(index, version)
+        Some(
+            defined
+                && usable
+                && self.string_is(symbol.name, name)
+                && self.version_matches(index, version)?,
+        )
+    }
+
+    /// Whether the string table has `wanted` at `offset`.
+    fn string_is(&self, offset: u32, wanted: &[u8]) -> bool {
+        let start = self.strings + u64::from(offset);
+        equals(start, wanted).is_ok() && probe::<u8>(start + wanted.len() as u64) == Some(0)
     }
 
     /// A reference without a version takes the default one, which is not hidden (bit 15).
-    fn version_matches(&self, index: u32, version: &[u8]) -> bool {
+    fn version_matches(&self, index: u32, version: &[u8]) -> Option<bool> {
         const HIDDEN: u16 = 0x8000;
         let Some(versions) = self.versions else {
-            return true;
+            return Some(true);
         };
-        // SAFETY: there is one version word per symbol.
-        let word = unsafe { read::<u16>(versions + u64::from(index) * 2) };
+        let word = probe::<u16>(versions + u64::from(index) * 2)?;
         if version.is_empty() {
-            return word & HIDDEN == 0;
+            return Some(word & HIDDEN == 0);
         }
-        let number = word & VERSYM_VERSION;
-        self.version_name(number)
-            .is_none_or(|found| found == version)
+        Some(self.defines_version(word & VERSYM_VERSION, version))
     }
 
-    /// The name of a version that this file defines; numbers 0 and 1 (local, global) have none.
-    fn version_name(&self, number: u16) -> Option<&[u8]> {
-        let (mut definition, count) = self.version_definitions?;
+    /// Whether the file's version of this number has this name. A file that defines no versions is
+    /// taken as it is, as the loader does.
+    fn defines_version(&self, number: u16, name: &[u8]) -> bool {
+        let Some((mut definition, count)) = self.version_definitions else {
+            return true;
+        };
         for _ in 0..count {
-            // SAFETY: Elf64_Verdef begins with version, flags, index, auxiliary count (16 bits each).
-            let [_, _, index, _] = unsafe { read::<[u16; 4]>(definition) };
-            // SAFETY: and goes on with hash, offset of the first auxiliary entry, offset of the next.
-            let [_, auxiliary, next] = unsafe { read::<[u32; 3]>(definition + 8) };
+            // Elf64_Verdef: version, flags, index, number of auxiliary entries (16 bits each), then
+            // hash, offset of the first auxiliary entry, offset of the next definition.
+            let Some([_, _, index, _]) = probe::<[u16; 4]>(definition) else {
+                return false;
+            };
+            let Some([_, auxiliary, next]) = probe::<[u32; 3]>(definition + 8) else {
+                return false;
+            };
             if index == number {
-                // SAFETY: Elf64_Verdaux begins with the offset of the name.
-                let name = unsafe { read::<u32>(definition + u64::from(auxiliary)) };
-                // SAFETY: that is an offset into the module's string table.
-                return (number > 1).then(|| unsafe { c_string(self.strings + u64::from(name)) });
+                // Elf64_Verdaux begins with the offset of the name.
+                let offset = probe::<u32>(definition + u64::from(auxiliary));
+                return offset.is_some_and(|offset| self.string_is(offset, name));
             }
             definition += u64::from(next);
         }
-        None
+        false
     }
 }
 

@@ -223,9 +223,27 @@ impl Agent {
         }
         changed |= self.host.modules.last_id() != known;
         if changed {
+            self.modules_changed();
             self.publish();
         }
         raise
+    }
+
+    /// Before a patch is enabled or disabled, with all threads stopped: forgets what the loader has
+    /// unmapped without having said so yet. While it is about to unmap something, nobody can tell what
+    /// may still be touched; that is soon over.
+    pub(crate) fn settle(&mut self) -> Result<(), Failure> {
+        let Some(debug) = self.hook.as_ref().map(|hook| hook.debug) else {
+            return Ok(());
+        };
+        if let Activity::Deleting = Activity::of(debug) {
+            let text = b"a library is being unloaded at this moment";
+            return Err(Failure::new(Outcome::LoaderBusy, text));
+        }
+        if self.forget_vanished(debug) {
+            self.modules_changed();
+        }
+        Ok(())
     }
 
     /// Modules that were unmapped since the last call. Their code is gone, so nothing is written there.

@@ -18,7 +18,7 @@ use crate::failure::{Failure, Text};
 use crate::image::{Image, Symbols};
 use crate::memory;
 use crate::modules::{Module, Modules};
-use crate::payloads::{PayloadView, Payloads};
+use crate::payloads::{Payload, PayloadView, Payloads};
 
 /// The agent's side of the model.
 pub(crate) struct Host {
@@ -44,6 +44,11 @@ struct PlacedImage {
     object: ObjectId,
     module: ModuleId,
     image: Image,
+    /// Sites have led here. From then on the program may hold pointers to its data: constants and
+    /// variables of new code are passed on like any others. So it stays after its patch has been
+    /// disabled, for as long as the module does (the kernel, too, keeps a disabled patch's module),
+    /// and is used again if the same patch comes again.
+    used: bool,
 }
 
 /// An overwritten function entry.
@@ -78,10 +83,34 @@ impl Host {
             .map(|placed| &placed.image)
     }
 
-    /// Forgets the detours of a module that is not mapped any more.
+    /// Forgets a module that is not mapped any more, and takes the images away that were made for it.
     pub(crate) fn forget_module(&mut self, module: ModuleId) {
         self.detours.retain(|detour| detour.module != module);
         self.modules.remove(module);
+        for placed in self.images.extract_if(.., |placed| placed.module == module) {
+            if let Err(failure) = placed.image.release() {
+                self.trouble = Some(failure);
+            }
+        }
+    }
+
+    /// The payload of a patch.
+    pub(crate) fn payload(&self, patch: PatchId) -> Result<&Payload, Failure> {
+        self.payloads.get(patch).ok_or_else(Failure::bad_payload)
+    }
+
+    /// Frees the payload of a patch, unless images of it are kept.
+    pub(crate) fn release_payload(&mut self, patch: PatchId) {
+        if self
+            .images
+            .iter()
+            .any(|placed| placed.object.patch == patch)
+        {
+            return;
+        }
+        if let Err(failure) = self.payloads.remove(patch) {
+            self.trouble = Some(failure);
+        }
     }
 
     /// Adds the addresses of a body that threads have to leave.
@@ -119,10 +148,10 @@ impl Host {
         module: &Module,
         function: LinkAddress,
     ) -> Result<(PayloadView<'_>, &PayloadFunction), Failure> {
-        self.images
-            .iter()
-            .filter(|placed| placed.module == module.id)
-            .filter_map(|placed| self.payloads.view(placed.object))
+        let build_id = module.build_id.ok_or_else(Failure::bad_payload)?;
+        self.payloads
+            .objects()
+            .filter(|view| view.is(build_id.as_bytes()))
             .find_map(|view| Some((view, view.function_at(function)?)))
             .ok_or_else(Failure::bad_payload)
     }
@@ -190,7 +219,11 @@ impl Host {
     }
 
     /// Where a site's target is in memory; `None` for the old function itself.
-    fn destination(&self, target: SiteTarget, module: ModuleId) -> Result<Option<u64>, Failure> {
+    fn destination(
+        &self,
+        target: SiteTarget,
+        module: ModuleId,
+    ) -> Result<Option<(ObjectId, u64)>, Failure> {
         let code = match (target, self.universe) {
             (SiteTarget::Original, _) => Code::Original,
             (SiteTarget::Direct(func), _) => Code::Func(func),
@@ -211,7 +244,7 @@ impl Host {
         let function = functions
             .get(func.func as usize)
             .ok_or_else(Failure::bad_payload)?;
-        Ok(Some(image.base + function.new_offset))
+        Ok(Some((object, image.base + function.new_offset)))
     }
 
     /// The detour of a function, made (but not written) if there is none.
@@ -295,6 +328,9 @@ impl World for Host {
             return Err(Failure::new(Outcome::CodeDiffers, text));
         }
         self.check_code(view, target)?;
+        if self.image(object, module).is_some() {
+            return Ok(());
+        }
         let symbols = ModuleSymbols {
             modules: &self.modules,
             module: target,
@@ -305,25 +341,26 @@ impl World for Host {
             object,
             module,
             image,
+            used: false,
         });
         Ok(())
     }
 
     fn release_object(&mut self, object: ObjectId, module: ModuleId) -> Result<(), Failure> {
-        let this = |placed: &PlacedImage| placed.object == object && placed.module == module;
         // A detour that leads nowhere any more is the old code again.
         self.detours
             .retain(|detour| detour.current != detour.original);
-        match self.images.iter().position(this) {
+        let unused = |placed: &PlacedImage| {
+            placed.object == object && placed.module == module && !placed.used
+        };
+        match self.images.iter().position(unused) {
             Some(index) => self.images.swap_remove(index).image.release(),
             None => Ok(()),
         }
     }
 
     fn release_patch(&mut self, patch: PatchId) {
-        if let Err(failure) = self.payloads.remove(patch) {
-            self.trouble = Some(failure);
-        }
+        self.release_payload(patch);
     }
 
     fn release_state(&mut self, _: PatchId, _: StateId) {}
@@ -342,10 +379,18 @@ impl World for Host {
         let index = self.detour(module, function)?;
         let detour = self.detours.get(index).ok_or_else(Failure::bad_payload)?;
         let bytes = match destination {
-            Some(to) => code::jump(detour.address, to).ok_or_else(code::out_of_reach)?,
+            Some((_, to)) => code::jump(detour.address, to).ok_or_else(code::out_of_reach)?,
             None => detour.original,
         };
-        self.write_detour(index, bytes)
+        self.write_detour(index, bytes)?;
+        if let Some((object, _)) = destination {
+            let this =
+                |placed: &&mut PlacedImage| placed.object == object && placed.module == module;
+            if let Some(placed) = self.images.iter_mut().find(this) {
+                placed.used = true;
+            }
+        }
+        Ok(())
     }
 
     fn open_transition(

@@ -134,9 +134,12 @@ impl Modules {
         Ok(id)
     }
 
-    /// Forgets all modules.
-    pub(crate) fn clear(&mut self) {
-        self.list.clear();
+    /// A module that is not what it was, after a time in which nobody looked: not listed any more, or
+    /// another file at the same place.
+    pub(crate) fn find_changed(&self, debug: u64) -> Option<ModuleId> {
+        let changed = |module: &&Module| module.elf.build_id() != module.build_id;
+        let found = self.list.iter().find(changed).map(|module| module.id);
+        self.find_vanished(debug).or(found)
     }
 
     /// Changes with every module that is added.

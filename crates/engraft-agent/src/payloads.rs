@@ -30,6 +30,12 @@ pub(crate) struct PayloadView<'a> {
 }
 
 impl<'a> PayloadView<'a> {
+    /// Whether this object is the file with this build-id.
+    pub(crate) fn is(&self, build_id: &[u8]) -> bool {
+        let own = &self.object.build_id;
+        own.bytes.get(..own.length as usize) == Some(build_id)
+    }
+
     /// The functions; none if the payload contradicts itself, which `Payloads::check` has excluded.
     pub(crate) fn functions(&self) -> &'a [PayloadFunction] {
         self.object.functions.of(self.buffer).unwrap_or_default()
@@ -110,7 +116,11 @@ impl Payloads {
             address,
             length,
         };
-        payload.check()?;
+        if let Err(failure) = payload.check() {
+            // SAFETY: the payload came from `allocate`, and nothing refers to it.
+            unsafe { free(address, length) }?;
+            return Err(failure);
+        }
         self.list.push(payload);
         Ok(())
     }
@@ -125,9 +135,17 @@ impl Payloads {
         unsafe { free(payload.address, payload.length) }
     }
 
-    /// Forgets a payload; its memory is the controller's again.
-    pub(crate) fn disown(&mut self, patch: PatchId) {
-        self.list.retain(|payload| payload.patch != patch);
+    /// Another payload that says the same.
+    pub(crate) fn same_content(&self, patch: PatchId) -> Option<PatchId> {
+        let wanted = self.get(patch)?.buffer();
+        let mut others = self.list.iter().filter(|payload| payload.patch != patch);
+        let same = others.find(|payload| payload.buffer() == wanted)?;
+        Some(same.patch)
+    }
+
+    /// The objects of all patches.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = PayloadView<'_>> {
+        self.list.iter().flat_map(Payload::objects)
     }
 
     /// The payload of a patch.

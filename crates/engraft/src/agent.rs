@@ -28,6 +28,14 @@ pub(crate) struct RunningAgent {
     stack_top: TargetAddress,
 }
 
+/// What must be clear before threads switch.
+pub(crate) struct Plan {
+    /// Changes whenever a module comes or goes.
+    pub(crate) generation: u64,
+    /// The code.
+    pub(crate) ranges: Vec<CodeRange>,
+}
+
 /// What the agent answered.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -40,6 +48,11 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// Whether the command may work a moment later.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self.outcome, Outcome::Busy | Outcome::LoaderBusy)
+    }
+
     /// The answer, if the command was carried out.
     pub(crate) fn done(self, pid: i32) -> Result<Self, Error> {
         match self.outcome {
@@ -142,10 +155,18 @@ impl RunningAgent {
         })
     }
 
-    /// The code that must be clear, according to the last command.
-    pub(crate) fn ranges(&self) -> Result<Vec<CodeRange>, Error> {
+    /// The last plan.
+    pub(crate) fn plan(&self) -> Result<Plan, Error> {
         let control = self.control()?;
-        self.records(control.ranges, control.range_count)
+        Ok(Plan {
+            generation: control.generation,
+            ranges: self.records(control.ranges, control.range_count)?,
+        })
+    }
+
+    /// The generation of a plan that is up to date.
+    pub(crate) fn plan_generation(&self) -> Result<u64, Error> {
+        Ok(self.control()?.generation)
     }
 
     /// The code that the last command wrote.

@@ -13,7 +13,7 @@ use engraft_process::{
     Verdict,
 };
 
-use crate::agent::{Answer, RunningAgent};
+use crate::agent::{Answer, Plan, RunningAgent};
 use crate::error::{Error, Inside};
 use crate::inject::{self as injection, Injection};
 use crate::payload;
@@ -86,12 +86,20 @@ pub fn disable(process: &Process, name: &str, timeout: Duration) -> Result<Disab
             text,
         });
     };
-    let name_memory = TargetMemory::with(process, &agent, name.as_bytes(), &deadline)?;
-    let arguments = [name_memory.address.get(), name.len() as u64];
-    let planned = command(process, &agent, Command::PlanDisable, arguments, &deadline);
-    name_memory.free(&deadline)?;
-    let number = planned?.done(pid)?.value;
-    let stopped_for = change(process, &agent, Command::Disable, number, &deadline)?;
+    let memory = TargetMemory::with(process, &agent, name.as_bytes(), &deadline)?;
+    let arguments = [memory.address.get(), memory.length];
+    let found = command(process, &agent, Command::Find, arguments, &deadline);
+    memory.free(&deadline)?;
+    let number = found?.done(pid)?.value;
+    let stopped_for = change(
+        process,
+        &agent,
+        Change {
+            what: Command::Disable,
+            number,
+        },
+        &deadline,
+    )?;
     Ok(Disabled { stopped_for })
 }
 
@@ -108,8 +116,7 @@ fn attach(process: &Process, agent: &RunningAgent, deadline: &Deadline) -> Resul
     let pid = process.pid();
     while !agent.is_attached()? {
         let mut stopped = process.stop(STOP_TIMEOUT)?;
-        let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;
-        let answer = agent.command(&mut thread, Command::Attach, [0; 2])?;
+        let answer = call(&mut stopped, agent, Command::Attach, [0; 2])?;
         match answer.outcome {
             Outcome::Busy | Outcome::LoaderBusy => {}
             _ => {
@@ -170,39 +177,30 @@ fn enable(
     deadline: &Deadline,
 ) -> Result<Applied, Error> {
     let pid = process.pid();
-    let memory = TargetMemory::with(process, agent, payload, deadline)?;
-    let arguments = [memory.address.get(), memory.length];
-    let prepared = command(process, agent, Command::Prepare, arguments, deadline);
-    let number = match prepared {
-        Ok(Answer {
-            outcome: Outcome::Done,
-            value,
-            ..
-        }) => value,
-        Ok(Answer {
-            outcome: Outcome::AlreadyThere,
-            ..
-        }) => {
-            memory.free(deadline)?;
-            return Ok(Applied::Already);
-        }
-        Ok(refused) => {
-            memory.free(deadline)?;
-            let Answer { outcome, text, .. } = refused;
-            return Err(Error::Agent { pid, outcome, text });
-        }
-        Err(error) => return Err(error),
-    };
-    match change(process, agent, Command::Enable, number, deadline) {
+    let mut answer = prepare(process, agent, payload, deadline)?;
+    if !matches!(answer.outcome, Outcome::Done | Outcome::AlreadyThere) {
+        answer = prepare_stopped(process, agent, payload, deadline)?;
+    }
+    if answer.outcome == Outcome::AlreadyThere {
+        return Ok(Applied::Already);
+    }
+    let number = answer.done(pid)?.value;
+    match change(
+        process,
+        agent,
+        Change {
+            what: Command::Enable,
+            number,
+        },
+        deadline,
+    ) {
         Ok(stopped_for) => Ok(Applied::Now {
             waiting: waiting(process, patch)?,
             stopped_for,
         }),
         Err(error) => {
             // The agent itself forgets a patch that it could not enable.
-            let is_prepared =
-                matches!(error, Error::ThreadInside { .. } | Error::LoaderBusy { .. });
-            if is_prepared {
+            if let Error::ThreadInside { .. } | Error::LoaderBusy { .. } = error {
                 command(process, agent, Command::Abandon, [number, 0], deadline)?.done(pid)?;
             }
             Err(error)
@@ -210,43 +208,135 @@ fn enable(
     }
 }
 
+/// Prepares a patch while everybody runs.
+fn prepare(
+    process: &Process,
+    agent: &RunningAgent,
+    payload: &[u8],
+    deadline: &Deadline,
+) -> Result<Answer, Error> {
+    let memory = TargetMemory::with(process, agent, payload, deadline)?;
+    let arguments = [memory.address.get(), memory.length];
+    command(process, agent, Command::Prepare, arguments, deadline)
+}
+
+/// Prepares a patch while everybody stands still: a failure is not the work of a thread that was unloading
+/// a library at that moment.
+fn prepare_stopped(
+    process: &Process,
+    agent: &RunningAgent,
+    payload: &[u8],
+    deadline: &Deadline,
+) -> Result<Answer, Error> {
+    let pid = process.pid();
+    let memory = TargetMemory::with(process, agent, payload, deadline)?;
+    loop {
+        let mut stopped = process.stop(STOP_TIMEOUT)?;
+        let settled = call(&mut stopped, agent, Command::Settle, [0; 2])?;
+        if !settled.is_busy() {
+            settled.done(pid)?;
+            let arguments = [memory.address.get(), memory.length];
+            let prepared = call(&mut stopped, agent, Command::Prepare, arguments)?;
+            stopped.detach()?;
+            return Ok(prepared);
+        }
+        stopped.detach()?;
+        if let Err(timeout) = deadline.wait() {
+            memory.free(deadline)?;
+            return Err(Error::LoaderBusy { pid, timeout });
+        }
+    }
+}
+
+/// A prepared change: to a patch, or back from it.
+#[derive(Clone, Copy)]
+struct Change {
+    what: Command,
+    number: u64,
+}
+
+impl Change {
+    fn plan(self) -> [u64; 2] {
+        [self.number, matches!(self.what, Command::Enable).into()]
+    }
+}
+
+/// How one attempt at a change ended.
+enum Attempt {
+    Done {
+        stopped_for: Duration,
+    },
+    /// Not now, and why.
+    NotNow(Error),
+}
+
 /// Makes a prepared change in one stop in which every thread is clear; how long that stop was.
 fn change(
     process: &Process,
     agent: &RunningAgent,
-    what: Command,
-    number: u64,
+    change: Change,
     deadline: &Deadline,
 ) -> Result<Duration, Error> {
-    let pid = process.pid();
-    let ranges = agent.ranges()?;
     loop {
-        // Read while everybody runs: a stack that is mapped later is not in it, and counts as not clear.
+        // All that can be done while everybody runs. A stack that is mapped later is not in the map, and
+        // counts as not clear; a module that comes later changes the plan's generation.
+        command(process, agent, Command::Plan, change.plan(), deadline)?.done(process.pid())?;
+        let plan = agent.plan()?;
         let maps = process.maps()?;
         let mut stopped = process.stop(STOP_TIMEOUT)?;
-        let since = Instant::now();
-        let in_the_way = first_not_clear(&stopped, &maps, &ranges, deadline.timeout);
-        let error = match in_the_way {
-            Some(error) => error,
-            None => {
-                let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;
-                let answer = agent.command(&mut thread, what, [number, 0])?;
-                if answer.outcome != Outcome::Busy {
-                    answer.done(pid)?;
-                    verify(agent)?;
-                    let stopped_for = since.elapsed();
-                    stopped.detach()?;
-                    return Ok(stopped_for);
-                }
-                Error::LoaderBusy {
-                    pid,
-                    timeout: deadline.timeout,
-                }
-            }
-        };
+        let attempt = attempt(&mut stopped, agent, change, plan, &maps, deadline)?;
         stopped.detach()?;
-        deadline.wait().map_err(|_| error)?;
+        match attempt {
+            Attempt::Done { stopped_for } => return Ok(stopped_for),
+            Attempt::NotNow(error) => deadline.wait().map_err(|_| error)?,
+        }
     }
+}
+
+/// Makes the change if every thread is clear.
+fn attempt(
+    stopped: &mut StoppedProcess,
+    agent: &RunningAgent,
+    change: Change,
+    mut plan: Plan,
+    maps: &Maps,
+    deadline: &Deadline,
+) -> Result<Attempt, Error> {
+    let since = Instant::now();
+    let (pid, timeout) = (stopped.process().pid(), deadline.timeout);
+    let busy = Ok(Attempt::NotNow(Error::LoaderBusy { pid, timeout }));
+    if agent.plan_generation()? != plan.generation {
+        let planned = call(stopped, agent, Command::Plan, change.plan())?;
+        if planned.is_busy() {
+            return busy;
+        }
+        planned.done(pid)?;
+        plan = agent.plan()?;
+    }
+    if let Some(error) = first_not_clear(stopped, maps, &plan.ranges, timeout) {
+        return Ok(Attempt::NotNow(error));
+    }
+    let changed = call(stopped, agent, change.what, [change.number, 0])?;
+    if changed.is_busy() {
+        return busy;
+    }
+    changed.done(pid)?;
+    verify(agent)?;
+    Ok(Attempt::Done {
+        stopped_for: since.elapsed(),
+    })
+}
+
+/// Gives a command in a stopped process.
+fn call(
+    stopped: &mut StoppedProcess,
+    agent: &RunningAgent,
+    what: Command,
+    arguments: [u64; 2],
+) -> Result<Answer, Error> {
+    let pid = stopped.process().pid();
+    let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;
+    agent.command(&mut thread, what, arguments)
 }
 
 /// The first thread that executes or may return into one of the ranges, as an error.
