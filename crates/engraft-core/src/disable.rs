@@ -42,7 +42,7 @@ impl Livepatch {
         if let Some(patch) = self.patches.iter_mut().find(|it| it.id() == patch) {
             patch.enabled = false;
         }
-        Ok(self.switch_clear(world))
+        Ok(self.start(world))
     }
 
     /// Makes the sites where the patch is on top choose by thread. Everyone is still patched, so

@@ -199,11 +199,14 @@ pub(crate) fn unbind<W: World>(world: &mut W, module: &mut Module, patch: &Patch
         return;
     }
     module.bindings.retain(|binding| binding.object != object);
-    if it.is_dynamic() {
-        return;
+    if !it.is_dynamic() {
+        release(world, object, module.id());
     }
-    if let Err(error) = world.release_object(object, module.id()) {
-        world.report(Trouble::Release(object, module.id()), error);
+}
+
+pub(crate) fn release<W: World>(world: &mut W, object: ObjectId, module: ModuleId) {
+    if let Err(error) = world.release_object(object, module) {
+        world.report(Trouble::Release(object, module), error);
     }
 }
 

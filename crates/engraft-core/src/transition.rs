@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 
 use crate::{
-    Code, Error, Event, LinkAddress, Livepatch, Module, ModuleId, OutOfMemory, Patch, PatchId,
-    Refusal, ThreadId, World, grow,
+    Code, Error, Event, LinkAddress, Livepatch, Module, ModuleId, Patch, PatchId, Refusal,
+    ThreadId, World, grow,
 };
 
 /// Which universe a thread is in, for the patch in transition (`task_struct::patch_state`; its
@@ -313,13 +313,8 @@ impl Livepatch {
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotInTransition`], [`Refusal::OutOfMemory`].
+    /// [`Refusal::NotInTransition`].
     pub fn force<W: World>(&mut self, world: &mut W, patch: PatchId) -> Result<(), Refusal> {
-        self.transition_of(patch)?;
-        // Room for whatever leaves with it: completing must not need memory.
-        self.forced
-            .try_reserve(self.patches.len())
-            .map_err(OutOfMemory::from)?;
         let transition = self.transition_of(patch)?;
         world.event(Event::Forcing(patch, transition.target));
         transition.forced = true;

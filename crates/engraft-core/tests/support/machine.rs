@@ -119,6 +119,8 @@ pub struct Scope {
     pub nested: bool,
     /// Whether threads may end, and begin again with the same thread pointer.
     pub births: bool,
+    /// Whether requests are also made that have to be refused.
+    pub nonsense: bool,
     pub reverse: bool,
     pub force: bool,
     /// Whether every call of the world that can fail does so once.
@@ -136,6 +138,7 @@ impl Scope {
             threads: 0,
             nested: true,
             births: false,
+            nonsense: true,
             reverse: true,
             force: false,
             faults: false,
@@ -283,8 +286,11 @@ impl Machine {
     }
 
     fn controller_acts(&self, scope: &Scope, acts: &mut Vec<Act>) {
-        for patch in scope.patches() {
-            acts.extend([Act::Prepare(patch), Act::Disable(patch)]);
+        let busy = self.core.prepared().is_some() || self.core.transition().is_some();
+        if scope.nonsense || !busy {
+            for patch in scope.patches() {
+                acts.extend([Act::Prepare(patch), Act::Disable(patch)]);
+            }
         }
         if let Some(patch) = self.core.prepared() {
             acts.extend([Act::Begin(patch.id()), Act::Abandon(patch.id())]);
@@ -793,9 +799,14 @@ impl Model for Scope {
                     act,
                     fail_at: Some(call),
                 };
-                match state.take(self, step) {
-                    Ok(outcome) if !outcome.failed => break,
-                    result => visit(step, result.map(|outcome| outcome.machine)),
+                let result = state.take(self, step);
+                if result.as_ref().is_ok_and(|outcome| !outcome.failed) {
+                    break;
+                }
+                let broken = result.is_err();
+                visit(step, result.map(|outcome| outcome.machine));
+                if broken {
+                    break;
                 }
             }
         }
