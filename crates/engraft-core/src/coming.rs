@@ -65,7 +65,7 @@ impl Livepatch {
             Some(it) if it.state == ModuleState::Unformed && it.build_id() == build_id => {}
             Some(_) => return Err(Refusal::ModuleExists(module).into()),
         }
-        let transition = self.transition_patch();
+        let transition = self.moving_patch();
         let Self {
             patches, modules, ..
         } = self;
@@ -123,7 +123,7 @@ impl Livepatch {
         world: &mut W,
         module: ModuleId,
     ) -> Result<(), Refusal> {
-        let transition = self.transition_patch();
+        let transition = self.moving_patch();
         let mut modules = self.modules.iter_mut();
         let it = modules
             .find(|it| it.id() == module)

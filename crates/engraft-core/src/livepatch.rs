@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use crate::{
     Callback, CallbackScope, Callbacks, Error, Event, FuncId, FuncState, Module, ModuleId,
-    ObjectId, Patch, PatchId, Refusal, Transition, Trouble, World, grow,
+    ObjectId, Patch, PatchId, PatchState, Refusal, Transition, Trouble, World, grow,
 };
 
 /// The patches, modules and transition of one process.
@@ -149,6 +149,16 @@ impl Livepatch {
 
     pub(crate) fn transition_patch(&self) -> Option<PatchId> {
         self.transition.as_ref().map(Transition::patch)
+    }
+
+    /// The patch that threads may differ in. After a disabling that was canceled they do not, even
+    /// while a site is still to be restored: for modules that come and go the patch is enabled.
+    pub(crate) fn moving_patch(&self) -> Option<PatchId> {
+        let stays = |it: &&Transition| it.is_canceled() && it.target() == PatchState::Patched;
+        self.transition
+            .as_ref()
+            .filter(|it| !stays(it))
+            .map(Transition::patch)
     }
 
     /// One at a time: the patch that is in the way of another's enabling or disabling.

@@ -75,6 +75,8 @@ pub enum Sabotage {
     None,
     /// Forgets what the patch that refused a module left behind, as the kernel does.
     KeepHalfImages,
+    /// Lets a patch bind to a module that is only visible.
+    BindVisible,
     /// A module that comes during a transition gets the new code for everyone.
     NoDispatchForComers,
 }
