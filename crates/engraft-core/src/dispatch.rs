@@ -123,21 +123,31 @@ fn thread_state<A: Word>(
     slots: &[ThreadSlot<A>],
     thread: u64,
 ) -> u64 {
-    let own = match thread {
-        0 => Some(&transition.anonymous),
-        _ => find(slots, thread).map(|slot| &slot.state),
+    let listed = || own_state(transition, slots, thread);
+    listed().unwrap_or_else(|| {
+        // ORDERING: Acquire, as in `own_state`; and so that the second look at the table sees a
+        // thread that was listed before the others were moved (`ThreadTable::open`). Without it, a
+        // thread that was stopped between the two, and listed, would move with the others.
+        let others = transition.others.load(Ordering::Acquire);
+        listed().unwrap_or(others)
+    })
+}
+
+/// The state of a thread that is listed, unless that is the others' state.
+fn own_state<A: Word>(
+    transition: &TransitionWords<A>,
+    slots: &[ThreadSlot<A>],
+    thread: u64,
+) -> Option<u64> {
+    let word = match thread {
+        0 => &transition.anonymous,
+        _ => &find(slots, thread)?.state,
     };
-    if let Some(own) = own {
-        // ORDERING: Acquire, so that the second reading of the site in `dispatch` comes after, and
-        // if this state belongs to a later transition than the first reading, sees how the one
-        // before ended. Peers: `ThreadTable::open` and `switch`.
-        let state = own.load(Ordering::Acquire);
-        if state != OTHERS {
-            return state;
-        }
-    }
-    // ORDERING: as above.
-    transition.others.load(Ordering::Acquire)
+    // ORDERING: Acquire, so that the second reading of the site in `dispatch` comes after, and if
+    // this state belongs to a later transition than the first reading, sees how the one before
+    // ended. Peers: `ThreadTable::open` and `switch`.
+    let state = word.load(Ordering::Acquire);
+    (state != OTHERS).then_some(state)
 }
 
 /// The thread's slot.
