@@ -1,6 +1,6 @@
 //! Modules that come and go.
 
-use crate::livepatch::{bind, call_object, patch_object, unbind};
+use crate::livepatch::{bind, call_object, patch_object, release, unbind};
 use crate::module::sync_site;
 use crate::{
     BuildId, Callback, Error, Event, Livepatch, Module, ModuleId, ModuleState, Patch, PatchId,
@@ -65,7 +65,7 @@ impl Livepatch {
             Some(it) if it.state == ModuleState::Unformed && it.build_id() == build_id => {}
             Some(_) => return Err(Refusal::ModuleExists(module).into()),
         }
-        let transition = self.transition_patch();
+        let transition = self.moving_patch();
         let Self {
             patches, modules, ..
         } = self;
@@ -123,7 +123,7 @@ impl Livepatch {
         world: &mut W,
         module: ModuleId,
     ) -> Result<(), Refusal> {
-        let transition = self.transition_patch();
+        let transition = self.moving_patch();
         let mut modules = self.modules.iter_mut();
         let it = modules
             .find(|it| it.id() == module)
@@ -133,10 +133,7 @@ impl Livepatch {
         for patch in &self.patches {
             revert(world, it, patch, transition);
         }
-        if let Some(prepared) = &self.prepared {
-            unbind(world, it, prepared);
-        }
-        self.modules.retain(|it| it.id() != module);
+        self.forget(world, module);
         Ok(())
     }
 
@@ -162,11 +159,23 @@ impl Livepatch {
                 unbind(world, it, patch);
             }
         }
+        self.forget(world, module);
+        Ok(())
+    }
+
+    /// The last of a module: what no listed patch has there, the prepared one's image and those of
+    /// patches that were forced out.
+    fn forget<W: World>(&mut self, world: &mut W, module: ModuleId) {
+        let Some(it) = self.modules.iter_mut().find(|it| it.id() == module) else {
+            return;
+        };
         if let Some(prepared) = &self.prepared {
             unbind(world, it, prepared);
         }
+        for binding in &it.bindings {
+            release(world, binding.object, module);
+        }
         self.modules.retain(|it| it.id() != module);
-        Ok(())
     }
 
     fn advance(

@@ -6,8 +6,8 @@ use crate::module::sync_site;
 use crate::site::Entry;
 use crate::state::call_states;
 use crate::{
-    Callback, Error, Event, LinkAddress, Livepatch, Module, ModuleId, Patch, PatchId, PatchState,
-    Refusal, Trouble, World, grow,
+    Callback, Error, Event, LinkAddress, Livepatch, Module, ModuleId, OutOfMemory, Patch, PatchId,
+    PatchState, Refusal, Trouble, World, grow,
 };
 
 /// How a transition ends.
@@ -51,8 +51,8 @@ impl Livepatch {
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotInTransition`], [`Refusal::Waiting`], or [`Error::Site`], after which the
-    /// transition is still open.
+    /// [`Refusal::NotInTransition`], [`Refusal::Waiting`], [`Refusal::OutOfMemory`], or
+    /// [`Error::Site`], after which the transition is still open.
     pub fn complete<W: World>(
         &mut self,
         world: &mut W,
@@ -60,6 +60,7 @@ impl Livepatch {
     ) -> Result<(), Error<W::Error>> {
         let transition = self.transition.as_ref().filter(|it| it.patch() == patch);
         let transition = transition.ok_or(Refusal::NotInTransition(patch))?;
+        let forced = transition.forced;
         match transition.waiting().count() {
             0 => {}
             waiting => return Err(Refusal::Waiting(waiting).into()),
@@ -68,6 +69,12 @@ impl Livepatch {
             patch,
             target: transition.target(),
         };
+        if forced {
+            let leaving = self.patches.len();
+            self.forced
+                .try_reserve(leaving)
+                .map_err(OutOfMemory::from)?;
+        }
         self.settle(world, end)?;
         self.finish(world, end);
         Ok(())
@@ -158,9 +165,9 @@ impl Livepatch {
     fn dismiss<W: World>(&mut self, world: &mut W, end: End, forced: bool) {
         while let Some(patch) = self.take_dismissed(end) {
             if forced {
-                forget(&mut self.modules, patch.id());
+                abandon_images(&mut self.modules, &patch);
                 world.event(Event::Removed(patch.id()));
-                // `force` made the room.
+                // `complete` made the room; a canceled transition cannot be forced.
                 grow::push_reserved(&mut self.forced, ForcedPatch::of(patch));
             } else {
                 unbind_all(world, &mut self.modules, &patch);
@@ -195,11 +202,17 @@ impl Livepatch {
     }
 }
 
-/// Drops a patch's bindings without releasing anything.
-fn forget(modules: &mut [Module], patch: PatchId) {
+/// Takes a patch's images out of its hands, without releasing them: a thread may be inside. They
+/// are released with their modules, which nobody may unload under a thread that is inside either.
+fn abandon_images(modules: &mut [Module], patch: &Patch) {
     for module in modules {
-        module
-            .bindings
-            .retain(|binding| binding.object.patch != patch);
+        let object = patch.object(module.build_id());
+        if object.is_some_and(|(_, object)| object.is_dynamic()) {
+            module
+                .bindings
+                .retain(|binding| binding.object.patch != patch.id());
+        } else if let Some(binding) = module.binding_mut(patch.id()) {
+            binding.pre_patched = false;
+        }
     }
 }

@@ -42,12 +42,12 @@ impl Livepatch {
         if let Some(patch) = self.patches.iter_mut().find(|it| it.id() == patch) {
             patch.enabled = false;
         }
-        Ok(self.switch_clear(world))
+        Ok(self.start(world))
     }
 
-    /// Makes the sites where the patch is on top choose by thread. Everyone is still patched, so
-    /// nothing runs differently yet.
-    fn split_sites<W: World>(
+    /// Makes the sites where the patch is on top choose by thread. Everyone is still in one
+    /// universe, so nothing runs differently yet.
+    pub(crate) fn split_sites<W: World>(
         &mut self,
         world: &mut W,
         patch: PatchId,

@@ -46,7 +46,7 @@ impl Word for AtomicU64 {
     }
 }
 
-/// In a state word: as [`TransitionWords::others`] says. All zero bytes are a valid table.
+/// In a thread's state word: as [`TransitionWords::others`] says. All zero bytes are a valid table.
 const OTHERS: u64 = 0;
 const UNPATCHED: u64 = 1;
 const PATCHED: u64 = 2;
@@ -74,7 +74,7 @@ pub struct SiteWords<A = AtomicU64> {
 pub struct TransitionWords<A = AtomicU64> {
     /// All that the table does not name.
     pub others: A,
-    /// Those without a thread pointer, who cannot be told apart.
+    /// Those without a thread pointer, who cannot be told apart; 0 if they are like all others.
     pub anonymous: A,
 }
 
@@ -123,21 +123,31 @@ fn thread_state<A: Word>(
     slots: &[ThreadSlot<A>],
     thread: u64,
 ) -> u64 {
-    if thread == 0 {
-        // ORDERING: as for `state` below; the peer is `ThreadTable::open`.
-        return transition.anonymous.load(Ordering::Acquire);
-    }
-    if let Some(slot) = find(slots, thread) {
-        // ORDERING: Acquire, so that the second reading of the site in `dispatch` comes after, and
-        // if this state belongs to a later transition than the first reading, sees how the one
-        // before ended. Peers: `ThreadTable::open` and `switch`.
-        let state = slot.state.load(Ordering::Acquire);
-        if state != OTHERS {
-            return state;
-        }
-    }
-    // ORDERING: as above.
-    transition.others.load(Ordering::Acquire)
+    let listed = || own_state(transition, slots, thread);
+    listed().unwrap_or_else(|| {
+        // ORDERING: Acquire, as in `own_state`; and so that the second look at the table sees a
+        // thread that was listed before the others were moved (`ThreadTable::open`). Without it, a
+        // thread that was stopped between the two, and listed, would move with the others.
+        let others = transition.others.load(Ordering::Acquire);
+        listed().unwrap_or(others)
+    })
+}
+
+/// The state of a thread that is listed, unless that is the others' state.
+fn own_state<A: Word>(
+    transition: &TransitionWords<A>,
+    slots: &[ThreadSlot<A>],
+    thread: u64,
+) -> Option<u64> {
+    let word = match thread {
+        0 => &transition.anonymous,
+        _ => &find(slots, thread)?.state,
+    };
+    // ORDERING: Acquire, so that the second reading of the site in `dispatch` comes after, and if
+    // this state belongs to a later transition than the first reading, sees how the one before
+    // ended. Peers: `ThreadTable::open` and `switch`.
+    let state = word.load(Ordering::Acquire);
+    (state != OTHERS).then_some(state)
 }
 
 /// The thread's slot.
@@ -212,10 +222,10 @@ impl<A: Word> ThreadTable<'_, A> {
         threads: impl Iterator<Item = (ThreadId, PatchState)>,
     ) -> Result<(), TableFull> {
         self.forget_others();
-        let mut anonymous = others;
+        let mut anonymous = OTHERS;
         for (thread, state) in threads {
             match thread {
-                ThreadId(0) => anonymous = state,
+                ThreadId(0) => anonymous = encode(state),
                 ThreadId(thread) => self.insert(thread, state)?,
             }
         }
@@ -223,11 +233,19 @@ impl<A: Word> ThreadTable<'_, A> {
         // transition before; the peer is `thread_state`.
         self.transition
             .anonymous
-            .store(encode(anonymous), Ordering::Release);
+            .store(anonymous, Ordering::Release);
         self.transition
             .others
             .store(encode(others), Ordering::Release);
         Ok(())
+    }
+
+    /// Moves the threads that are yet to be born.
+    pub fn switch_others(&self, state: PatchState) {
+        // ORDERING: Release, as in `open`.
+        self.transition
+            .others
+            .store(encode(state), Ordering::Release);
     }
 
     /// Moves one thread. One that the table does not name is where the transition leads already.
@@ -247,6 +265,8 @@ impl<A: Word> ThreadTable<'_, A> {
 
     /// Empties the table. No site chooses any more.
     pub fn close(&self) {
+        // ORDERING: Release, as for the slots.
+        self.transition.anonymous.store(OTHERS, Ordering::Release);
         for slot in self.slots {
             // ORDERING: Release, so that a thread which misses its slot sees that the sites no
             // longer choose when it reads its site again; the peer is `find`.

@@ -85,7 +85,7 @@ impl Livepatch {
         if let Some(patch) = self.patches.last_mut() {
             patch.enabled = true;
         }
-        Ok(self.switch_clear(world))
+        Ok(self.start(world))
     }
 
     fn take_prepared(&mut self, patch: PatchId) -> Result<Patch, Refusal> {
@@ -123,14 +123,16 @@ impl Livepatch {
         transition: Transition,
     ) -> Result<(), Error<W::Error>> {
         world
-            .open_transition(transition.target(), &mut transition.states())
+            .open_transition(transition.target().other(), &mut transition.states())
             .map_err(|error| Error::Threads(transition.patch(), error))?;
         self.transition = Some(transition);
         Ok(())
     }
 
-    pub(crate) fn switch_clear<W: World>(&mut self, world: &mut W) -> usize {
+    /// Lets the threads go: new ones start where the transition leads, those that are clear switch.
+    pub(crate) fn start<W: World>(&mut self, world: &mut W) -> usize {
         self.transition.as_mut().map_or(0, |transition| {
+            world.switch_others(transition.target());
             transition.switch_clear(world);
             transition.waiting().count()
         })

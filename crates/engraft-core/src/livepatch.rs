@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use crate::{
     Callback, CallbackScope, Callbacks, Error, Event, FuncId, FuncState, Module, ModuleId,
-    ObjectId, Patch, PatchId, Refusal, Transition, Trouble, World, grow,
+    ObjectId, Patch, PatchId, PatchState, Refusal, Transition, Trouble, World, grow,
 };
 
 /// The patches, modules and transition of one process.
@@ -151,6 +151,16 @@ impl Livepatch {
         self.transition.as_ref().map(Transition::patch)
     }
 
+    /// The patch that threads may differ in. After a disabling that was canceled they do not, even
+    /// while a site is still to be restored: for modules that come and go the patch is enabled.
+    pub(crate) fn moving_patch(&self) -> Option<PatchId> {
+        let stays = |it: &&Transition| it.is_canceled() && it.target() == PatchState::Patched;
+        self.transition
+            .as_ref()
+            .filter(|it| !stays(it))
+            .map(Transition::patch)
+    }
+
     /// One at a time: the patch that is in the way of another's enabling or disabling.
     pub(crate) fn check_idle(&self) -> Result<(), Refusal> {
         let prepared = self.prepared.as_ref().map(Patch::id);
@@ -199,11 +209,14 @@ pub(crate) fn unbind<W: World>(world: &mut W, module: &mut Module, patch: &Patch
         return;
     }
     module.bindings.retain(|binding| binding.object != object);
-    if it.is_dynamic() {
-        return;
+    if !it.is_dynamic() {
+        release(world, object, module.id());
     }
-    if let Err(error) = world.release_object(object, module.id()) {
-        world.report(Trouble::Release(object, module.id()), error);
+}
+
+pub(crate) fn release<W: World>(world: &mut W, object: ObjectId, module: ModuleId) {
+    if let Err(error) = world.release_object(object, module) {
+        world.report(Trouble::Release(object, module), error);
     }
 }
 

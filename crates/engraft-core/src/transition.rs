@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 
 use crate::{
-    Code, Error, Event, LinkAddress, Livepatch, Module, ModuleId, OutOfMemory, Patch, PatchId,
-    Refusal, ThreadId, World, grow,
+    Code, Error, Event, LinkAddress, Livepatch, Module, ModuleId, Patch, PatchId, Refusal,
+    ThreadId, World, grow,
 };
 
 /// Which universe a thread is in, for the patch in transition (`task_struct::patch_state`; its
@@ -279,7 +279,9 @@ impl Livepatch {
     /// # Errors
     ///
     /// [`Refusal::NotInTransition`], [`Refusal::AlreadyHeading`], [`Refusal::Canceled`],
-    /// [`Refusal::OutOfMemory`], [`Error::Threads`].
+    /// [`Refusal::OutOfMemory`], [`Error::Site`], [`Error::Threads`]: the transition goes on as it
+    /// did; after the latter two, sites that sent everyone to one place may choose by thread
+    /// again, which makes no difference.
     pub fn reverse<W: World>(
         &mut self,
         world: &mut W,
@@ -295,11 +297,13 @@ impl Livepatch {
             return Err(Refusal::AlreadyHeading(patch).into());
         }
         let reversed = transition.reversed(threads)?;
+        // Completing may have been tried, and may have failed after some sites.
+        self.split_sites(world, patch)?;
         world
             .open_transition(target, &mut reversed.states())
             .map_err(|error| Error::Threads(patch, error))?;
         let waiting = reversed.waiting().count();
-        *transition = reversed;
+        self.transition = Some(reversed);
         world.event(Event::Reversing(patch, target));
         world.event(Event::Starting(patch, target));
         if let Some(patch) = self.patches.iter_mut().find(|it| it.id() == patch) {
@@ -313,13 +317,8 @@ impl Livepatch {
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotInTransition`], [`Refusal::OutOfMemory`].
+    /// [`Refusal::NotInTransition`].
     pub fn force<W: World>(&mut self, world: &mut W, patch: PatchId) -> Result<(), Refusal> {
-        self.transition_of(patch)?;
-        // Room for whatever leaves with it: completing must not need memory.
-        self.forced
-            .try_reserve(self.patches.len())
-            .map_err(OutOfMemory::from)?;
         let transition = self.transition_of(patch)?;
         world.event(Event::Forcing(patch, transition.target));
         transition.forced = true;

@@ -43,14 +43,18 @@ pub trait World {
         target: SiteTarget,
     ) -> Result<(), Self::Error>;
 
-    /// A transition opens, or turns round: from now on each of `threads` is in the state given
-    /// with it, and all others are in `others`. Called before any site dispatches by thread. On an
-    /// error the states must be as before.
+    /// A transition opens, or turns round: each of `threads` is in the state given with it, all
+    /// others are in `others`. Called before any site dispatches by thread. On an error the states
+    /// must be as before.
     fn open_transition(
         &mut self,
         others: PatchState,
         threads: &mut dyn Iterator<Item = (ThreadId, PatchState)>,
     ) -> Result<(), Self::Error>;
+
+    /// A transition starts: threads that it did not list when it opened, because they are yet to
+    /// be born, are in `state` from now on.
+    fn switch_others(&mut self, state: PatchState);
 
     /// A thread switches to the transition's target.
     fn switch_thread(&mut self, thread: ThreadId, state: PatchState);

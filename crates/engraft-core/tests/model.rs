@@ -1,30 +1,238 @@
 //! The model check: everything that can happen to a process, up to three patches, two modules that
-//! come and go, and two threads, in every order.
+//! come and go, and two threads, in every order; and its controls, which break one rule each and
+//! see that the check notices.
+//!
+//! What holds in every state is in `Machine::check`: every call goes where the history of enabling
+//! says (rules 1, 3, 6), also while constructors and destructors run (3, 5), no thread sees two
+//! universes, every func stack is in the order of the list (1), patches bind to nothing that has
+//! not come (2, 7), nothing refers to a module or an image that is gone (4, 5), a failure leaves
+//! everything as it was (4), and the log is one that the kernel could have written.
 
 mod support;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use support::explore::explore;
 use support::machine::{Control, M, N, Plan, Scope};
 
+/// States that have to be reached in all scopes together.
+const AT_LEAST: usize = 1_000_000;
+
+const ONLY_B: Plan = Plan {
+    a: false,
+    ..Plan::BOTH
+};
+const REPLACE_A: Plan = Plan {
+    b: false,
+    replace: true,
+    ..Plan::BOTH
+};
+const REPLACE_BOTH: Plan = Plan {
+    replace: true,
+    ..Plan::BOTH
+};
+
+fn with_state(plan: Plan, version: u32) -> Plan {
+    Plan {
+        state: Some(version),
+        ..plan
+    }
+}
+
+/// One scope cannot have everything at once and stay small; these overlap.
+fn scopes() -> Vec<(&'static str, Scope)> {
+    let stack = Scope {
+        modules: vec![M, N],
+        threads: 2,
+        ..Scope::new(vec![Plan::BOTH; 3])
+    };
+    let replace = Scope {
+        modules: vec![M, N],
+        threads: 1,
+        births: true,
+        ..Scope::new(vec![
+            with_state(Plan::BOTH, 1),
+            ONLY_B,
+            with_state(REPLACE_A, 2),
+        ])
+    };
+    let force = Scope {
+        threads: 2,
+        births: true,
+        force: true,
+        ..Scope::new(vec![Plan::BOTH, Plan::BOTH, REPLACE_A])
+    };
+    let faults = Scope {
+        threads: 1,
+        births: true,
+        force: true,
+        faults: true,
+        vanish: true,
+        nonsense: false,
+        ..Scope::new(vec![
+            with_state(Plan::BOTH, 1),
+            REPLACE_BOTH,
+            with_state(REPLACE_A, 2),
+        ])
+    };
+    let refusals = Scope {
+        modules: vec![M, N],
+        faults: true,
+        vanish: true,
+        ..Scope::new(vec![Plan::BOTH, ONLY_B, REPLACE_BOTH])
+    };
+    vec![
+        ("three patches stack, two modules, two threads", stack),
+        ("replace, states, births, two modules", replace),
+        ("force and births, two threads", force),
+        ("every call of the world fails once in every state", faults),
+        ("refused modules, nonsense requests, two modules", refusals),
+    ]
+}
+
 #[test]
-fn probe() {
-    let mut scope = Scope::new(vec![Plan::BOTH; 3]);
-    scope.modules = vec![M, N];
-    scope.threads = 2;
-    let _ = Control::None;
-    let t = std::time::Instant::now();
-    let report = explore(&scope, 3_000_000);
+fn every_interleaving_keeps_the_rules() {
+    let started = Instant::now();
+    let total = AtomicUsize::new(0);
+    // The largest scope comes first and has one core to itself.
+    std::thread::scope(|threads| {
+        let scopes = Mutex::new(scopes().into_iter());
+        let worker = || {
+            while let Some((name, scope)) = next(&scopes) {
+                total.fetch_add(check(name, &scope), Ordering::Relaxed);
+            }
+        };
+        let other = threads.spawn(&worker);
+        worker();
+        other.join().expect("a scope breaks a rule");
+    });
+    let total = total.into_inner();
     println!(
-        "{} {} {} {:?}",
+        "{total:>9} states in {:.1} s",
+        started.elapsed().as_secs_f32()
+    );
+    assert!(
+        total >= AT_LEAST,
+        "only {total} states, the check has become too small"
+    );
+}
+
+fn next<T>(queue: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
+    queue.lock().expect("nobody panics with it").next()
+}
+
+fn check(name: &str, scope: &Scope) -> usize {
+    let started = Instant::now();
+    let report = explore(scope, usize::MAX);
+    println!(
+        "{:>9} states, {:>9} steps, {:>3} deep, {:>5.1} s: {name}",
         report.states,
         report.steps,
         report.depth,
-        t.elapsed()
+        started.elapsed().as_secs_f32()
     );
     if let Some((trace, what)) = report.violation {
-        for s in trace {
-            println!("{s:?}");
-        }
-        panic!("{what}");
+        panic!("{name}: {what}\nafter {trace:#?}");
     }
+    report.states
+}
+
+/// Breaks a rule, and has to find it broken in just this way.
+#[track_caller]
+fn control(control: Control, finds: &'static str, scope: Scope) {
+    let report = explore(
+        &Scope {
+            control,
+            only: finds,
+            ..scope
+        },
+        usize::MAX,
+    );
+    let Some((trace, what)) = report.violation else {
+        panic!("{control:?} goes unnoticed in {} states", report.states);
+    };
+    println!("{control:?}, found after {} states: {what}", report.states);
+    for (number, step) in trace.iter().enumerate() {
+        println!("  {:>2}. {:?}", number + 1, step.act);
+    }
+}
+
+/// The bug of 2015: b's stack is b2, b1, b3 while a's is a3, a2, a1.
+#[test]
+fn control_rule_1_and_2_bind_by_name() {
+    control(
+        Control::BindByName,
+        "is [PatchId(2), PatchId(1), PatchId(3)], enabled last were [PatchId(3), PatchId(2), PatchId(1)]",
+        Scope {
+            reverse: false,
+            nonsense: false,
+            ..Scope::new(vec![Plan::BOTH; 3])
+        },
+    );
+}
+
+/// The same, as the program sees it: a thread runs a of one fix with b of another.
+#[test]
+fn control_rule_2_mixed_universes() {
+    let scope = Scope {
+        threads: 1,
+        ..Scope::new(vec![Plan::BOTH; 2])
+    };
+    control(Control::BindByName, "gets", scope);
+}
+
+#[test]
+fn control_rule_3_code_runs_before_the_coming_work() {
+    control(
+        Control::RunBeforeComing,
+        "not Func",
+        Scope::new(vec![Plan::BOTH]),
+    );
+}
+
+#[test]
+fn control_rule_4_refusal_leaves_something_behind() {
+    let scope = Scope {
+        faults: true,
+        ..Scope::new(vec![Plan::BOTH])
+    };
+    control(Control::KeepHalfImages, "still has an image", scope);
+}
+
+#[test]
+fn control_rule_5_patches_leave_before_the_destructors() {
+    control(
+        Control::GoBeforeDestructors,
+        "not Func",
+        Scope::new(vec![Plan::BOTH]),
+    );
+}
+
+#[test]
+fn control_rule_5_module_goes_silently() {
+    control(
+        Control::UnmapSilently,
+        "which is gone",
+        Scope::new(vec![Plan::BOTH]),
+    );
+}
+
+#[test]
+fn control_rule_6_comer_ignores_the_transition() {
+    let scope = Scope {
+        threads: 1,
+        ..Scope::new(vec![Plan::BOTH])
+    };
+    control(Control::NoDispatchForComers, "not Original", scope);
+}
+
+#[test]
+fn control_switching_without_a_look() {
+    let scope = Scope {
+        threads: 1,
+        ..Scope::new(vec![Plan::BOTH])
+    };
+    control(Control::SwitchBlindly, "two universes", scope);
 }

@@ -79,7 +79,15 @@ type ScopeKey = (u8, u64);
 fn key(scope: CallbackScope) -> (PatchId, ScopeKey) {
     match scope {
         CallbackScope::Object(object, module) => (object.patch, (0, module.0.into())),
-        CallbackScope::State(patch, state) => (patch, (1, state.0)),
+        // A state is handed on from patch to patch.
+        CallbackScope::State(_, state) => (PatchId(u32::MAX), (1, state.0)),
+    }
+}
+
+fn patch_of(scope: CallbackScope) -> PatchId {
+    match scope {
+        CallbackScope::Object(object, _) => object.patch,
+        CallbackScope::State(patch, _) => patch,
     }
 }
 
@@ -188,10 +196,10 @@ impl Log {
 
     fn callback(&mut self, callback: Callback, scope: CallbackScope) -> Option<At> {
         use At::*;
-        let key = key(scope);
+        let (key, patch) = (key(scope), patch_of(scope));
         let owed = self.owed.get(&key).copied();
-        let own = self.patch == Some(key.0);
-        let moving = self.transition.is_some_and(|(patch, _)| patch == key.0);
+        let own = self.patch == Some(patch);
+        let moving = self.transition.is_some_and(|(it, _)| it == patch);
         let (at, next) = match (callback, self.at) {
             (Callback::PrePatch, PrePatching | Applying) if own && owed.is_none() => {
                 (self.at, Some(Owed::Patched))
@@ -214,7 +222,7 @@ impl Log {
             (Callback::PreUnpatch, at)
                 if at.is_rest() && !moving && owed == Some(Owed::Settled) =>
             {
-                self.patch = Some(key.0);
+                self.patch = Some(patch);
                 (Going, Some(Owed::Leaving))
             }
             (Callback::PostUnpatch, Completing | Reverted | ApplyFailed)

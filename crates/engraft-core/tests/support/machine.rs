@@ -119,6 +119,8 @@ pub struct Scope {
     pub nested: bool,
     /// Whether threads may end, and begin again with the same thread pointer.
     pub births: bool,
+    /// Whether requests are also made that have to be refused.
+    pub nonsense: bool,
     pub reverse: bool,
     pub force: bool,
     /// Whether every call of the world that can fail does so once.
@@ -126,6 +128,8 @@ pub struct Scope {
     /// Whether modules may vanish without notice.
     pub vanish: bool,
     pub control: Control,
+    /// Only violations whose text contains this are looked for.
+    pub only: &'static str,
 }
 
 impl Scope {
@@ -136,16 +140,26 @@ impl Scope {
             threads: 0,
             nested: true,
             births: false,
+            nonsense: true,
             reverse: true,
             force: false,
             faults: false,
             vanish: false,
             control: Control::None,
+            only: "",
         }
     }
 
     fn plan(&self, patch: PatchId) -> &Plan {
         &self.plans[patch.0 as usize - 1]
+    }
+
+    fn judge(&self, result: Result<Outcome, Violation>) -> Result<Machine, Violation> {
+        let outcome = result?;
+        match outcome.violation {
+            Some(violation) if violation.contains(self.only) => Err(violation),
+            Some(_) | None => Ok(outcome.machine),
+        }
     }
 
     fn patches(&self) -> impl Iterator<Item = PatchId> + use<> {
@@ -242,6 +256,8 @@ pub struct Outcome {
     pub error: Option<Error<Injected>>,
     /// Whether the call that was to fail did.
     pub failed: bool,
+    /// The property that no longer holds.
+    pub violation: Option<Violation>,
 }
 
 impl Machine {
@@ -283,8 +299,11 @@ impl Machine {
     }
 
     fn controller_acts(&self, scope: &Scope, acts: &mut Vec<Act>) {
-        for patch in scope.patches() {
-            acts.extend([Act::Prepare(patch), Act::Disable(patch)]);
+        let busy = self.core.prepared().is_some() || self.core.transition().is_some();
+        if scope.nonsense || !busy {
+            for patch in scope.patches() {
+                acts.extend([Act::Prepare(patch), Act::Disable(patch)]);
+            }
         }
         if let Some(patch) = self.core.prepared() {
             acts.extend([Act::Begin(patch.id()), Act::Abandon(patch.id())]);
@@ -370,6 +389,7 @@ impl Machine {
         let sabotage = match scope.control {
             Control::KeepHalfImages => Sabotage::KeepHalfImages,
             Control::NoDispatchForComers => Sabotage::NoDispatchForComers,
+            Control::BindByName => Sabotage::BindVisible,
             _ => Sabotage::None,
         };
         let blind = scope.control == Control::SwitchBlindly;
@@ -526,20 +546,15 @@ impl Machine {
             ..
         } = hands;
         machine.process.log.rest()?;
-        let outcome = Outcome {
+        let violation = violation.or_else(|| machine.check(scope, self, step.act, error).err());
+        Ok(Outcome {
             machine,
             events,
             troubles,
             error,
             failed,
-        };
-        match violation {
-            Some(violation) => Err(violation),
-            None => outcome
-                .machine
-                .check(scope, self, step, &outcome)
-                .map(|()| outcome),
-        }
+            violation,
+        })
     }
 
     /// All properties.
@@ -547,16 +562,22 @@ impl Machine {
         &self,
         scope: &Scope,
         before: &Self,
-        step: Step,
-        outcome: &Outcome,
+        act: Act,
+        error: Option<Error<Injected>>,
     ) -> Result<(), Violation> {
-        self.process.check_references()?;
-        self.check_calls(scope)?;
-        self.check_order()?;
-        self.check_modules()?;
-        match outcome.error {
-            Some(error) => self.check_undone(before, step.act, error),
-            None => Ok(()),
+        let undone = error.map_or(Ok(()), |error| self.check_undone(before, act, error));
+        let checks = [
+            self.process.check_references(),
+            self.check_order(),
+            self.check_calls(scope),
+            self.check_modules(),
+            undone,
+        ];
+        let violations: Vec<_> = checks.into_iter().filter_map(Result::err).collect();
+        if violations.is_empty() {
+            Ok(())
+        } else {
+            Err(violations.join("\n"))
         }
     }
 
@@ -652,7 +673,9 @@ impl Machine {
         let mut hands = Hands::new(&mut scratch.process, None, Sabotage::None);
         match (act, error) {
             // Sites that are written already are right, the rest is as before.
-            (Act::Complete(_), Error::Site(..)) => return Ok(()),
+            (Act::Complete(_) | Act::Reverse(..), Error::Site(..) | Error::Threads(..)) => {
+                return Ok(());
+            }
             (_, Error::Refused(_)) => {}
             (Act::Begin(patch), _) => {
                 scratch
@@ -784,7 +807,7 @@ impl Model for Scope {
         state.acts(self, &mut acts);
         for act in acts {
             let step = Step { act, fail_at: None };
-            visit(step, state.take(self, step).map(|outcome| outcome.machine));
+            visit(step, self.judge(state.take(self, step)));
             if !self.faults {
                 continue;
             }
@@ -793,9 +816,14 @@ impl Model for Scope {
                     act,
                     fail_at: Some(call),
                 };
-                match state.take(self, step) {
-                    Ok(outcome) if !outcome.failed => break,
-                    result => visit(step, result.map(|outcome| outcome.machine)),
+                let result = state.take(self, step);
+                if result.as_ref().is_ok_and(|outcome| !outcome.failed) {
+                    break;
+                }
+                let broken = result.is_err();
+                visit(step, self.judge(result));
+                if broken {
+                    break;
                 }
             }
         }

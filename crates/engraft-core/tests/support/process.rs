@@ -75,6 +75,8 @@ pub enum Sabotage {
     None,
     /// Forgets what the patch that refused a module left behind, as the kernel does.
     KeepHalfImages,
+    /// Lets a patch bind to a module that is only visible.
+    BindVisible,
     /// A module that comes during a transition gets the new code for everyone.
     NoDispatchForComers,
 }
@@ -220,7 +222,8 @@ impl World for Hands<'_> {
 
     fn prepare_object(&mut self, object: ObjectId, module: ModuleId) -> Result<(), Injected> {
         let phase = self.process.modules[&module];
-        if !matches!(phase, Phase::Coming | Phase::Present | Phase::Exiting) {
+        let unmapped = phase == Phase::Unmapped;
+        if !unmapped && !matches!(phase, Phase::Coming | Phase::Present | Phase::Exiting) {
             self.complain(format!(
                 "{object:?} bound to {module:?}, which is {phase:?}"
             ));
@@ -230,6 +233,11 @@ impl World for Hands<'_> {
             self.complain(format!("{object:?} prepared twice for {module:?}"));
         }
         self.may_fail()?;
+        // The loader can take a module away without notice; the world then finds no old code to
+        // compare.
+        if unmapped {
+            return Err(Injected);
+        }
         self.process.images.insert(key, ImageState::Whole);
         Ok(())
     }
@@ -277,6 +285,9 @@ impl World for Hands<'_> {
         target: SiteTarget,
     ) -> Result<(), Injected> {
         let phase = self.process.modules[&module];
+        if phase == Phase::Unmapped {
+            return Err(Injected);
+        }
         if !phase.mapped() {
             self.complain(format!(
                 "{function:?} of {module:?} written, which is {phase:?}"
@@ -309,6 +320,13 @@ impl World for Hands<'_> {
         self.may_fail()?;
         self.process.table = Some((others, threads.collect()));
         Ok(())
+    }
+
+    fn switch_others(&mut self, state: PatchState) {
+        let Some((others, _)) = &mut self.process.table else {
+            return self.complain("others switched without a transition".into());
+        };
+        *others = state;
     }
 
     fn switch_thread(&mut self, thread: ThreadId, state: PatchState) {
