@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use engraft_patch::{Object, Patch};
 
 use crate::binary::{Binary, BinaryError};
-use crate::candidates::{Objects, candidates};
+use crate::candidates::{Candidates, Objects};
 use crate::command::Compile;
 use crate::compare::Comparison;
 use crate::compile::last_lines;
@@ -51,7 +51,7 @@ pub struct BuildReport {
     /// Source files whose fixed functions are in none of the binaries: other programs of the same source, tests,
     /// libraries that the request did not name. To be shown to the user.
     pub unplaced: Vec<Unplaced>,
-    /// Objects that were compared.
+    /// Objects that the fixed build made anew and that were compared with the original's.
     pub compared: usize,
     /// Time spent in the user's two builds.
     pub builds: Duration,
@@ -119,7 +119,7 @@ pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
         objects: changed_objects.collect(),
         outcome: Outcome::NoChange,
         unplaced,
-        compared: changes.compiles.len(),
+        compared: changes.considered,
         builds: changes.builds,
         extraction: Duration::ZERO,
     };
@@ -148,6 +148,8 @@ struct Changes {
     compiles: Vec<Compile>,
     /// With the index of the compile.
     comparisons: Vec<(usize, Comparison)>,
+    /// Objects that the second build made anew.
+    considered: usize,
     builds: Duration,
 }
 
@@ -166,14 +168,17 @@ impl Session<'_> {
         let started = Instant::now();
         let second = self.run(&recorder, &tree, Stage::Fixed)?;
         builds += started.elapsed();
-        let compiles = candidates(&first, &second, &touched, &tree);
+        let Candidates {
+            compiles,
+            considered,
+        } = Candidates::new(&first, &second, &touched, &trees);
         tracing::info!(
-            seen = first.len(),
-            again = second.len(),
-            objects = compiles.len(),
-            "built"
+            first = first.len(),
+            second = second.len(),
+            considered,
+            "builds recorded"
         );
-        if compiles.is_empty() && touched.iter().any(|file| renumber::is_supported(file)) {
+        if considered == 0 && touched.iter().any(|file| renumber::is_supported(file)) {
             if first.is_empty() && second.is_empty() {
                 return Err(BuildError::NoCompileRecorded);
             }
@@ -189,6 +194,7 @@ impl Session<'_> {
         Ok(Changes {
             compiles,
             comparisons,
+            considered,
             builds,
         })
     }
@@ -263,11 +269,11 @@ fn assemble<'a>(
         }
         // The same source compiled with other options may be refused where the right one is placed.
         refusals.retain(|(source, _)| !placed.contains_key(source));
-        let placed: Vec<_> = placed
-            .into_values()
-            .filter(|p| !p.comparison.changed.is_empty())
-            .collect();
-        if placed.is_empty() || !refusals.is_empty() {
+        let placed: Vec<_> = placed.into_values().collect();
+        let changes_code = placed
+            .iter()
+            .any(|object| !object.comparison.changed.is_empty());
+        if !changes_code || !refusals.is_empty() {
             continue;
         }
         let object =

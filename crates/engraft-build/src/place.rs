@@ -7,7 +7,7 @@ use engraft_patch::LinkAddress;
 
 use crate::binary::Binary;
 use crate::compare::{Comparison, cold_parts};
-use crate::correlate::Correlation;
+use crate::correlate::{Correlation, variable_by_name};
 use crate::image::Placed;
 use crate::refusal::Refusal;
 use crate::unit::{Item, ItemId, Kind};
@@ -33,13 +33,14 @@ pub(crate) fn place<'a>(comparison: &'a Comparison, binary: &Binary) -> Placemen
         .map(|&id| missing(comparison, &correlation, binary, id))
         .collect();
     if !missing.is_empty() {
-        let (located, total) = correlation.coverage(&comparison.original);
-        // The same source compiled with other options shares some small functions.
-        return if located * 2 >= total {
+        return if is_in(comparison, &correlation, binary) {
             Placement::Refused(missing)
         } else {
             Placement::Absent(missing)
         };
+    }
+    if wanted.is_empty() && !is_in(comparison, &correlation, binary) {
+        return Placement::Absent(Vec::new());
     }
     let mut refusals = Vec::new();
     let shipped = shipped_data(comparison, &mut refusals);
@@ -56,6 +57,20 @@ pub(crate) fn place<'a>(comparison: &'a Comparison, binary: &Binary) -> Placemen
     } else {
         Placement::Refused(refusals)
     }
+}
+
+/// Most of the object's code is there. The same source compiled with other options shares only some small
+/// functions. Of an object without code, a changed variable is there.
+fn is_in(comparison: &Comparison, correlation: &Correlation, binary: &Binary) -> bool {
+    let unit = &comparison.original;
+    let (located, total) = correlation.coverage(unit);
+    if total > 0 {
+        return located * 2 >= total;
+    }
+    comparison
+        .changed_data
+        .iter()
+        .any(|&id| variable_by_name(unit, id, binary).is_some())
 }
 
 /// The functions that must be found: the changed ones with their cold parts, and those that are gone.

@@ -190,7 +190,7 @@ impl Parser<'_, '_> {
                 labels: Vec::new(),
             });
         };
-        let kind = section_kind(sh_type, sh_flags);
+        let kind = section_kind(name, sh_type, sh_flags);
         if kind == Kind::Constant {
             for (start, end) in constants(data, sh_flags, section) {
                 add(start..end, kind, &[]);
@@ -356,7 +356,7 @@ fn is_program(sh_type: u32, name: &str) -> bool {
         && !name.starts_with(".gcc_except_table")
 }
 
-fn section_kind(sh_type: u32, sh_flags: u64) -> Kind {
+fn section_kind(name: &str, sh_type: u32, sh_flags: u64) -> Kind {
     let has = |flag: u32| sh_flags & u64::from(flag) != 0;
     if [
         elf::SHT_INIT_ARRAY,
@@ -375,9 +375,10 @@ fn section_kind(sh_type: u32, sh_flags: u64) -> Kind {
         Kind::Constant
     } else if sh_type == elf::SHT_NOBITS {
         Kind::Bss
-    } else if has(elf::SHF_WRITE) {
+    } else if has(elf::SHF_WRITE) && !name.starts_with(".data.rel.ro") {
         Kind::Data
     } else {
+        // Constants with pointers are written by the loader only, which then protects them (RELRO).
         Kind::ReadOnly
     }
 }

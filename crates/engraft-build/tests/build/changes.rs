@@ -136,15 +136,15 @@ fn line_numbers_are_no_change() {
     let project = Project::new(
         PIE,
         "#include <assert.h>
-         __attribute__((noinline)) int first(int x) { return x + 1; }
+         __attribute__((noipa)) int first(int x) { return x * 7 + 1; }
          __attribute__((noinline)) int second(int x) { assert(x > 0); return x * 2; }
          int part(int x) { assert(x < 9); return first(x) + second(x); }\n",
     );
     let object = project.build(
         &[(
             "part.c",
-            "return x + 1;",
-            "\n\n if (x > 5)\n x--;\n return x + 1;",
+            "return x * 7 + 1;",
+            "\n\n if (x > 5)\n x--;\n return x * 7 + 1;",
         )],
         "program",
     );
@@ -197,10 +197,14 @@ fn a_cold_part_belongs_to_its_function() {
         PIE,
         "#include <stdio.h>
          #include <stdlib.h>
-         __attribute__((cold, noinline)) void fail(int x) { printf(\"%d\\n\", x); abort(); }
-         int part(int x) { if (x == 77) { printf(\"cold\"); fail(x); } return x * 3; }\n",
+         __attribute__((cold, noinline, noreturn)) void fail(int x) { printf(\"%d\\n\", x); abort(); }
+         int part(int x) {
+             int sum = 0;
+             for (int i = 0; i < x; i++) { sum += i * x; if (sum == 77) fail(sum + i); }
+             return sum * 3;
+         }\n",
     );
-    let object = project.build(&[("part.c", "x * 3", "x * 5")], "program");
+    let object = project.build(&[("part.c", "sum * 3", "sum * 5")], "program");
     let part = function(&object, "part");
     let addresses: Vec<_> = part.parts.iter().map(|part| part.address.0).collect();
     let mut symbols: Vec<_> = project
