@@ -73,11 +73,11 @@ pub(crate) struct Objects<'a> {
 }
 
 impl Objects<'_> {
-    /// Compiles and compares. Returns what differs, with the candidate's index.
+    /// Compiles and compares. Returns what differs, with its source file.
     pub(crate) fn compare(
         &self,
         candidates: &[Compile],
-    ) -> Result<Vec<(usize, Comparison)>, BuildError> {
+    ) -> Result<Vec<(PathBuf, Comparison)>, BuildError> {
         let fixed = self.compile_fixed(candidates)?;
         self.trees
             .bring_back_original()
@@ -86,7 +86,7 @@ impl Objects<'_> {
         let mut comparisons = Vec::new();
         let mut refusals = Vec::new();
         let objects = original.into_iter().zip(fixed);
-        for (index, (compile, (original, fixed))) in candidates.iter().zip(objects).enumerate() {
+        for (compile, (original, fixed)) in candidates.iter().zip(objects) {
             let (original, fixed) = (original?, fixed?);
             if compile.is_assembly() {
                 if !same_file(&original, &fixed) {
@@ -99,7 +99,7 @@ impl Objects<'_> {
             let original = Unit::read(&original, &compile.source)?;
             let comparison = Comparison::new(original, Unit::read(&fixed, &compile.source)?);
             if !comparison.is_same() {
-                comparisons.push((index, comparison));
+                comparisons.push((compile.source_path(), comparison));
             }
         }
         if refusals.is_empty() {

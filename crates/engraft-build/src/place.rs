@@ -22,26 +22,37 @@ pub(crate) enum Placement<'a> {
     Absent(Vec<Refusal>),
 }
 
-/// Looks for one changed object in a binary.
-pub(crate) fn place<'a>(comparison: &'a Comparison, binary: &Binary) -> Placement<'a> {
+/// Looks for one changed object in a binary. Also tells where the object's functions were found.
+pub(crate) fn place<'a>(
+    comparison: &'a Comparison,
+    binary: &Binary,
+) -> (Placement<'a>, BTreeSet<u64>) {
     let wanted = wanted(comparison);
     let correlation = Correlation::new(&comparison.original, binary, &wanted);
+    let located = correlation
+        .located
+        .values()
+        .map(|found| found.address)
+        .collect();
+    let is_in = is_in(comparison, &correlation, binary);
     let missing: Vec<Refusal> = wanted
         .iter()
         .filter(|id| !correlation.located.contains_key(id))
         .filter(|id| !comparison.removed.contains(id))
         .map(|&id| missing(comparison, &correlation, binary, id))
         .collect();
-    if !missing.is_empty() {
-        return if is_in(comparison, &correlation, binary) {
-            Placement::Refused(missing)
-        } else {
-            Placement::Absent(missing)
-        };
-    }
-    if wanted.is_empty() && !is_in(comparison, &correlation, binary) {
-        return Placement::Absent(Vec::new());
-    }
+    let placement = if missing.is_empty() && (is_in || !wanted.is_empty()) {
+        checked(comparison, correlation)
+    } else if is_in {
+        Placement::Refused(missing)
+    } else {
+        Placement::Absent(missing)
+    };
+    (placement, located)
+}
+
+/// Refuses what cannot be patched wherever it is.
+fn checked(comparison: &Comparison, correlation: Correlation) -> Placement<'_> {
     let mut refusals = Vec::new();
     let shipped = shipped_data(comparison, &mut refusals);
     if comparison.loader_calls_differ {

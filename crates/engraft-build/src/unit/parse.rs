@@ -258,6 +258,11 @@ impl Parser<'_, '_> {
                 self.add(id, reloc, symbol)?;
             }
         }
+        for (id, item) in (0..).map(ItemId).zip(&mut self.unit.items) {
+            if item.kind == Kind::Function {
+                add_references_to_itself(item, id);
+            }
+        }
         self.note_labels();
         Ok(())
     }
@@ -473,6 +478,40 @@ fn operand(spans: &[Span], reloc: &Reloc) -> (u8, Flow) {
         Some(span) => (0, span.flow),
         None => (0, Flow::Value),
     }
+}
+
+/// The assembler resolves what a static function says of itself, recursive calls and pointers. They mean the
+/// function, not this copy of its code, so they are made references again.
+fn add_references_to_itself(item: &mut Item, id: ItemId) {
+    let mut decoder = Decoder::with_ip(64, &item.bytes, 0, DecoderOptions::NONE);
+    let mut found = Vec::new();
+    while decoder.can_decode() {
+        let instruction = decoder.decode();
+        let fields = decoder.get_constant_offsets(&instruction);
+        let (start, end) = (instruction.ip(), instruction.next_ip());
+        let call = instruction.is_call_near() && instruction.near_branch_target() == 0;
+        let pointer =
+            instruction.is_ip_rel_memory_operand() && instruction.ip_rel_memory_address() == 0;
+        if !(call || pointer) || !item.relocations_in(start..end).is_empty() {
+            continue;
+        }
+        let field = if call {
+            fields.immediate_offset()
+        } else {
+            fields.displacement_offset()
+        };
+        let place = start + field as u64;
+        found.push(Reloc {
+            place,
+            r_type: elf::R_X86_64_PC32,
+            referent: Referent::Item(id),
+            offset: 0,
+            tail: u8::try_from(end - place).unwrap_or(0),
+            flow: if call { Flow::Call } else { Flow::Value },
+        });
+    }
+    item.relocations.extend(found);
+    item.relocations.sort_by_key(|reloc| reloc.place);
 }
 
 /// Fields that the processor adds to the address of the next instruction.

@@ -216,3 +216,31 @@ fn a_cold_part_belongs_to_its_function() {
     symbols.sort_by_key(|&address| address != addresses[0]);
     assert_eq!(addresses, symbols);
 }
+
+#[test]
+fn one_source_compiled_twice_for_one_binary() {
+    let makefile = "program: main.o one.o two.o\n\t$(CC) -o $@ $^ -Wl,--build-id\n\
+        one.o: part.c\n\t$(CC) $(CFLAGS) -DNAME=one -DBY=3 -c -o $@ part.c\n\
+        two.o: part.c\n\t$(CC) $(CFLAGS) -DNAME=two -DBY=7 -c -o $@ part.c\n";
+    let main = "int one(int); int two(int);\nint main(int c, char **v) { (void)v; return one(c) + two(c); }\n";
+    let part = "static __attribute__((noipa)) int scale(int x) { return x * BY + 1; }\nint NAME(int x) { return scale(x) * x + BY; }\n";
+    let project = Project::with_files(makefile, &[("main.c", main), ("part.c", part)]);
+    let object = project.build(&[("part.c", "* x + BY", "* x - BY")], "program");
+    assert_eq!(names(&object), ["one", "two"]);
+    let object = project.build(&[("part.c", "x * BY + 1", "x * BY - 1")], "program");
+    assert_eq!(names(&object), ["scale", "scale"]);
+}
+
+#[test]
+fn one_source_compiled_for_a_static_and_a_shared_library() {
+    let makefile = "all: libpart.so static.o\nlibpart.so: part.c\n\
+        \t$(CC) $(CFLAGS) -fPIC -c -o shared.o part.c\n\t$(CC) -shared -o $@ shared.o -Wl,--build-id\n\
+        static.o: part.c\n\t$(CC) $(CFLAGS) -c -o $@ part.c\n";
+    let project = Project::new(makefile, PART);
+    let edits = [
+        ("part.c", "x > 100", "x > 99"),
+        ("part.c", "x * 3 + 1", "x * 5 + 2"),
+    ];
+    let object = project.build(&edits, "libpart.so");
+    assert_eq!(names(&object), ["helper", "part"]);
+}

@@ -151,6 +151,30 @@ fn a_patched_function_is_always_named_by_its_old_entry() {
 }
 
 #[test]
+fn a_static_function_that_refers_to_itself_means_its_old_entry() {
+    for (makefile, binary) in ALL {
+        let project = Project::new(
+            makefile,
+            "static void *volatile state;
+             static __attribute__((noipa)) int walk(int x) {
+                 if (x < 2) { state = (void *)walk; return 1; }
+                 return walk(x - 1) * walk(x - 2) + 3;
+             }
+             int part(int x) { return walk(x); }\n",
+        );
+        let object = project.build(&[("part.c", "+ 3", "+ 4")], binary);
+        assert_eq!(names(&object), ["walk"], "{makefile}");
+        let walk = project.symbol(binary, "walk").0;
+        let targets = in_function(&object, "walk");
+        let itself = targets.iter().filter(|(target, ..)| {
+            matches!(target, RelocationTarget::Object { name, address } if name == "walk" && address.0 == walk)
+        });
+        assert!(itself.count() >= 2, "{makefile}: {targets:?}");
+        assert!(!object.image.address_escapes);
+    }
+}
+
+#[test]
 fn new_functions_are_in_the_image() {
     let part = "int part(int x) { return x * 9 + 1; }\n";
     let project = Project::new(LIBRARY, part);
