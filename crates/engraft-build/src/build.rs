@@ -1,23 +1,20 @@
 //! The way from a source fix to a patch.
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use engraft_patch::{Object, Patch};
+use engraft_patch::Patch;
 
+use crate::assemble::{Assembled, assemble};
 use crate::binary::{Binary, BinaryError};
-use crate::candidates::{Objects, candidates};
-use crate::command::Compile;
+use crate::candidates::{Candidates, Objects};
 use crate::compare::Comparison;
 use crate::compile::last_lines;
 use crate::error::{BuildError, Stage};
 use crate::fix::Fix;
-use crate::image::{self, Placed};
-use crate::place::{Placement, place};
 use crate::record::{Record, Recorder, read_records};
 use crate::renumber;
 use crate::tree::Trees;
@@ -51,7 +48,7 @@ pub struct BuildReport {
     /// Source files whose fixed functions are in none of the binaries: other programs of the same source, tests,
     /// libraries that the request did not name. To be shown to the user.
     pub unplaced: Vec<Unplaced>,
-    /// Objects that were compared.
+    /// Objects that the fixed build made anew and that were compared with the original's.
     pub compared: usize,
     /// Time spent in the user's two builds.
     pub builds: Duration,
@@ -110,21 +107,17 @@ pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
         work: work_path,
     };
     let changes = session.changes()?;
-    let (objects, unplaced) = assemble(&changes.comparisons, &changes.compiles, &binaries)?;
-    let changed_objects = objects.iter().map(|(binary, _, report)| ChangedObject {
-        binary: binary.path.clone(),
-        ..report.clone()
-    });
+    let Assembled { objects, unplaced } = assemble(&changes.comparisons, &binaries)?;
     let mut report = BuildReport {
-        objects: changed_objects.collect(),
+        objects: objects.iter().map(|(_, report)| report.clone()).collect(),
         outcome: Outcome::NoChange,
         unplaced,
-        compared: changes.compiles.len(),
+        compared: changes.considered,
         builds: changes.builds,
         extraction: Duration::ZERO,
     };
     if !objects.is_empty() {
-        let objects = objects.into_iter().map(|(_, object, _)| object).collect();
+        let objects = objects.into_iter().map(|(object, _)| object).collect();
         let patch = Patch { name, objects };
         let file = engraft_patch::write(&patch)?;
         if let Some(output) = &request.output {
@@ -145,9 +138,10 @@ struct Session<'a> {
 
 /// What the fix changed in compiled code.
 struct Changes {
-    compiles: Vec<Compile>,
-    /// With the index of the compile.
-    comparisons: Vec<(usize, Comparison)>,
+    /// Changed objects, with their source files.
+    comparisons: Vec<(PathBuf, Comparison)>,
+    /// Objects that the second build made anew.
+    considered: usize,
     builds: Duration,
 }
 
@@ -166,14 +160,17 @@ impl Session<'_> {
         let started = Instant::now();
         let second = self.run(&recorder, &tree, Stage::Fixed)?;
         builds += started.elapsed();
-        let compiles = candidates(&first, &second, &touched, &tree);
+        let Candidates {
+            compiles,
+            considered,
+        } = Candidates::new(&first, &second, &touched, &trees);
         tracing::info!(
-            seen = first.len(),
-            again = second.len(),
-            objects = compiles.len(),
-            "built"
+            first = first.len(),
+            second = second.len(),
+            considered,
+            "builds recorded"
         );
-        if compiles.is_empty() && touched.iter().any(|file| renumber::is_supported(file)) {
+        if considered == 0 && touched.iter().any(|file| renumber::is_supported(file)) {
             if first.is_empty() && second.is_empty() {
                 return Err(BuildError::NoCompileRecorded);
             }
@@ -187,8 +184,8 @@ impl Session<'_> {
         };
         let comparisons = objects.compare(&compiles)?;
         Ok(Changes {
-            compiles,
             comparisons,
+            considered,
             builds,
         })
     }
@@ -231,110 +228,6 @@ impl Session<'_> {
         }
         read_records(&records).map_err(io("read", &records))
     }
-}
-
-type Assembled<'a> = (Vec<(&'a Binary, Object, ChangedObject)>, Vec<Unplaced>);
-
-/// Puts the changed objects into the binaries that contain them.
-fn assemble<'a>(
-    comparisons: &[(usize, Comparison)],
-    compiles: &[Compile],
-    binaries: &'a [Binary],
-) -> Result<Assembled<'a>, BuildError> {
-    let mut objects = Vec::new();
-    let mut refusals = Vec::new();
-    let mut absences = Vec::new();
-    let mut placed_sources = Vec::new();
-    let mut unplaced: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
-    for binary in binaries {
-        let mut placed: BTreeMap<PathBuf, Placed<'_>> = BTreeMap::new();
-        for (index, comparison) in comparisons {
-            let Some(source) = compiles.get(*index).map(Compile::source_path) else {
-                continue;
-            };
-            match place(comparison, binary) {
-                Placement::Placed(object) => {
-                    placed_sources.push(comparison.original.source.clone());
-                    better(&mut placed, source, object);
-                }
-                Placement::Refused(reasons) => refusals.push((source, reasons)),
-                Placement::Absent(reasons) => absences.extend(reasons),
-            }
-        }
-        // The same source compiled with other options may be refused where the right one is placed.
-        refusals.retain(|(source, _)| !placed.contains_key(source));
-        let placed: Vec<_> = placed
-            .into_values()
-            .filter(|p| !p.comparison.changed.is_empty())
-            .collect();
-        if placed.is_empty() || !refusals.is_empty() {
-            continue;
-        }
-        let object =
-            image::build(binary, &placed).map_err(|refusals| BuildError::Refused { refusals })?;
-        objects.push((binary, object, changed_object(binary, &placed)));
-    }
-    if !refusals.is_empty() {
-        let refusals = refusals
-            .into_iter()
-            .flat_map(|(_, reasons)| reasons)
-            .collect();
-        return Err(BuildError::Refused { refusals });
-    }
-    if objects.is_empty() && !absences.is_empty() {
-        return Err(BuildError::Refused { refusals: absences });
-    }
-    for (_, comparison) in comparisons {
-        let source = &comparison.original.source;
-        if !comparison.changed.is_empty() && !placed_sources.contains(source) {
-            let names = comparison
-                .changed
-                .iter()
-                .filter_map(|&id| comparison.original.item(id));
-            unplaced.insert(
-                source.clone(),
-                names.map(|item| item.name.clone()).collect(),
-            );
-        }
-    }
-    let unplaced = unplaced.into_iter();
-    let unplaced = unplaced.map(|(source_file, functions)| Unplaced {
-        source_file,
-        functions,
-    });
-    Ok((objects, unplaced.collect()))
-}
-
-/// Of two compiles of one source, the one that more of the binary is made of.
-fn better<'a>(placed: &mut BTreeMap<PathBuf, Placed<'a>>, source: PathBuf, object: Placed<'a>) {
-    let coverage = |object: &Placed<'_>| object.correlation.coverage(&object.comparison.original).0;
-    match placed.get(&source) {
-        Some(other) if coverage(other) >= coverage(&object) => {}
-        _ => {
-            placed.insert(source, object);
-        }
-    }
-}
-
-fn changed_object(binary: &Binary, placed: &[Placed<'_>]) -> ChangedObject {
-    let mut object = ChangedObject {
-        binary: binary.path.clone(),
-        changed: Vec::new(),
-        new: Vec::new(),
-    };
-    for Placed { comparison, .. } in placed {
-        let changed = comparison
-            .changed
-            .iter()
-            .filter_map(|&id| comparison.original.item(id));
-        object.changed.extend(changed.map(|item| item.name.clone()));
-        let new = comparison
-            .new
-            .iter()
-            .filter_map(|&id| comparison.fixed.item(id));
-        object.new.extend(new.map(|item| item.name.clone()));
-    }
-    object
 }
 
 fn read_binaries(paths: &[PathBuf]) -> Result<Vec<Binary>, BuildError> {

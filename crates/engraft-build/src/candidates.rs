@@ -1,5 +1,7 @@
 //! Which compiles the fix may have changed, and their original and fixed objects.
 
+mod same;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,25 +16,49 @@ use crate::renumber;
 use crate::tree::Trees;
 use crate::unit::Unit;
 
-/// The compiles of the second build, and those of the first whose source file the fix touches: not every build
-/// system notices all changes.
-pub(crate) fn candidates(
-    first: &[Record],
-    second: &[Record],
-    touched: &[PathBuf],
-    tree: &Path,
-) -> Vec<Compile> {
-    let is_touched = |compile: &Compile| {
-        let source = fs::canonicalize(compile.source_path()).unwrap_or(compile.source_path());
-        touched.iter().any(|file| tree.join(file) == source)
-    };
-    let early = first.iter().flat_map(compiles).filter(is_touched);
-    // By output and source: the last compile of an object is the one that counts.
-    let mut all = BTreeMap::new();
-    for compile in early.chain(second.iter().flat_map(compiles)) {
-        all.insert((compile.output.clone(), compile.source.clone()), compile);
+/// The compiles that the fix may have changed.
+pub(crate) struct Candidates {
+    pub(crate) compiles: Vec<Compile>,
+    /// How many objects the fixed build made anew, or should have.
+    pub(crate) considered: usize,
+}
+
+impl Candidates {
+    /// The compiles of the second build whose objects differ from the first build's, and those of the first whose
+    /// source file the fix touches: not every build system notices all changes.
+    ///
+    /// Both trees must be as the builds left them.
+    pub(crate) fn new(
+        first: &[Record],
+        second: &[Record],
+        touched: &[PathBuf],
+        trees: &Trees,
+    ) -> Self {
+        let tree = trees.current();
+        let is_touched = |compile: &Compile| {
+            let source = fs::canonicalize(compile.source_path()).unwrap_or(compile.source_path());
+            touched.iter().any(|file| tree.join(file) == source)
+        };
+        let differs = |compile: &Compile| {
+            let Ok(output) = compile.output.strip_prefix(&tree) else {
+                return true;
+            };
+            !same::same_program(&trees.original().join(output), &compile.output)
+        };
+        // By output and source: the last compile of an object is the one that counts.
+        let key = |compile: &Compile| (compile.output.clone(), compile.source.clone());
+        let early = first.iter().flat_map(compiles).filter(is_touched);
+        let mut all: BTreeMap<_, _> = early
+            .map(|compile| (key(&compile), Some(compile)))
+            .collect();
+        for compile in second.iter().flat_map(compiles) {
+            all.insert(key(&compile), Some(compile).filter(differs));
+        }
+        Self {
+            considered: all.len(),
+            compiles: all.into_values().flatten().collect(),
+        }
     }
-    all.into_values().collect()
 }
 
 /// Makes the two objects of each candidate. The tree must hold the fixed source; it holds the original one
@@ -47,11 +73,11 @@ pub(crate) struct Objects<'a> {
 }
 
 impl Objects<'_> {
-    /// Compiles and compares. Returns what differs, with the candidate's index.
+    /// Compiles and compares. Returns what differs, with its source file.
     pub(crate) fn compare(
         &self,
         candidates: &[Compile],
-    ) -> Result<Vec<(usize, Comparison)>, BuildError> {
+    ) -> Result<Vec<(PathBuf, Comparison)>, BuildError> {
         let fixed = self.compile_fixed(candidates)?;
         self.trees
             .bring_back_original()
@@ -60,7 +86,7 @@ impl Objects<'_> {
         let mut comparisons = Vec::new();
         let mut refusals = Vec::new();
         let objects = original.into_iter().zip(fixed);
-        for (index, (compile, (original, fixed))) in candidates.iter().zip(objects).enumerate() {
+        for (compile, (original, fixed)) in candidates.iter().zip(objects) {
             let (original, fixed) = (original?, fixed?);
             if compile.is_assembly() {
                 if !same_file(&original, &fixed) {
@@ -73,7 +99,7 @@ impl Objects<'_> {
             let original = Unit::read(&original, &compile.source)?;
             let comparison = Comparison::new(original, Unit::read(&fixed, &compile.source)?);
             if !comparison.is_same() {
-                comparisons.push((index, comparison));
+                comparisons.push((compile.source_path(), comparison));
             }
         }
         if refusals.is_empty() {

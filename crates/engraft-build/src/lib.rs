@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod assemble;
 mod binary;
 mod build;
 mod candidates;

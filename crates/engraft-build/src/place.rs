@@ -7,7 +7,7 @@ use engraft_patch::LinkAddress;
 
 use crate::binary::Binary;
 use crate::compare::{Comparison, cold_parts};
-use crate::correlate::Correlation;
+use crate::correlate::{Correlation, variable_by_name};
 use crate::image::Placed;
 use crate::refusal::Refusal;
 use crate::unit::{Item, ItemId, Kind};
@@ -22,25 +22,37 @@ pub(crate) enum Placement<'a> {
     Absent(Vec<Refusal>),
 }
 
-/// Looks for one changed object in a binary.
-pub(crate) fn place<'a>(comparison: &'a Comparison, binary: &Binary) -> Placement<'a> {
+/// Looks for one changed object in a binary. Also tells where the object's functions were found.
+pub(crate) fn place<'a>(
+    comparison: &'a Comparison,
+    binary: &Binary,
+) -> (Placement<'a>, BTreeSet<u64>) {
     let wanted = wanted(comparison);
     let correlation = Correlation::new(&comparison.original, binary, &wanted);
+    let located = correlation
+        .located
+        .values()
+        .map(|found| found.address)
+        .collect();
+    let is_in = is_in(comparison, &correlation, binary);
     let missing: Vec<Refusal> = wanted
         .iter()
         .filter(|id| !correlation.located.contains_key(id))
         .filter(|id| !comparison.removed.contains(id))
         .map(|&id| missing(comparison, &correlation, binary, id))
         .collect();
-    if !missing.is_empty() {
-        let (located, total) = correlation.coverage(&comparison.original);
-        // The same source compiled with other options shares some small functions.
-        return if located * 2 >= total {
-            Placement::Refused(missing)
-        } else {
-            Placement::Absent(missing)
-        };
-    }
+    let placement = if missing.is_empty() && (is_in || !wanted.is_empty()) {
+        checked(comparison, correlation)
+    } else if is_in {
+        Placement::Refused(missing)
+    } else {
+        Placement::Absent(missing)
+    };
+    (placement, located)
+}
+
+/// Refuses what cannot be patched wherever it is.
+fn checked(comparison: &Comparison, correlation: Correlation) -> Placement<'_> {
     let mut refusals = Vec::new();
     let shipped = shipped_data(comparison, &mut refusals);
     if comparison.loader_calls_differ {
@@ -56,6 +68,20 @@ pub(crate) fn place<'a>(comparison: &'a Comparison, binary: &Binary) -> Placemen
     } else {
         Placement::Refused(refusals)
     }
+}
+
+/// Most of the object's code is there. The same source compiled with other options shares only some small
+/// functions. Of an object without code, a changed variable is there.
+fn is_in(comparison: &Comparison, correlation: &Correlation, binary: &Binary) -> bool {
+    let unit = &comparison.original;
+    let (located, total) = correlation.coverage(unit);
+    if total > 0 {
+        return located * 2 >= total;
+    }
+    comparison
+        .changed_data
+        .iter()
+        .any(|&id| variable_by_name(unit, id, binary).is_some())
 }
 
 /// The functions that must be found: the changed ones with their cold parts, and those that are gone.

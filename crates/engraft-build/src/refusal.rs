@@ -94,16 +94,6 @@ pub enum Refusal {
         /// The places.
         places: Vec<LinkAddress>,
     },
-    /// Two compiles of the build claim the same function of the binary with different new code.
-    #[error(
-        "{function} in {binary} fits more than one object of the build, and their fixed code differs"
-    )]
-    AmbiguousObject {
-        /// The function.
-        function: String,
-        /// The binary's file name.
-        binary: String,
-    },
     /// No room for the jump to the new code.
     #[error("{function} has {size} bytes; the jump to new code needs {minimum}")]
     TooShort {

@@ -99,7 +99,7 @@ struct Matcher<'a> {
     original: Decoder<'a>,
     linked: Decoder<'a>,
     found: Match,
-    /// Jumps inside the function: instruction, target in the object, target in the binary.
+    /// Jumps and references inside the function: instruction, target in the object, target in the binary.
     branches: Vec<(u64, u64, u64)>,
 }
 
@@ -156,8 +156,8 @@ impl Matcher<'_> {
                         .copied()
                         .unwrap_or_default(),
                     offset: instruction,
-                    expected: format!("a jump to function + {expected:#x}"),
-                    found: format!("a jump to {found:#x}"),
+                    expected: format!("a reference to function + {expected:#x}"),
+                    found: format!("one to {found:#x}"),
                 });
             }
         }
@@ -191,6 +191,16 @@ impl Matcher<'_> {
                 l_rest.set_code(o.code());
             }
         } else {
+            if relocations.is_empty()
+                && o.is_ip_rel_memory_operand()
+                && l.is_ip_rel_memory_operand()
+            {
+                // A label of the function itself.
+                let (label, found) = (o.ip_rel_memory_address(), l.ip_rel_memory_address());
+                self.branches.push((o.ip(), label, found));
+                o_rest.set_memory_displacement64(0);
+                l_rest.set_memory_displacement64(0);
+            }
             for reloc in relocations {
                 self.take_field(original, linked, reloc, &mut o_rest, &mut l_rest)?;
             }

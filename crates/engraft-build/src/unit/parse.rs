@@ -190,7 +190,7 @@ impl Parser<'_, '_> {
                 labels: Vec::new(),
             });
         };
-        let kind = section_kind(sh_type, sh_flags);
+        let kind = section_kind(name, sh_type, sh_flags);
         if kind == Kind::Constant {
             for (start, end) in constants(data, sh_flags, section) {
                 add(start..end, kind, &[]);
@@ -256,6 +256,11 @@ impl Parser<'_, '_> {
                     flow: Flow::Value,
                 };
                 self.add(id, reloc, symbol)?;
+            }
+        }
+        for (id, item) in (0..).map(ItemId).zip(&mut self.unit.items) {
+            if item.kind == Kind::Function {
+                add_references_to_itself(item, id);
             }
         }
         self.note_labels();
@@ -356,7 +361,7 @@ fn is_program(sh_type: u32, name: &str) -> bool {
         && !name.starts_with(".gcc_except_table")
 }
 
-fn section_kind(sh_type: u32, sh_flags: u64) -> Kind {
+fn section_kind(name: &str, sh_type: u32, sh_flags: u64) -> Kind {
     let has = |flag: u32| sh_flags & u64::from(flag) != 0;
     if [
         elf::SHT_INIT_ARRAY,
@@ -375,9 +380,10 @@ fn section_kind(sh_type: u32, sh_flags: u64) -> Kind {
         Kind::Constant
     } else if sh_type == elf::SHT_NOBITS {
         Kind::Bss
-    } else if has(elf::SHF_WRITE) {
+    } else if has(elf::SHF_WRITE) && !name.starts_with(".data.rel.ro") {
         Kind::Data
     } else {
+        // Constants with pointers are written by the loader only, which then protects them (RELRO).
         Kind::ReadOnly
     }
 }
@@ -472,6 +478,40 @@ fn operand(spans: &[Span], reloc: &Reloc) -> (u8, Flow) {
         Some(span) => (0, span.flow),
         None => (0, Flow::Value),
     }
+}
+
+/// The assembler resolves what a static function says of itself, recursive calls and pointers. They mean the
+/// function, not this copy of its code, so they are made references again.
+fn add_references_to_itself(item: &mut Item, id: ItemId) {
+    let mut decoder = Decoder::with_ip(64, &item.bytes, 0, DecoderOptions::NONE);
+    let mut found = Vec::new();
+    while decoder.can_decode() {
+        let instruction = decoder.decode();
+        let fields = decoder.get_constant_offsets(&instruction);
+        let (start, end) = (instruction.ip(), instruction.next_ip());
+        let call = instruction.is_call_near() && instruction.near_branch_target() == 0;
+        let pointer =
+            instruction.is_ip_rel_memory_operand() && instruction.ip_rel_memory_address() == 0;
+        if !(call || pointer) || !item.relocations_in(start..end).is_empty() {
+            continue;
+        }
+        let field = if call {
+            fields.immediate_offset()
+        } else {
+            fields.displacement_offset()
+        };
+        let place = start + field as u64;
+        found.push(Reloc {
+            place,
+            r_type: elf::R_X86_64_PC32,
+            referent: Referent::Item(id),
+            offset: 0,
+            tail: u8::try_from(end - place).unwrap_or(0),
+            flow: if call { Flow::Call } else { Flow::Value },
+        });
+    }
+    item.relocations.extend(found);
+    item.relocations.sort_by_key(|reloc| reloc.place);
 }
 
 /// Fields that the processor adds to the address of the next instruction.

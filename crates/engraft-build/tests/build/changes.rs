@@ -136,15 +136,15 @@ fn line_numbers_are_no_change() {
     let project = Project::new(
         PIE,
         "#include <assert.h>
-         __attribute__((noinline)) int first(int x) { return x + 1; }
+         __attribute__((noipa)) int first(int x) { return x * 7 + 1; }
          __attribute__((noinline)) int second(int x) { assert(x > 0); return x * 2; }
          int part(int x) { assert(x < 9); return first(x) + second(x); }\n",
     );
     let object = project.build(
         &[(
             "part.c",
-            "return x + 1;",
-            "\n\n if (x > 5)\n x--;\n return x + 1;",
+            "return x * 7 + 1;",
+            "\n\n if (x > 5)\n x--;\n return x * 7 + 1;",
         )],
         "program",
     );
@@ -197,10 +197,14 @@ fn a_cold_part_belongs_to_its_function() {
         PIE,
         "#include <stdio.h>
          #include <stdlib.h>
-         __attribute__((cold, noinline)) void fail(int x) { printf(\"%d\\n\", x); abort(); }
-         int part(int x) { if (x == 77) { printf(\"cold\"); fail(x); } return x * 3; }\n",
+         __attribute__((cold, noinline, noreturn)) void fail(int x) { printf(\"%d\\n\", x); abort(); }
+         int part(int x) {
+             int sum = 0;
+             for (int i = 0; i < x; i++) { sum += i * x; if (sum == 77) fail(sum + i); }
+             return sum * 3;
+         }\n",
     );
-    let object = project.build(&[("part.c", "x * 3", "x * 5")], "program");
+    let object = project.build(&[("part.c", "sum * 3", "sum * 5")], "program");
     let part = function(&object, "part");
     let addresses: Vec<_> = part.parts.iter().map(|part| part.address.0).collect();
     let mut symbols: Vec<_> = project
@@ -211,4 +215,32 @@ fn a_cold_part_belongs_to_its_function() {
     assert_eq!(symbols.len(), 2, "gcc makes a cold part");
     symbols.sort_by_key(|&address| address != addresses[0]);
     assert_eq!(addresses, symbols);
+}
+
+#[test]
+fn one_source_compiled_twice_for_one_binary() {
+    let makefile = "program: main.o one.o two.o\n\t$(CC) -o $@ $^ -Wl,--build-id\n\
+        one.o: part.c\n\t$(CC) $(CFLAGS) -DNAME=one -DBY=3 -c -o $@ part.c\n\
+        two.o: part.c\n\t$(CC) $(CFLAGS) -DNAME=two -DBY=7 -c -o $@ part.c\n";
+    let main = "int one(int); int two(int);\nint main(int c, char **v) { (void)v; return one(c) + two(c); }\n";
+    let part = "static __attribute__((noipa)) int scale(int x) { return x * BY + 1; }\nint NAME(int x) { return scale(x) * x + BY; }\n";
+    let project = Project::with_files(makefile, &[("main.c", main), ("part.c", part)]);
+    let object = project.build(&[("part.c", "* x + BY", "* x - BY")], "program");
+    assert_eq!(names(&object), ["one", "two"]);
+    let object = project.build(&[("part.c", "x * BY + 1", "x * BY - 1")], "program");
+    assert_eq!(names(&object), ["scale", "scale"]);
+}
+
+#[test]
+fn one_source_compiled_for_a_static_and_a_shared_library() {
+    let makefile = "all: libpart.so static.o\nlibpart.so: part.c\n\
+        \t$(CC) $(CFLAGS) -fPIC -c -o shared.o part.c\n\t$(CC) -shared -o $@ shared.o -Wl,--build-id\n\
+        static.o: part.c\n\t$(CC) $(CFLAGS) -c -o $@ part.c\n";
+    let project = Project::new(makefile, PART);
+    let edits = [
+        ("part.c", "x > 100", "x > 99"),
+        ("part.c", "x * 3 + 1", "x * 5 + 2"),
+    ];
+    let object = project.build(&edits, "libpart.so");
+    assert_eq!(names(&object), ["helper", "part"]);
 }

@@ -1,7 +1,6 @@
 //! From a source fix to a patch, with the machine's own compiler, on small projects.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     reason = "helpers of tests are tests, which clippy.toml cannot tell"
 )]
