@@ -39,6 +39,7 @@ compile_error!("engraft-process is written for Linux on x86-64");
 mod address;
 mod auxv;
 mod deadline;
+mod effects;
 mod elf;
 mod frame;
 mod gadgets;
