@@ -53,14 +53,19 @@ pub struct StoppedThread<'s> {
 }
 
 impl Process {
-    /// Becomes the tracer of all threads, without stopping any.
-    pub fn seize(&self) -> Result<SeizedProcess, StopError> {
-        Tracees::seize(self).map(|tracees| SeizedProcess { tracees })
+    /// Becomes the tracer of all threads, without stopping any. Waits no longer than `timeout` for
+    /// threads in an uninterruptible sleep: these could not be let go again.
+    pub fn seize(&self, timeout: Duration) -> Result<SeizedProcess, StopError> {
+        let deadline = Deadline::after(timeout);
+        Tracees::seize(self, &deadline).map(|tracees| SeizedProcess { tracees })
     }
 
     /// Stops all threads; waits for that no longer than `timeout`. On failure everything is let go.
     pub fn stop(&self, timeout: Duration) -> Result<StoppedProcess, StopError> {
-        self.seize()?.stop(timeout)
+        let deadline = Deadline::after(timeout);
+        let mut tracees = Tracees::seize(self, &deadline)?;
+        tracees.stop(&deadline)?;
+        Ok(StoppedProcess { tracees })
     }
 
     /// Finds now what a first remote system call will need, so that it is not searched for while

@@ -128,7 +128,7 @@ pub(crate) struct Tracees {
 
 impl Tracees {
     /// Becomes the tracer of every thread, without stopping any.
-    pub(crate) fn seize(process: &Process) -> Result<Self, StopError> {
+    pub(crate) fn seize(process: &Process, deadline: &Deadline) -> Result<Self, StopError> {
         let mut tracees = Self {
             process: process.clone(),
             threads: BTreeMap::new(),
@@ -139,6 +139,11 @@ impl Tracees {
             _this_thread: PhantomData,
         };
         tracees.refuse_core_dump()?;
+        // A thread that is seized can be let go only while it is stopped. So one that may not
+        // stop for long is not even seized.
+        let tids = Task::list(process.pid());
+        let tids = tids.map_err(|error| tracees.system("list the threads", error))?;
+        tracees.await_uninterruptible(&tids, deadline)?;
         // A thread that is not yet seized may start others while the list is read. Those started
         // by seized ones are attached at birth. So the set is complete when a look finds none.
         while tracees.seize_unknown()? {}
@@ -235,7 +240,8 @@ impl Tracees {
     /// Stops every thread: sleepers first, so that those who run stand still as briefly as possible.
     pub(crate) fn stop(&mut self, deadline: &Deadline) -> Result<(), StopError> {
         let _alarm = Alarm::start().map_err(|error| self.system("start a timer", error))?;
-        self.await_uninterruptible(deadline)?;
+        let tids: Vec<i32> = self.threads.keys().copied().collect();
+        self.await_uninterruptible(&tids, deadline)?;
         self.wanted = true;
         loop {
             let (runners, sleepers) = self.running_by_kind()?;
@@ -243,6 +249,9 @@ impl Tracees {
             self.interrupt_and_await(&runners, deadline)?;
             if self.executed {
                 return Err(StopError::Executed { pid: self.pid() });
+            }
+            if self.threads.is_empty() || !self.process.is_alive() {
+                return Err(self.gone());
             }
             let all = self
                 .threads
@@ -257,9 +266,6 @@ impl Tracees {
             self.seize_unknown()?;
         }
         self.release_strangers();
-        if self.threads.is_empty() {
-            return Err(self.gone());
-        }
         Ok(())
     }
 
@@ -276,11 +282,14 @@ impl Tracees {
     ///
     /// Such a thread would not follow a stop request, the others would stand still for it, and when
     /// we gave up it would stop later, with nobody to let it go on.
-    fn await_uninterruptible(&mut self, deadline: &Deadline) -> Result<(), StopError> {
-        let tids: Vec<i32> = self.threads.keys().copied().collect();
+    fn await_uninterruptible(
+        &mut self,
+        tids: &[i32],
+        deadline: &Deadline,
+    ) -> Result<(), StopError> {
         for tid in tids {
             loop {
-                let stat = self.process.task(tid).stat();
+                let stat = self.process.task(*tid).stat();
                 match stat.map_err(|error| self.system("read the state", error))? {
                     Some(stat) if stat.state == TaskState::Uninterruptible => {}
                     _ => break,
@@ -289,7 +298,7 @@ impl Tracees {
                     return Err(self.gone());
                 }
                 if deadline.has_passed() {
-                    return Err(self.too_slow(tid, deadline));
+                    return Err(self.too_slow(*tid, deadline));
                 }
                 self.service()?;
             }
