@@ -28,7 +28,9 @@ use crate::frame::{Saved, SignalFrame};
 use crate::gadgets::Gadgets;
 use crate::memory::MemoryError;
 use crate::registers::Registers;
-use crate::restart::{has_restart_block, restart_ready, will_restart};
+use crate::restart::{
+    has_restart_block, restart_ready, restart_ready_without_kernel, will_restart,
+};
 use crate::sys::alarm::Alarm;
 use crate::sys::ptrace::{self, Go};
 use crate::tracees::{Condition, Event, OPTIONS, Tracees, Waited, wait};
@@ -283,7 +285,7 @@ impl<'t> Caller<'t> {
 
     fn frame(&self, top: TargetAddress, restorer: TargetAddress) -> Result<SignalFrame> {
         let saved = Saved {
-            registers: &restart_ready(&self.registers),
+            registers: &restart_ready_without_kernel(&self.registers),
             signal_mask: self.signal_mask,
             extended_state: &self.extended_state,
         };

@@ -1,5 +1,4 @@
 //! What cannot be opened is refused by name.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails so")]
 
 mod support;
 

@@ -1,5 +1,5 @@
 //! Stopping and letting go: complete, bounded, and without a mark.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails so")]
+#![expect(clippy::unwrap_used, reason = "a test fails so")]
 
 mod support;
 
