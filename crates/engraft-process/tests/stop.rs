@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use engraft_process::{StopError, TaskState, on_tracer_thread};
+use engraft_process::{Activity, StopError, TaskState, on_tracer_thread};
 use support::{LONG, Victim, compile};
 
 fn idle(threads: usize) -> Victim {
@@ -54,6 +54,21 @@ fn dropping_any_state_lets_go() {
 #[test]
 fn runners_are_told_from_sleepers() {
     let victim = Victim::start(&compile("spinner.c", "spinner", &[]), &["1", "20"]);
+    let process = victim.process();
+    let sleeps = |tid: &i32| {
+        let activity = process.task(*tid).activity().unwrap();
+        matches!(activity, Some(Activity::InSystemCall { .. }))
+    };
+    while process
+        .threads()
+        .unwrap()
+        .iter()
+        .filter(|tid| sleeps(tid))
+        .count()
+        < 21
+    {
+        std::thread::yield_now();
+    }
     let stopped = victim.stop();
     assert_eq!(
         stopped
