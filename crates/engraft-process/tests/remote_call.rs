@@ -159,6 +159,59 @@ fn all_registers_of_spinning_threads_survive_a_call_that_destroys_them() {
 }
 
 #[test]
+fn a_sleeping_call_is_neither_interrupted_nor_shortened_by_remote_calls() {
+    let program = compile("sleeper.c", "sleeper", &[]);
+    for (call, number, expected) in [
+        ("nanosleep", libc::SYS_nanosleep, "0 in time"),
+        ("poll", libc::SYS_poll, "0 in time"),
+        ("futex", libc::SYS_futex, "timeout in time"),
+        ("epoll_pwait", libc::SYS_epoll_pwait, "0 in time"),
+        ("select", libc::SYS_select, "0 in time"),
+    ] {
+        let mut victim = Victim::start(&program, &[call, "300"]);
+        let tid: i32 = victim.line().parse().unwrap();
+        victim.await_sleep(tid, number);
+        let mut stopped = victim.stop();
+        let code = Code::inject(&mut stopped);
+        let mut thread = stopped.thread(tid).unwrap();
+        assert_eq!(thread.call(&code.call(CLOBBER, [0; 6])).unwrap(), 7);
+        assert!(thread.call(&code.call(CRASH, [0; 6])).is_err());
+        assert!(thread.call(&code.call(BLOCKED, [0; 6])).is_err());
+        stopped.detach().unwrap();
+        assert_eq!(victim.line(), expected, "{call}");
+        victim.finish();
+    }
+}
+
+#[test]
+fn a_signal_of_the_programs_own_still_interrupts_a_call() {
+    let program = compile("sleeper.c", "sleeper", &[]);
+    for (call, number) in [
+        ("nanosleep", libc::SYS_nanosleep),
+        ("epoll_wait", libc::SYS_epoll_wait),
+        ("semtimedop", libc::SYS_semtimedop),
+    ] {
+        let mut victim = Victim::start(&program, &[call, "10000"]);
+        let tid: i32 = victim.line().parse().unwrap();
+        victim.await_sleep(tid, number);
+        let mut stopped = victim.stop();
+        let mut thread = stopped.thread(tid).unwrap();
+        thread.system_call(libc::SYS_getpid, [0; 6]).unwrap();
+        // It comes after all that we did, and before the thread goes on.
+        #[expect(
+            unsafe_code,
+            reason = "no safe wrapper signals a thread of another process"
+        )]
+        // SAFETY: tgkill takes plain numbers.
+        let sent = unsafe { libc::syscall(libc::SYS_tgkill, victim.pid, tid, libc::SIGUSR1) };
+        assert_eq!(sent, 0);
+        stopped.detach().unwrap();
+        assert_eq!(victim.line(), "EINTR early", "{call}");
+        victim.finish();
+    }
+}
+
+#[test]
 fn a_call_that_crashes_is_reported_and_leaves_the_thread_as_it_was() {
     let mut victim = spinner("1", "1");
     let mut stopped = victim.stop();

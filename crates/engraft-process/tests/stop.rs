@@ -270,8 +270,16 @@ fn a_process_that_was_stopped_by_a_signal_stays_stopped() {
             victim.pid as u64
         );
         assert!(stopped.threads().all(|thread| thread.is_group_stopped));
-        let stopped = stopped.resume().unwrap().stop(LONG).unwrap();
-        stopped.detach().unwrap();
+        let seized = stopped.resume().unwrap();
+        for tid in victim.process().threads().unwrap() {
+            // It listens for SIGCONT, but does not run.
+            let stat = victim.process().task(tid).stat().unwrap().unwrap();
+            assert!(
+                matches!(stat.state, TaskState::Traced | TaskState::Stopped),
+                "{stat:?}"
+            );
+        }
+        seized.stop(LONG).unwrap().detach().unwrap();
         await_state(&victim, TaskState::Stopped);
     }
     victim.tell("pid");
