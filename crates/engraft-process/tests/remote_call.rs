@@ -211,6 +211,72 @@ fn a_signal_of_the_programs_own_still_interrupts_a_call() {
     }
 }
 
+/// With CAP_SYS_ADMIN the filter is suspended for the call; without, what it may forbid is refused.
+#[test]
+fn a_thread_with_a_seccomp_filter_is_never_killed_by_our_calls() {
+    let mut victim = Victim::start(&compile("idle.c", "idle", &[]), &[]);
+    let mut stopped = victim.stop();
+    let code = Code::inject(&mut stopped);
+    stopped.detach().unwrap();
+    assert_eq!(victim.ask("seccomp"), "0");
+    for sleeping in [false, true] {
+        if sleeping {
+            victim.tell("nanosleep 100");
+            victim.await_sleep(victim.pid, libc::SYS_nanosleep);
+        } else {
+            victim.await_sleep(victim.pid, libc::SYS_read);
+        }
+        let mut stopped = victim.stop();
+        let mut thread = stopped.calling_thread().unwrap();
+        match thread.system_call(libc::SYS_getpid, [0; 6]) {
+            Ok(pid) => assert_eq!(pid, victim.pid as u64),
+            Err(RemoteCallError::Seccomp { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        // A loader's call works in every case.
+        let mapped = thread
+            .system_call(libc::SYS_mmap, [0, 4096, 3, 0x22, u64::MAX, 0])
+            .unwrap();
+        thread
+            .system_call(libc::SYS_munmap, [mapped, 4096, 0, 0, 0, 0])
+            .unwrap();
+        match thread.call(&code.call(CLOBBER, [0; 6])) {
+            Ok(result) => assert_eq!(result, 7),
+            // Only this: the rest of the sleep would be forgotten.
+            Err(RemoteCallError::Seccomp { .. }) => assert!(sleeping),
+            other => panic!("{other:?}"),
+        }
+        stopped.detach().unwrap();
+        if sleeping {
+            assert_eq!(victim.line(), "0");
+        }
+        assert!(victim.ask("address").starts_with("0x"));
+    }
+    // The filter is in force again.
+    victim.tell("pid");
+    let status = victim.child.wait().unwrap();
+    assert_eq!(status.signal(), Some(libc::SIGSYS));
+}
+
+#[test]
+fn a_process_survives_the_failure_of_any_effect() {
+    let mut victim = spinner("1", "1");
+    let mut stopped = victim.stop();
+    let base = Code::inject(&mut stopped).base.get();
+    stopped.detach().unwrap();
+    // More than there are: the last ones find nothing to make fail.
+    for step in 1..=40 {
+        let output = tracer(&victim, victim.pid, "call", base)
+            .env("ENGRAFT_PROCESS_FAIL_AT", step.to_string())
+            .output()
+            .unwrap();
+        assert!(output.status.code().is_some(), "{step} {output:?}");
+        assert_eq!(victim.ask("?"), "right", "{step}");
+        assert_eq!(victim.status("TracerPid"), "0");
+    }
+    victim.finish();
+}
+
 #[test]
 fn a_call_that_crashes_is_reported_and_leaves_the_thread_as_it_was() {
     let mut victim = spinner("1", "1");
@@ -288,17 +354,22 @@ fn tracer_that_dies() {
     std::process::exit(42);
 }
 
+/// The tracer above.
+fn tracer(victim: &Victim, tid: i32, what: &str, base: u64) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["tracer_that_dies", "--exact", "--nocapture"]);
+    command.env(
+        "ENGRAFT_TEST_TRACER",
+        format!("{} {tid} {what} {base}", victim.pid),
+    );
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
 /// Runs the tracer above, which kills itself at the step; says whether it got there.
 fn die_at(step: u32, victim: &Victim, tid: i32, what: &str, base: u64) -> bool {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["tracer_that_dies", "--exact", "--nocapture"])
-        .env(
-            "ENGRAFT_TEST_TRACER",
-            format!("{} {tid} {what} {base}", victim.pid),
-        )
+    let output = tracer(victim, tid, what, base)
         .env("ENGRAFT_PROCESS_DIE_AT", step.to_string())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
         .status()
         .unwrap();
     match (output.signal(), output.code()) {
