@@ -28,9 +28,9 @@ pub(crate) struct Host {
     pub payloads: Payloads,
     images: Vec<PlacedImage>,
     detours: Vec<Detour>,
-    /// Where every thread is while a transition is open. The controller opens one only when all
-    /// threads can switch at once, so one word says it for all of them.
-    universe: PatchState,
+    /// Where the open transition leads. The controller opens one only when all threads are stopped and
+    /// can switch at once, so sites go straight there instead of choosing by thread.
+    destination_state: PatchState,
     /// What the last command wrote, for the controller to verify.
     pub writes: Vec<DetourWrite>,
     /// What could not be undone since the last command.
@@ -68,7 +68,7 @@ impl Host {
             payloads: Payloads::new(),
             images: Vec::new(),
             detours: Vec::new(),
-            universe: PatchState::Patched,
+            destination_state: PatchState::Patched,
             writes: Vec::new(),
             trouble: None,
             refusing: None,
@@ -224,7 +224,7 @@ impl Host {
         target: SiteTarget,
         module: ModuleId,
     ) -> Result<Option<(ObjectId, u64)>, Failure> {
-        let code = match (target, self.universe) {
+        let code = match (target, self.destination_state) {
             (SiteTarget::Original, _) => Code::Original,
             (SiteTarget::Direct(func), _) => Code::Func(func),
             (SiteTarget::Dispatch { old, .. }, PatchState::Unpatched) => old,
@@ -404,9 +404,11 @@ impl World for Host {
                 return Err(Failure::new(Outcome::NotAllowed, text));
             }
         }
-        self.universe = others;
+        self.destination_state = others.other();
         Ok(())
     }
+
+    fn switch_others(&mut self, _: PatchState) {}
 
     fn switch_thread(&mut self, _: ThreadId, _: PatchState) {}
 

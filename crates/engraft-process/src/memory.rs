@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use rustix::io::Errno;
 
 use crate::address::TargetAddress;
+use crate::effects::effect;
 use crate::process::Process;
 use crate::sys::vm;
 
@@ -108,7 +109,7 @@ impl<'p> Memory<'p> {
         let mut done = 0;
         while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
             let at = address + done as u64;
-            done += self.transfer(at, |tid| vm::write(tid, at, rest))?;
+            done += self.transfer(at, |tid| effect(|| vm::write(tid, at, rest)))?;
         }
         Ok(())
     }
@@ -122,7 +123,7 @@ impl<'p> Memory<'p> {
         let mut done = 0;
         while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
             let at = address + done as u64;
-            done += self.transfer(at, |_| self.write_through_file(at, rest))?;
+            done += self.transfer(at, |_| effect(|| self.write_through_file(at, rest)))?;
         }
         Ok(())
     }

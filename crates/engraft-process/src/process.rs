@@ -109,7 +109,10 @@ const AT_ONCE: Timespec = Timespec {
 
 fn open_pidfd(pid: i32) -> Result<OwnedFd, OpenError> {
     let gone = || OpenError::NoSuchProcess { pid };
-    let number = Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(gone)?;
+    if pid <= 0 {
+        return Err(gone());
+    }
+    let number = Pid::from_raw(pid).ok_or_else(gone)?;
     match pidfd_open(number, PidfdFlags::empty()) {
         Ok(pidfd) => Ok(pidfd),
         Err(Errno::SRCH) => Err(gone()),

@@ -123,6 +123,18 @@ pub(crate) fn restart_ready(registers: &Registers) -> Registers {
     ready
 }
 
+/// The same, for a thread that will restore itself by `rt_sigreturn`, which makes the kernel forget
+/// the rest of a nanosleep or poll: the call starts again from the beginning. It takes longer than
+/// it should, but it is not interrupted. (One that had been resumed before cannot be started again:
+/// its number is lost. It will be interrupted.)
+pub(crate) fn restart_ready_without_kernel(registers: &Registers) -> Registers {
+    let mut ready = restart_ready(registers);
+    if has_restart_block(registers) {
+        ready.rax = registers.orig_rax;
+    }
+    ready
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +183,8 @@ mod tests {
         assert_eq!((ready.rip, ready.rax as i64), (0x1000, libc::SYS_futex));
         let ready = restart_ready(&in_call(libc::SYS_poll, ERESTART_RESTARTBLOCK));
         assert_eq!((ready.rip, ready.rax), (0x1000, RESTART_SYSCALL));
+        let ready = restart_ready_without_kernel(&in_call(libc::SYS_poll, ERESTART_RESTARTBLOCK));
+        assert_eq!((ready.rip, ready.rax as i64), (0x1000, libc::SYS_poll));
         let ready = restart_ready(&in_call(libc::SYS_getpid, 42));
         assert_eq!((ready.rip, ready.rax), (0x1002, 42));
         assert_eq!(ready.system_call(), None);

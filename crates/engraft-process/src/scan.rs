@@ -3,7 +3,8 @@
 //! Every word of the thread's stack is looked at. A word strictly inside one of the ranges may be a
 //! return address; if there is none, the thread is clear, whatever its unwind tables say. The exact
 //! start of a range is a function pointer: nothing returns to it, and whoever calls it comes through
-//! the entry. A return address at the very end of a range belongs to a call that does not return.
+//! the entry. The exact end of a range is a return address only if the last instruction is a call,
+//! one that does not return; then an exception can still lead from it to a handler inside.
 //!
 //! The precise walk by `.eh_frame`, for those that are not clear here, will be the neighbour of this
 //! file.
@@ -87,7 +88,14 @@ pub enum Unreliable {
 pub struct StackScan<'s> {
     process: &'s Process,
     maps: &'s Maps,
-    ranges: Vec<Range<TargetAddress>>,
+    ranges: Vec<Target>,
+}
+
+/// One range that nothing may return into.
+#[derive(Debug)]
+struct Target {
+    range: Range<TargetAddress>,
+    ends_in_call: bool,
 }
 
 /// What is to be looked at for one thread.
@@ -103,8 +111,12 @@ impl<'s> StackScan<'s> {
     /// Prepares a scan. The map must be of the present stop: a stack that is not in it makes the
     /// result unreliable, never clear.
     pub fn new(process: &'s Process, maps: &'s Maps, ranges: &[Range<TargetAddress>]) -> Self {
-        let mut ranges = ranges.to_vec();
-        ranges.sort_by_key(|range| range.start);
+        let prepare = |range: &Range<TargetAddress>| Target {
+            range: range.clone(),
+            ends_in_call: may_end_in_call(process, range.end),
+        };
+        let mut ranges: Vec<_> = ranges.iter().map(prepare).collect();
+        ranges.sort_by_key(|target| target.range.start);
         Self {
             process,
             maps,
@@ -112,11 +124,17 @@ impl<'s> StackScan<'s> {
         }
     }
 
-    /// The range that has the address inside, its start not included.
+    /// The range to which a return address of this value would belong.
     fn hit(&self, value: TargetAddress) -> Option<&Range<TargetAddress>> {
-        let before = self.ranges.partition_point(|range| range.start < value);
-        let range = self.ranges.get(before.checked_sub(1)?)?;
-        (value < range.end).then_some(range)
+        let before = self
+            .ranges
+            .partition_point(|target| target.range.start < value);
+        let Target {
+            range,
+            ends_in_call,
+        } = self.ranges.get(before.checked_sub(1)?)?;
+        let hit = value < range.end || (*ends_in_call && value == range.end);
+        hit.then_some(range)
     }
 
     /// Looks at a stopped thread.
@@ -126,7 +144,8 @@ impl<'s> StackScan<'s> {
         }
         let instruction_pointer = thread.registers.instruction_pointer();
         // At the very entry nothing has been executed yet, and what is there will be.
-        if let Some(range) = self.hit(instruction_pointer) {
+        let inside = |range: &&Range<_>| instruction_pointer < range.end;
+        if let Some(range) = self.hit(instruction_pointer).filter(inside) {
             return Verdict::Running {
                 range: range.clone(),
                 instruction_pointer,
@@ -274,6 +293,17 @@ impl<'s> StackScan<'s> {
         }
         Ok(())
     }
+}
+
+/// May the code that ends here end in a call instruction? `e8` with a displacement, or `ff /2` with
+/// any operand. What cannot be read may.
+fn may_end_in_call(process: &Process, end: TargetAddress) -> bool {
+    const LENGTHS_OF_INDIRECT: [usize; 5] = [2, 3, 4, 6, 7];
+    let Ok(tail) = process.memory().read_array::<7>(end - 7) else {
+        return true;
+    };
+    let indirect = |length: usize| matches!(&tail[7 - length..], [0xff, operand, ..] if operand & 0x38 == 0x10);
+    tail[2] == 0xe8 || LENGTHS_OF_INDIRECT.into_iter().any(indirect)
 }
 
 /// Is this the stack that the thread was started on?

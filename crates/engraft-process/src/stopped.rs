@@ -8,7 +8,9 @@ use crate::gadgets::Gadgets;
 use crate::memory::{Memory, MemoryError};
 use crate::process::Process;
 use crate::registers::Registers;
-use crate::remote::{Caller, RemoteCall, RemoteCallError};
+use crate::remote::RemoteCall;
+use crate::remote_error::RemoteCallError;
+use crate::remote_thread::Caller;
 use crate::stop_error::StopError;
 use crate::sys::ptrace;
 use crate::task::TaskState;
@@ -61,14 +63,19 @@ pub struct StoppedThread<'s> {
 }
 
 impl Process {
-    /// Becomes the tracer of all threads, without stopping any.
-    pub fn seize(&self) -> Result<SeizedProcess, StopError> {
-        Tracees::seize(self).map(|tracees| SeizedProcess { tracees })
+    /// Becomes the tracer of all threads, without stopping any. Waits no longer than `timeout` for
+    /// threads in an uninterruptible sleep: these could not be let go again.
+    pub fn seize(&self, timeout: Duration) -> Result<SeizedProcess, StopError> {
+        let deadline = Deadline::after(timeout);
+        Tracees::seize(self, &deadline).map(|tracees| SeizedProcess { tracees })
     }
 
     /// Stops all threads; waits for that no longer than `timeout`. On failure everything is let go.
     pub fn stop(&self, timeout: Duration) -> Result<StoppedProcess, StopError> {
-        self.seize()?.stop(timeout)
+        let deadline = Deadline::after(timeout);
+        let mut tracees = Tracees::seize(self, &deadline)?;
+        tracees.stop(&deadline)?;
+        Ok(StoppedProcess { tracees })
     }
 
     /// Stops one thread for remote calls, one that sleeps if there is one: it is the least disturbed.
@@ -97,7 +104,7 @@ impl Process {
         let deadline = Deadline::after(timeout);
         for (_, tid) in candidates {
             // It may end at any moment; then another one will do.
-            let Some(mut tracees) = Tracees::seize_one(self, tid)? else {
+            let Some(mut tracees) = Tracees::seize_one(self, tid, &deadline)? else {
                 continue;
             };
             match tracees.stop(&deadline) {

@@ -3,7 +3,11 @@
 
 mod support;
 
-use support::{Victim, compile};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+use engraft_process::Process;
+use support::{LONG, Victim, compile};
 
 /// Makes calls in a thread that sleeps in a call, and looks at what that thread saw of it.
 fn disturb(call: &str, number: i64, milliseconds: &str, expected: &str) {
@@ -76,5 +80,53 @@ fn calls_that_the_kernel_does_not_restart_are_restarted() {
         ("accept", libc::SYS_accept, "timeout in time"),
     ] {
         disturb(call, number, "400", expected);
+    }
+}
+
+/// Not a test by itself: the tracer that kills itself in the middle of a call in the thread that the
+/// variable names.
+#[test]
+fn tracer_that_dies() {
+    let Ok(plan) = std::env::var("ENGRAFT_TEST_TRACER") else {
+        return;
+    };
+    let (pid, tid) = plan.split_once(' ').unwrap();
+    let process = Process::open(pid.parse().unwrap()).unwrap();
+    let mut stopped = process.stop(LONG).unwrap();
+    let mut thread = stopped.thread(tid.parse().unwrap()).unwrap();
+    let _ = thread.system_call(libc::SYS_getpid, [0; 6]);
+    std::process::exit(42);
+}
+
+#[test]
+fn a_tracer_that_dies_anywhere_does_not_interrupt_a_sleep() {
+    let program = compile("sleeper.c", "sleeper", &[]);
+    for (call, number) in [
+        ("nanosleep", libc::SYS_nanosleep),
+        ("epoll_wait", libc::SYS_epoll_wait),
+    ] {
+        for step in 1.. {
+            let mut victim = Victim::start(&program, &[call, "50"]);
+            let tid: i32 = victim.line().parse().unwrap();
+            victim.await_sleep(tid, number);
+            let status = Command::new(std::env::current_exe().unwrap())
+                .args(["tracer_that_dies", "--exact"])
+                .env("ENGRAFT_TEST_TRACER", format!("{} {tid}", victim.pid))
+                .env("ENGRAFT_PROCESS_DIE_AT", step.to_string())
+                .output()
+                .unwrap()
+                .status;
+            let ended = victim.line();
+            // Attaching to two threads and asking them to stop are the first four effects. A call
+            // that the kernel does not restart by itself shows EINTR if nobody answers the stop.
+            let unanswered = (3..=4).contains(&step) && number == libc::SYS_epoll_wait;
+            let interrupted = unanswered && ended == "EINTR early";
+            assert!(ended == "0 in time" || interrupted, "{call} {step} {ended}");
+            victim.finish();
+            if status.code() == Some(42) {
+                break;
+            }
+            assert_eq!(status.signal(), Some(libc::SIGKILL));
+        }
     }
 }

@@ -13,6 +13,7 @@ use std::ffi::c_void;
 use rustix::io::Errno;
 
 use crate::address::TargetAddress;
+use crate::effects::effect;
 use crate::registers::Registers;
 
 /// The regset of the x87, SSE and AVX state, in the XSAVE layout (`include/uapi/linux/elf.h`).
@@ -70,12 +71,12 @@ fn regset(request: libc::c_uint, tid: i32, set: usize, bytes: &mut [u8]) -> Resu
 
 /// Becomes the tracer of the thread without stopping it.
 pub(crate) fn seize(tid: i32, options: i32) -> Result<()> {
-    plain(libc::PTRACE_SEIZE, tid, options as usize)
+    effect(|| plain(libc::PTRACE_SEIZE, tid, options as usize))
 }
 
 /// Makes a seized thread stop soon. Asynchronous: the stop is reported to `wait`.
 pub(crate) fn interrupt(tid: i32) -> Result<()> {
-    plain(libc::PTRACE_INTERRUPT, tid, 0)
+    effect(|| plain(libc::PTRACE_INTERRUPT, tid, 0))
 }
 
 /// Lets a stopped thread go on, delivering `signal` if it is in a signal-delivery-stop.
@@ -84,22 +85,22 @@ pub(crate) fn go(tid: i32, go: Go, signal: i32) -> Result<()> {
         Go::Continue => libc::PTRACE_CONT,
         Go::ToSystemCall => libc::PTRACE_SYSCALL,
     };
-    plain(request, tid, signal as usize)
+    effect(|| plain(request, tid, signal as usize))
 }
 
 /// Leaves a thread in its group stop, but lets it notice `SIGCONT`.
 pub(crate) fn listen(tid: i32) -> Result<()> {
-    plain(libc::PTRACE_LISTEN, tid, 0)
+    effect(|| plain(libc::PTRACE_LISTEN, tid, 0))
 }
 
 /// Ends tracing of a stopped thread and lets it go on.
 pub(crate) fn detach(tid: i32) -> Result<()> {
-    plain(libc::PTRACE_DETACH, tid, 0)
+    effect(|| plain(libc::PTRACE_DETACH, tid, 0))
 }
 
 /// Replaces the tracing options.
 pub(crate) fn set_options(tid: i32, options: i32) -> Result<()> {
-    plain(libc::PTRACE_SETOPTIONS, tid, options as usize)
+    effect(|| plain(libc::PTRACE_SETOPTIONS, tid, options as usize))
 }
 
 /// What the last event had to say (of a clone event, the new thread).
@@ -144,12 +145,14 @@ pub(crate) fn set_registers(tid: i32, registers: &Registers) -> Result<()> {
         iov_base: (&raw mut copy).cast(),
         iov_len: size_of::<Registers>(),
     };
-    with_buffer(
-        libc::PTRACE_SETREGSET,
-        tid,
-        NT_PRSTATUS,
-        (&raw mut vector).cast(),
-    )
+    effect(|| {
+        with_buffer(
+            libc::PTRACE_SETREGSET,
+            tid,
+            NT_PRSTATUS,
+            (&raw mut vector).cast(),
+        )
+    })
 }
 
 /// The extended state (x87, SSE, AVX, ...), as long as the kernel makes it.
@@ -174,7 +177,7 @@ pub(crate) fn extended_state(tid: i32) -> Result<Vec<u8>> {
 /// Sets the extended state to bytes that [`extended_state`] returned.
 pub(crate) fn set_extended_state(tid: i32, bytes: &[u8]) -> Result<()> {
     let mut copy = bytes.to_vec();
-    regset(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, &mut copy).map(drop)
+    effect(|| regset(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, &mut copy).map(drop))
 }
 
 /// Does the thread have a user shadow stack? Older kernels do not know the regset: no.
@@ -199,18 +202,22 @@ pub(crate) fn signal_mask(tid: i32) -> Result<u64> {
 /// Sets the blocked signals.
 pub(crate) fn set_signal_mask(tid: i32, mask: u64) -> Result<()> {
     let mut copy = mask;
-    with_buffer(
-        libc::PTRACE_SETSIGMASK,
-        tid,
-        size_of::<u64>(),
-        (&raw mut copy).cast(),
-    )
+    effect(|| {
+        with_buffer(
+            libc::PTRACE_SETSIGMASK,
+            tid,
+            size_of::<u64>(),
+            (&raw mut copy).cast(),
+        )
+    })
 }
 
 /// Writes one word, also into read-only pages.
 pub(crate) fn poke(tid: i32, address: TargetAddress, word: u64) -> Result<()> {
     let address = address.get() as usize;
-    // SAFETY: POKEDATA takes the target's address and the word itself; no host pointer is passed.
-    let result = unsafe { libc::ptrace(libc::PTRACE_POKEDATA, tid, address, word as usize) };
-    check(result).map(drop)
+    effect(|| {
+        // SAFETY: POKEDATA takes the target's address and the word; no host pointer is passed.
+        let result = unsafe { libc::ptrace(libc::PTRACE_POKEDATA, tid, address, word as usize) };
+        check(result).map(drop)
+    })
 }

@@ -12,11 +12,19 @@
     clippy::allow_attributes,
     reason = "expect would fail where everything is used"
 )]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails so"
+)]
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use engraft_process::{Activity, Process, StoppedProcess};
@@ -31,35 +39,32 @@ pub struct Victim {
     output: BufReader<ChildStdout>,
 }
 
-fn directory() -> &'static Path {
-    static DIRECTORY: OnceLock<tempfile::TempDir> = OnceLock::new();
-    DIRECTORY
-        .get_or_init(|| tempfile::tempdir().unwrap())
-        .path()
-}
-
 pub fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/victims")
         .join(name)
 }
 
-/// Compiles a victim; once for each name and flags.
+/// Compiles a victim; once for each name, by each test program.
 pub fn compile(source_name: &str, output: &str, flags: &[&str]) -> PathBuf {
-    static LOCK: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = LOCK.lock().unwrap_or_else(|poison| poison.into_inner());
-    let path = directory().join(output);
-    if path.exists() {
+    static DONE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut done = DONE.lock().unwrap_or_else(|poison| poison.into_inner());
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(output);
+    if done.contains(output) {
         return path;
     }
+    // Another test program may run the old one: it is replaced, never overwritten.
+    let fresh = path.with_extension(format!("{}.new", std::process::id()));
     let status = Command::new("gcc")
         .args(["-O1", "-g", "-Wall", "-Werror", "-pthread", "-o"])
-        .arg(&path)
+        .arg(&fresh)
         .arg(source(source_name))
         .args(flags)
         .status()
         .expect("gcc is installed");
     assert!(status.success(), "gcc could not compile {source_name}");
+    std::fs::rename(&fresh, &path).unwrap();
+    done.insert(output.to_owned());
     path
 }
 
@@ -72,6 +77,8 @@ impl Victim {
     }
 
     pub fn start_command(mut command: Command) -> Self {
+        // A group of its own: whatever it starts can be ended with it.
+        command.process_group(0);
         let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = spawned.unwrap();
         let mut victim = Self {
@@ -142,7 +149,10 @@ impl Victim {
 
 impl Drop for Victim {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        if let Ok(None) = self.child.try_wait() {
+            let group = rustix::process::Pid::from_raw(self.pid).unwrap();
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
         let _ = self.child.wait();
     }
 }

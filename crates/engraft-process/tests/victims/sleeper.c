@@ -89,6 +89,8 @@ static long sleep_in_call(void) {
     exit(3);
 }
 
+static void handler(int signal) {}
+
 static void *thread(void *unused) {
     tid = syscall(SYS_gettid);
     double start = now();
@@ -110,6 +112,9 @@ int main(int argc, char **argv) {
     sigemptyset(&s);
     sigaddset(&s, SIGUSR2);
     sigprocmask(SIG_BLOCK, &s, NULL);
+    /* No SA_RESTART: the program wants to see this signal. */
+    struct sigaction a = {.sa_handler = handler};
+    sigaction(SIGUSR1, &a, NULL);
     pthread_t t;
     pthread_create(&t, NULL, thread, NULL);
     while (!tid) usleep(100);

@@ -1,0 +1,271 @@
+//! The thread in which a remote call runs: letting it run, watching it, and bringing it back.
+
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::address::TargetAddress;
+use crate::deadline::Deadline;
+use crate::registers::Registers;
+use crate::remote_error::RemoteCallError;
+use crate::restart::{restart_ready, will_restart};
+use crate::sys::ptrace::{self, Go};
+use crate::tracees::{Condition, OPTIONS, Tracees};
+use crate::wait::{Event, Waited, wait};
+
+/// SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS: raised by instructions.
+const SYNCHRONOUS: u64 = 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 30;
+/// Direction flag and trap flag of `eflags`.
+const DIRECTION_AND_TRAP: u64 = 1 << 10 | 1 << 8;
+/// How long the way back may take; it runs no code of the target.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// One thread borrowed for a call.
+pub(crate) struct Caller<'t> {
+    pub(crate) tracees: &'t mut Tracees,
+    pub(crate) tid: i32,
+    /// As it was stopped.
+    pub(crate) registers: Registers,
+    pub(crate) signal_mask: u64,
+    pub(crate) extended_state: Vec<u8>,
+    pub(crate) filtered: bool,
+    pub(crate) suspended: bool,
+}
+
+pub(crate) type Result<T> = std::result::Result<T, RemoteCallError>;
+
+impl<'t> Caller<'t> {
+    /// Saves the state of a stopped thread.
+    pub(crate) fn new(tracees: &'t mut Tracees, tid: i32) -> Result<Self> {
+        let tracee = tracees.threads.get(&tid).copied();
+        let tracee = tracee.ok_or(RemoteCallError::ThreadEnded { tid })?;
+        if tracee.is_kernel_worker {
+            return Err(RemoteCallError::KernelWorker { tid });
+        }
+        let mut caller = Self {
+            tracees,
+            tid,
+            registers: tracee.registers,
+            signal_mask: 0,
+            extended_state: Vec::new(),
+            filtered: false,
+            suspended: false,
+        };
+        caller.refuse_unknown_entry()?;
+        if ptrace::has_shadow_stack(tid) {
+            return Err(RemoteCallError::ShadowStack { tid });
+        }
+        caller.signal_mask = caller.check("read the signal mask of", ptrace::signal_mask(tid))?;
+        let state = ptrace::extended_state(tid);
+        caller.extended_state = caller.check("read the extended state of", state)?;
+        Ok(caller)
+    }
+
+    /// The kernel steps back over two bytes to restart a call; with us, the thread would do it by
+    /// itself, and must find the instruction there that it came by.
+    fn refuse_unknown_entry(&self) -> Result<()> {
+        if !will_restart(&self.registers) {
+            return Ok(());
+        }
+        let at = self.registers.instruction_pointer() - 2;
+        let instruction: [u8; 2] = self.tracees.process.memory().read_array(at)?;
+        if instruction == [0x0f, 0x05] {
+            return Ok(());
+        }
+        Err(RemoteCallError::UnknownEntry { tid: self.tid })
+    }
+
+    pub(crate) fn check<T>(
+        &self,
+        operation: &'static str,
+        result: std::result::Result<T, Errno>,
+    ) -> Result<T> {
+        result.map_err(|error| self.error(operation, error))
+    }
+
+    fn error(&self, operation: &'static str, error: Errno) -> RemoteCallError {
+        let pid = self.tracees.pid();
+        match error {
+            Errno::SRCH if !self.tracees.process.is_alive() => RemoteCallError::Gone { pid },
+            Errno::SRCH => RemoteCallError::ThreadEnded { tid: self.tid },
+            error => RemoteCallError::System {
+                tid: self.tid,
+                operation,
+                source: error.into(),
+            },
+        }
+    }
+
+    /// Sets the thread off: the point from which on it would restore itself.
+    pub(crate) fn set_off(
+        &mut self,
+        entry: TargetAddress,
+        stack: TargetAddress,
+        arguments: [u64; 6],
+        rax: u64,
+    ) -> Result<()> {
+        let [rdi, rsi, rdx, fourth, r8, r9] = arguments;
+        let registers = Registers {
+            rip: entry.get(),
+            rsp: stack.get(),
+            rdi,
+            rsi,
+            rdx,
+            // The fourth argument is in rcx for functions and in r10 for system calls.
+            rcx: fourth,
+            r10: fourth,
+            r8,
+            r9,
+            rax,
+            // In no system call: the kernel restarts nothing.
+            orig_rax: u64::MAX,
+            eflags: self.registers.eflags & !DIRECTION_AND_TRAP,
+            ..self.registers
+        };
+        self.check(
+            "set the registers of",
+            ptrace::set_registers(self.tid, &registers),
+        )?;
+        if let Some(tracee) = self.tracees.threads.get_mut(&self.tid) {
+            tracee.condition = Condition::Running;
+        }
+        let mask = !SYNCHRONOUS | self.signal_mask;
+        self.check(
+            "block the signals of",
+            ptrace::set_signal_mask(self.tid, mask),
+        )
+    }
+
+    /// Lets the thread go on until the next entry or exit of a system call.
+    pub(crate) fn run_to_system_call(&mut self, deadline: &Deadline) -> Result<()> {
+        let mut signal = 0;
+        loop {
+            let go = ptrace::go(self.tid, Go::ToSystemCall, signal);
+            self.check("continue", go)?;
+            signal = 0;
+            match self.await_event(deadline)? {
+                Event::SystemCall => return Ok(()),
+                Event::Signal(number) => signal = self.judge_signal(number)?,
+                Event::Clone | Event::Exec | Event::Stop { .. } => {}
+                Event::Ended => return Err(self.ended()),
+            }
+        }
+    }
+
+    /// A signal has come through: either an instruction of the call raised it, and the call is
+    /// over, or it was sent, and is delivered.
+    fn judge_signal(&self, signal: i32) -> Result<i32> {
+        let bit = u32::try_from(signal - 1)
+            .ok()
+            .and_then(|shift| 1u64.checked_shl(shift));
+        let synchronous = bit.unwrap_or(0) & SYNCHRONOUS != 0;
+        let code = self.check("ask for the signal of", ptrace::signal_code(self.tid))?;
+        // Positive codes come from the kernel alone.
+        if !synchronous || code <= 0 {
+            return Ok(signal);
+        }
+        let registers = self.check("read the registers of", ptrace::registers(self.tid))?;
+        Err(RemoteCallError::Crashed {
+            tid: self.tid,
+            signal,
+            instruction_pointer: registers.instruction_pointer(),
+        })
+    }
+
+    fn ended(&mut self) -> RemoteCallError {
+        self.tracees.threads.remove(&self.tid);
+        // The last of them: the pidfd may lag behind by the time the kernel needs to tidy up.
+        let pid = self.tracees.pid();
+        if self.tracees.threads.is_empty() || !self.tracees.process.is_alive() {
+            return RemoteCallError::Gone { pid };
+        }
+        RemoteCallError::ThreadEnded { tid: self.tid }
+    }
+
+    fn await_event(&mut self, deadline: &Deadline) -> Result<Event> {
+        loop {
+            match self.check("wait for", wait(self.tid, true))? {
+                Waited::Event(event) => return Ok(event),
+                Waited::Nothing if deadline.has_passed() => return self.give_up(deadline),
+                // A killed process: its first thread is reported after all others.
+                Waited::Nothing => self.reap_others(),
+            }
+        }
+    }
+
+    fn reap_others(&mut self) {
+        let tid = self.tid;
+        let ended = |other: &i32| matches!(wait(*other, false), Ok(Waited::Event(Event::Ended)));
+        self.tracees
+            .threads
+            .retain(|other, _| *other == tid || !ended(other));
+    }
+
+    /// Stops a call that takes too long, wherever it is.
+    fn give_up(&mut self, deadline: &Deadline) -> Result<Event> {
+        self.check("interrupt", ptrace::interrupt(self.tid))?;
+        let patience = Deadline::after(RETURN_TIMEOUT);
+        loop {
+            match self.check("wait for", wait(self.tid, true))? {
+                Waited::Event(Event::Ended) => return Ok(Event::Ended),
+                Waited::Event(_) => break,
+                Waited::Nothing if patience.has_passed() => break,
+                Waited::Nothing => self.reap_others(),
+            }
+        }
+        Err(RemoteCallError::TimedOut {
+            tid: self.tid,
+            timeout: deadline.timeout(),
+        })
+    }
+
+    /// The way back, after success and failure alike: the thread is in some stop of the call.
+    pub(crate) fn finish<T>(&mut self, result: Result<T>) -> Result<T> {
+        if let Err(RemoteCallError::Gone { .. } | RemoteCallError::ThreadEnded { .. }) = result {
+            return result;
+        }
+        let restored = self.restore();
+        let value = result?;
+        restored.map(|()| value)
+    }
+
+    fn restore(&mut self) -> Result<()> {
+        // In this order: with the registers the thread leaves the reach of the frame, so by then
+        // everything else must be in place.
+        let state = ptrace::set_extended_state(self.tid, &self.extended_state);
+        self.check("restore the extended state of", state)?;
+        let mask = ptrace::set_signal_mask(self.tid, self.signal_mask);
+        self.check("restore the signal mask of", mask)?;
+        let ready = ptrace::set_registers(self.tid, &restart_ready(&self.registers));
+        self.check("restore the registers of", ready)?;
+        self.reach_ordinary_stop()?;
+        if self.suspended {
+            self.check("set the options of", ptrace::set_options(self.tid, OPTIONS))?;
+        }
+        Ok(())
+    }
+
+    /// From any stop to one in which the kernel's restart logic is still to come, with no
+    /// instruction executed in between: a request made during a stop is answered by another stop,
+    /// before user mode and before any signal.
+    fn reach_ordinary_stop(&mut self) -> Result<()> {
+        self.check("interrupt", ptrace::interrupt(self.tid))?;
+        self.check("continue", ptrace::go(self.tid, Go::Continue, 0))?;
+        let deadline = Deadline::after(RETURN_TIMEOUT);
+        loop {
+            match self.await_event(&deadline)? {
+                Event::Stop { group } => {
+                    let original = ptrace::set_registers(self.tid, &self.registers);
+                    self.check("restore the registers of", original)?;
+                    if let Some(tracee) = self.tracees.threads.get_mut(&self.tid) {
+                        tracee.condition = Condition::Stopped { group };
+                        tracee.registers = self.registers;
+                    }
+                    return Ok(());
+                }
+                Event::Ended => return Err(self.ended()),
+                _ => self.check("continue", ptrace::go(self.tid, Go::Continue, 0))?,
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Stopping all traced threads, in the order and within the time that hurts least.
+
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::deadline::Deadline;
+use crate::stop_error::StopError;
+use crate::sys::alarm::Alarm;
+use crate::sys::ptrace;
+use crate::task::TaskState;
+use crate::tracees::{Condition, Tracee, Tracees};
+use crate::wait::{Waited, wait};
+
+/// How often a thread in an uninterruptible sleep is looked at. There is no event to wait for: a
+/// stop request would leave it stopped whenever it wakes, perhaps long after we have given up.
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
+
+impl Tracees {
+    /// Stops every thread: sleepers first, so that those who run stand still as briefly as possible.
+    pub(crate) fn stop(&mut self, deadline: &Deadline) -> Result<(), StopError> {
+        let _alarm = Alarm::start().map_err(|error| self.system("start a timer", error))?;
+        let tids: Vec<i32> = self.threads.keys().copied().collect();
+        self.await_uninterruptible(&tids, deadline)?;
+        self.wanted = true;
+        loop {
+            let (runners, sleepers) = self.running_by_kind()?;
+            self.interrupt_and_await(&sleepers, deadline)?;
+            self.interrupt_and_await(&runners, deadline)?;
+            if self.executed {
+                return Err(StopError::Executed { pid: self.pid() });
+            }
+            if self.threads.is_empty() || !self.process.is_alive() {
+                return Err(self.gone());
+            }
+            let all = self
+                .threads
+                .values()
+                .all(|tracee| tracee.condition != Condition::Running);
+            if all && self.is_complete() {
+                break;
+            }
+            if deadline.has_passed() {
+                return Err(self.too_slow(self.pid(), deadline));
+            }
+            if self.everyone {
+                self.seize_unknown()?;
+            }
+        }
+        self.release_strangers();
+        Ok(())
+    }
+
+    /// Every thread that is started while we trace is announced to us, except with
+    /// `CLONE_UNTRACED`. The link count of the task directory, two more than threads, tells of these
+    /// at the price of one system call.
+    pub(crate) fn is_complete(&self) -> bool {
+        if !self.everyone {
+            return true;
+        }
+        let directory = std::fs::metadata(format!("/proc/{}/task", self.pid()));
+        let expected = self.threads.len() as u64 + self.ended + 2;
+        directory.is_ok_and(|directory| directory.nlink() == expected)
+    }
+
+    /// Waits, with everybody still running, until no thread is in an uninterruptible sleep.
+    ///
+    /// Such a thread would not follow a stop request, the others would stand still for it, and when
+    /// we gave up it would stop later, with nobody to let it go on.
+    pub(crate) fn await_uninterruptible(
+        &mut self,
+        tids: &[i32],
+        deadline: &Deadline,
+    ) -> Result<(), StopError> {
+        for tid in tids {
+            loop {
+                let stat = self.process.task(*tid).stat();
+                match stat.map_err(|error| self.system("read the state", error))? {
+                    Some(stat) if stat.state == TaskState::Uninterruptible => {}
+                    _ => break,
+                }
+                if self.process.wait_for_end(LOOK_AGAIN) {
+                    return Err(self.gone());
+                }
+                if deadline.has_passed() {
+                    return Err(self.too_slow(*tid, deadline));
+                }
+                self.service()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The threads that we have not stopped: those on a processor, and the others.
+    fn running_by_kind(&mut self) -> Result<(Vec<i32>, Vec<i32>), StopError> {
+        let (mut runners, mut sleepers) = (Vec::new(), Vec::new());
+        let running = |tracee: &Tracee| tracee.condition == Condition::Running;
+        let all: Vec<i32> = self
+            .threads
+            .iter()
+            .filter(|(_, tracee)| running(tracee))
+            .map(|(tid, _)| *tid)
+            .collect();
+        for tid in all {
+            let stat = self.process.task(tid).stat();
+            let stat = stat.map_err(|error| self.system("read the state", error))?;
+            let Some(tracee) = self.threads.get_mut(&tid) else {
+                continue;
+            };
+            match stat {
+                // An ended first thread is not reported to us before all others are gone.
+                Some(stat) if stat.state == TaskState::Dead && tid == self.process.pid() => {
+                    self.threads.remove(&tid);
+                    self.ended += 1;
+                }
+                Some(stat) => {
+                    tracee.is_kernel_worker = stat.is_kernel_worker();
+                    tracee.was_running = stat.state == TaskState::Running;
+                    let kind = if tracee.was_running {
+                        &mut runners
+                    } else {
+                        &mut sleepers
+                    };
+                    kind.push(tid);
+                }
+                None => sleepers.push(tid),
+            }
+        }
+        Ok((runners, sleepers))
+    }
+
+    fn interrupt_and_await(&mut self, tids: &[i32], deadline: &Deadline) -> Result<(), StopError> {
+        for tid in tids {
+            match ptrace::interrupt(*tid) {
+                // ESRCH, EIO: it has ended; the wait will say so.
+                Ok(()) | Err(Errno::SRCH | Errno::IO) => {}
+                Err(error) => return Err(self.system("interrupt a thread", error)),
+            }
+        }
+        for tid in tids {
+            self.await_stop(*tid, deadline)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_running(&self, tid: i32) -> bool {
+        let tracee = self.threads.get(&tid);
+        tracee.is_some_and(|tracee| tracee.condition == Condition::Running)
+    }
+
+    pub(crate) fn await_stop(&mut self, tid: i32, deadline: &Deadline) -> Result<(), StopError> {
+        while self.is_running(tid) {
+            match wait(tid, true).map_err(|error| self.system("wait for a thread", error))? {
+                Waited::Event(event) => self.note(tid, event)?,
+                Waited::Nothing => {
+                    // Another thread may have ended, and the one we wait for may wait, inside an
+                    // exec, until somebody has taken note of that.
+                    self.service_except(Some(tid))?;
+                    self.forget_ended_leader(tid)?;
+                    if deadline.has_passed() && self.is_running(tid) {
+                        return Err(self.too_slow(tid, deadline));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_ended_leader(&mut self, tid: i32) -> Result<(), StopError> {
+        if tid != self.pid() {
+            return Ok(());
+        }
+        let stat = self.process.task(tid).stat();
+        let stat = stat.map_err(|error| self.system("read the state", error))?;
+        if stat.is_none_or(|stat| stat.state == TaskState::Dead) {
+            self.threads.remove(&tid);
+            self.ended += 1;
+        }
+        Ok(())
+    }
+
+    /// Why does a thread not stop?
+    fn too_slow(&self, tid: i32, deadline: &Deadline) -> StopError {
+        let pid = self.pid();
+        let task = self.process.task(tid);
+        if matches!(task.status(), Ok(Some(status)) if status.core_dumping) {
+            return StopError::CoreDumping { pid };
+        }
+        let timeout = deadline.timeout();
+        match task.stat() {
+            Ok(Some(stat)) if stat.state == TaskState::Uninterruptible => {
+                let activity = task.activity().ok().flatten();
+                StopError::uninterruptible(pid, tid, timeout, activity)
+            }
+            _ if !self.process.is_alive() => self.gone(),
+            _ => StopError::TimedOut { pid, tid, timeout },
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Waiting for what happens to one traced thread.
+
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+use crate::sys::ptrace::EVENT_STOP;
+
+/// What `wait` said about a tracee.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// It has ended.
+    Ended,
+    /// A stop that `PTRACE_INTERRUPT`, birth or a group stop caused; the latter with its signal.
+    Stop { group: bool },
+    /// At the entry or exit of a system call.
+    SystemCall,
+    /// It has started another thread or process and stands still meanwhile.
+    Clone,
+    /// It runs another program.
+    Exec,
+    /// It is about to receive a signal.
+    Signal(i32),
+}
+
+/// What came of waiting once.
+pub(crate) enum Waited {
+    Event(Event),
+    /// Nothing has happened, or the alarm has rung.
+    Nothing,
+}
+
+fn decode(status: i32) -> Event {
+    if status & 0xff != 0x7f {
+        return Event::Ended;
+    }
+    let signal = (status >> 8) & 0xff;
+    match status >> 16 {
+        EVENT_STOP => Event::Stop {
+            group: signal != libc::SIGTRAP,
+        },
+        libc::PTRACE_EVENT_EXEC => Event::Exec,
+        0 if signal == libc::SIGTRAP | 0x80 => Event::SystemCall,
+        0 => Event::Signal(signal),
+        _ => Event::Clone,
+    }
+}
+
+/// Waits for the next event of one thread. `block` waits until the alarm rings at the latest.
+pub(crate) fn wait(tid: i32, block: bool) -> Result<Waited, Errno> {
+    // __WALL: also threads whose end sends no SIGCHLD, which all but the first are.
+    let mut options = WaitOptions::from_bits_retain(libc::__WALL as u32);
+    if !block {
+        options |= WaitOptions::NOHANG;
+    }
+    match waitpid(Pid::from_raw(tid), options) {
+        Ok(Some((_, status))) => Ok(Waited::Event(decode(status.as_raw()))),
+        Ok(None) | Err(Errno::INTR) => Ok(Waited::Nothing),
+        // Not our tracee any more: it has vanished in the exec of another thread.
+        Err(Errno::CHILD) => Ok(Waited::Event(Event::Ended)),
+        Err(error) => Err(error),
+    }
+}
