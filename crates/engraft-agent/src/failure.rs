@@ -20,6 +20,8 @@ impl Text {
     };
 
     /// Appends what fits.
+    // Not inlined, nor are its neighbours: failures are rare, and the agent is to be small.
+    #[inline(never)]
     pub(crate) fn push(mut self, part: &[u8]) -> Self {
         // One byte stays zero, so that the text is a C string too.
         let free = self.bytes.len() - 1 - self.length;
@@ -37,6 +39,7 @@ impl Text {
     }
 
     /// Appends `0x` and the digits.
+    #[inline(never)]
     pub(crate) fn push_hexadecimal(self, value: u64) -> Self {
         let digits = (64 - value.leading_zeros()).div_ceil(4).max(1);
         let text = self.push(b"0x");
@@ -51,6 +54,7 @@ impl Text {
     }
 
     /// Appends a decimal number.
+    #[inline(never)]
     pub(crate) fn push_decimal(self, value: u64) -> Self {
         let text = if value >= 10 {
             self.push_decimal(value / 10)
@@ -96,6 +100,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// With a constant text.
+    #[inline(never)]
     pub(crate) fn new(outcome: Outcome, text: &[u8]) -> Self {
         Self {
             outcome,
@@ -104,6 +109,7 @@ impl Failure {
     }
 
     /// A system call that failed.
+    #[inline(never)]
     pub(crate) fn system_call(what: &[u8], Errno(number): Errno) -> Self {
         let text = Text::EMPTY
             .push(what)
@@ -116,11 +122,13 @@ impl Failure {
     }
 
     /// The heap is exhausted.
+    #[inline(never)]
     pub(crate) fn out_of_memory() -> Self {
         Self::new(Outcome::NoMemory, b"the agent's memory is used up")
     }
 
     /// A payload that a controller of this version would not have written.
+    #[inline(never)]
     pub(crate) fn bad_payload() -> Self {
         Self::new(
             Outcome::BadPayload,
