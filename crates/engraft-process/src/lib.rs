@@ -31,7 +31,8 @@
 //!
 //! # Not offered
 //! 32-bit targets; single-stepping and breakpoints; symbols other than dynamic ones; user shadow
-//! stacks (a remote call there is refused).
+//! stacks (a remote call there is refused); threads inside a restartable sequence (rseq) of their own
+//! (a remote call there would make the kernel forget to abort it: not yet looked for).
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("engraft-process is written for Linux on x86-64");

@@ -9,6 +9,8 @@
 //! The precise walk by `.eh_frame`, for those that are not clear here, will be the neighbour of this
 //! file.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::address::TargetAddress;
@@ -89,6 +91,9 @@ pub struct StackScan<'s> {
     process: &'s Process,
     maps: &'s Maps,
     ranges: Vec<Target>,
+    /// Code addresses that were looked at: is it a restorer? Threads that sleep in the same place have
+    /// the same ones on their stacks.
+    restorers: RefCell<HashMap<TargetAddress, bool>>,
 }
 
 /// One range that nothing may return into.
@@ -121,6 +126,7 @@ impl<'s> StackScan<'s> {
             process,
             maps,
             ranges,
+            restorers: RefCell::default(),
         }
     }
 
@@ -257,11 +263,14 @@ impl<'s> StackScan<'s> {
         if value.get() < 4096 || value.get() >> 47 != 0 {
             return false;
         }
-        let executable = self
-            .maps
-            .find(value)
-            .is_some_and(|mapping| mapping.executable);
-        executable && is_restorer(self.process, value)
+        if let Some(known) = self.restorers.borrow().get(&value) {
+            return *known;
+        }
+        let mapping = self.maps.find(value);
+        let answer =
+            mapping.is_some_and(|mapping| mapping.executable) && is_restorer(self.process, value);
+        self.restorers.borrow_mut().insert(value, answer);
+        answer
     }
 
     /// Notes the stack that was in use when the signal came, unless it is part of one that is

@@ -135,6 +135,8 @@ impl SeizedProcess {
     /// very last moment stays traced until this thread of ours ends: see [`on_tracer_thread`].
     pub fn stop(mut self, timeout: Duration) -> Result<StoppedProcess, StopError> {
         let deadline = Deadline::after(timeout);
+        let tids: Vec<i32> = self.tracees.threads.keys().copied().collect();
+        self.tracees.await_uninterruptible(&tids, &deadline)?;
         self.tracees.stop(&deadline)?;
         Ok(StoppedProcess {
             tracees: self.tracees,

@@ -21,8 +21,6 @@ impl Tracees {
     /// Stops every thread: sleepers first, so that those who run stand still as briefly as possible.
     pub(crate) fn stop(&mut self, deadline: &Deadline) -> Result<(), StopError> {
         let _alarm = Alarm::start().map_err(|error| self.system("start a timer", error))?;
-        let tids: Vec<i32> = self.threads.keys().copied().collect();
-        self.await_uninterruptible(&tids, deadline)?;
         self.wanted = true;
         loop {
             let (runners, sleepers) = self.running_by_kind()?;

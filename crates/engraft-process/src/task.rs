@@ -3,7 +3,7 @@
 //! Costs on a small machine: `stat` and `syscall` about 4 us each, `schedstat` 3 us, `status` 9-30 us.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::path::PathBuf;
 
 use crate::address::TargetAddress;
@@ -213,9 +213,15 @@ impl Task {
     }
 
     fn text(&self, name: &str) -> io::Result<Option<String>> {
+        // These files are made by one read and fit in a page. fs::read would ask for the size first
+        // and read again for the end: these are read for every thread while threads wait.
+        let mut page = [0; 4096];
+        let read = fs::File::open(self.path(name)).and_then(|mut file| file.read(&mut page));
+        let Some(length) = or_gone(read)? else {
+            return Ok(None);
+        };
         // A program may name itself with any bytes: not necessarily UTF-8.
-        let bytes = or_gone(fs::read(self.path(name)))?;
-        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+        Ok(Some(String::from_utf8_lossy(&page[..length]).into_owned()))
     }
 
     /// Its state; `None` when it is gone.

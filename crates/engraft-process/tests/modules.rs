@@ -213,6 +213,7 @@ fn files_that_were_deleted_or_replaced() {
         module.build_id.as_ref().unwrap().to_string(),
         build_id(&library)
     );
+    fs::remove_file(&moved).unwrap();
     victim.finish();
 }
 

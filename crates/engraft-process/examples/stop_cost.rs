@@ -1,0 +1,48 @@
+//! What stopping a process costs: `cargo run --release --example stop_cost -- PID`.
+
+use std::time::{Duration, Instant};
+
+use engraft_process::{Process, StackScan};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let pid = std::env::args()
+        .nth(1)
+        .ok_or("usage: stop_cost PID")?
+        .parse()?;
+    let process = Process::open(pid)?;
+    process.prepare_calls();
+    let ranges = process.modules()?.program().map(|module| module.range());
+    let entry = ranges
+        .map(|range| range.start.range(64))
+        .ok_or("no program")?;
+    println!("threads  stop  maps  scan of all  system call  detach (us)");
+    for _ in 0..9 {
+        let start = Instant::now();
+        let mut stopped = process.stop(Duration::from_secs(5))?;
+        let stop = start.elapsed();
+        let maps = process.maps()?;
+        let mapped = start.elapsed();
+        let scan = StackScan::new(&process, &maps, std::slice::from_ref(&entry));
+        let threads: Vec<_> = stopped.threads().collect();
+        let verdicts: Vec<_> = threads.iter().map(|thread| scan.check(thread)).collect();
+        let scanned = start.elapsed();
+        let mut thread = stopped.calling_thread().ok_or("no thread")?;
+        thread.system_call(39, [0; 6])?;
+        let called = start.elapsed();
+        stopped.detach()?;
+        let end = start.elapsed();
+        let times = [
+            stop,
+            mapped - stop,
+            scanned - mapped,
+            called - scanned,
+            end - called,
+        ];
+        let times: Vec<_> = times
+            .iter()
+            .map(|time| time.as_micros().to_string())
+            .collect();
+        println!("{} {}", verdicts.len(), times.join(" "));
+    }
+    Ok(())
+}
