@@ -20,6 +20,7 @@ pub const B: LinkAddress = LinkAddress(0xb);
 pub const MAIN: ModuleId = ModuleId(0);
 pub const M: ModuleId = ModuleId(1);
 pub const N: ModuleId = ModuleId(2);
+pub const T1: ThreadId = ThreadId(1);
 
 pub fn program() -> BuildId {
     BuildId::new(b"a").expect("short")
