@@ -8,8 +8,10 @@
 mod support;
 
 use engraft_core::{Callbacks, Code, Event, LinkAddress, Livepatch, ModuleId};
+use support::act::{Act, Step};
 use support::explore::explore;
-use support::machine::{A, Act, B, Control, M, MAIN, Machine, Plan, Scope, Step, T1};
+use support::machine::Machine;
+use support::scope::{A, B, Control, M, MAIN, Plan, Scope, T1};
 
 /// What the trouble of 2015 looks like: the stack of b, newest first.
 const TROUBLE: &str = "is [PatchId(2), PatchId(1), PatchId(3)], enabled last were \
@@ -93,7 +95,10 @@ fn tell(scope: &Scope, story: &[Act]) -> Result<Machine, String> {
                 println!("      {line}");
             }
         }
-        let trouble = outcome.violation.filter(|_| !matches!(act, Act::Call(..)));
+        let trouble = machine
+            .check(scope)
+            .err()
+            .filter(|_| !matches!(act, Act::Call(..)));
         if trouble.is_some() {
             println!("  {:<58} ^ the rules are broken here", "");
         }
