@@ -6,6 +6,7 @@
 //! one.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Debug;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
@@ -16,8 +17,11 @@ pub trait Model {
 
     fn initial(&self) -> Self::State;
 
-    /// Calls `visit` with every step that can be taken and the state after it. A state that breaks
-    /// a property comes as an error.
+    /// What has to hold in every state.
+    fn check(&self, state: &Self::State) -> Result<(), Violation>;
+
+    /// Calls `visit` with every step that can be taken and the state after it; or with what was
+    /// wrong with the step.
     fn successors(
         &self,
         state: &Self::State,
@@ -61,10 +65,15 @@ pub fn explore<M: Model>(model: &M, limit: usize) -> Report<M::Step> {
                 match result {
                     Ok(state) => {
                         let to = fingerprint(&state);
-                        if let std::collections::hash_map::Entry::Vacant(entry) = reached.entry(to)
-                        {
-                            entry.insert(Some((from, step)));
-                            next.push((to, state));
+                        if let Entry::Vacant(entry) = reached.entry(to) {
+                            entry.insert(Some((from, step.clone())));
+                            match model.check(&state) {
+                                Err(what) if violation.is_none() => {
+                                    violation = Some((from, step, what));
+                                }
+                                Err(_) => {}
+                                Ok(()) => next.push((to, state)),
+                            }
                         }
                     }
                     Err(what) if violation.is_none() => violation = Some((from, step, what)),

@@ -1,245 +1,19 @@
-//! A process, the real core that patches it, and everything that either can do.
-//!
-//! The main program has the function a; a library has b, and up to two modules are instances of
-//! it. What a call must run is worked out a second time here, from the history alone
-//! ([`History`]), and compared with where the sites lead.
+//! A process, the real core that patches it, and what has happened to them; and how one thing more
+//! happens.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use engraft_core::{
-    BuildId, Callbacks, Code, Error, FuncId, LinkAddress, Livepatch, ModuleId, ObjectDefinition,
-    ObjectId, PatchDefinition, PatchId, PatchState, StateDefinition, StateId, ThreadId,
-    ThreadReport, Trouble,
+    Error, Event, Livepatch, ModuleId, PatchId, PatchState, Refusal, ThreadId, ThreadReport,
+    Trouble,
 };
 
+use super::act::{Act, Step};
 use super::explore::{Model, Violation};
-use super::process::{Frame, Hands, ImageState, Injected, Phase, Process, Sabotage, Thread};
-
-pub const A: LinkAddress = LinkAddress(0xa);
-pub const B: LinkAddress = LinkAddress(0xb);
-pub const MAIN: ModuleId = ModuleId(0);
-pub const M: ModuleId = ModuleId(1);
-pub const N: ModuleId = ModuleId(2);
-
-pub fn program() -> BuildId {
-    BuildId::new(b"a").expect("short")
-}
-
-pub fn library() -> BuildId {
-    BuildId::new(b"b").expect("short")
-}
-
-/// Which of the two functions a patch changes.
-#[derive(Debug, Clone, Copy)]
-pub struct Plan {
-    pub a: bool,
-    pub b: bool,
-    pub replace: bool,
-    pub callbacks: Callbacks,
-    /// The version of state 1 that it has.
-    pub state: Option<u32>,
-}
-
-impl Plan {
-    pub const BOTH: Self = Self {
-        a: true,
-        b: true,
-        replace: false,
-        callbacks: Callbacks::ALL,
-        state: None,
-    };
-
-    pub fn definition(&self, patch: PatchId) -> PatchDefinition {
-        let object = |build_id, funcs| ObjectDefinition {
-            build_id,
-            funcs,
-            callbacks: self.callbacks,
-        };
-        let main = self.a.then(|| object(program(), vec![A]));
-        let library = self.b.then(|| object(library(), vec![B]));
-        let state = self.state.map(|version| StateDefinition {
-            id: StateId(1),
-            version,
-            callbacks: self.callbacks,
-            shadow: true,
-        });
-        PatchDefinition {
-            name: vec![b'0' + patch.0 as u8],
-            set: Vec::new(),
-            replace: self.replace,
-            objects: main.into_iter().chain(library).collect(),
-            states: state.into_iter().collect(),
-        }
-    }
-
-    /// The func that the patch has for a function.
-    fn func(&self, patch: PatchId, function: LinkAddress) -> Option<FuncId> {
-        let object = if function == A {
-            self.a.then_some(0)
-        } else {
-            self.b.then_some(self.a.into())
-        };
-        object.map(|object| FuncId {
-            patch,
-            object,
-            func: 0,
-        })
-    }
-}
-
-/// A rule that is broken on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Control {
-    #[default]
-    None,
-    /// Rules 1 and 2: before 2015, a patch bound to whatever was visible.
-    BindByName,
-    /// Rule 3: the module's code runs before the coming work.
-    RunBeforeComing,
-    /// Rule 4: what a patch left behind that refused a module is forgotten.
-    KeepHalfImages,
-    /// Rule 5: the patches leave before the destructors have run.
-    GoBeforeDestructors,
-    /// Rule 5: the module is unmapped and nobody says so.
-    UnmapSilently,
-    /// Rule 6: a module that comes in a transition gets the new code for everyone.
-    NoDispatchForComers,
-    /// Threads switch without a look at their stacks.
-    SwitchBlindly,
-}
-
-/// What can happen and what cannot.
-#[derive(Debug, Clone)]
-pub struct Scope {
-    /// The patches, numbered from 1.
-    pub plans: Vec<Plan>,
-    pub modules: Vec<ModuleId>,
-    pub threads: u64,
-    /// Whether threads may call b from within a.
-    pub nested: bool,
-    /// Whether threads may end, and begin again with the same thread pointer.
-    pub births: bool,
-    /// Whether requests are also made that have to be refused.
-    pub nonsense: bool,
-    pub reverse: bool,
-    pub force: bool,
-    /// Whether every call of the world that can fail does so once.
-    pub faults: bool,
-    /// Whether modules may vanish without notice.
-    pub vanish: bool,
-    pub control: Control,
-    /// Only violations whose text contains this are looked for.
-    pub only: &'static str,
-}
-
-impl Scope {
-    pub fn new(plans: Vec<Plan>) -> Self {
-        Self {
-            plans,
-            modules: vec![M],
-            threads: 0,
-            nested: true,
-            births: false,
-            nonsense: true,
-            reverse: true,
-            force: false,
-            faults: false,
-            vanish: false,
-            control: Control::None,
-            only: "",
-        }
-    }
-
-    fn plan(&self, patch: PatchId) -> &Plan {
-        &self.plans[patch.0 as usize - 1]
-    }
-
-    fn judge(&self, result: Result<Outcome, Violation>) -> Result<Machine, Violation> {
-        let outcome = result?;
-        match outcome.violation {
-            Some(violation) if violation.contains(self.only) => Err(violation),
-            Some(_) | None => Ok(outcome.machine),
-        }
-    }
-
-    fn patches(&self) -> impl Iterator<Item = PatchId> + use<> {
-        (1..=self.plans.len() as u32).map(PatchId)
-    }
-}
-
-/// One thing that happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
-    Prepare(PatchId),
-    Abandon(PatchId),
-    Begin(PatchId),
-    Disable(PatchId),
-    Reverse(PatchId, PatchState),
-    Force(PatchId),
-    Switch(ThreadId),
-    Complete(PatchId),
-    /// The loader has mapped the module.
-    Appear(ModuleId),
-    /// The loader tells the core that the module comes.
-    Come(ModuleId),
-    /// The loader gives up a module that has not come.
-    Vanish(ModuleId),
-    /// The destructors begin.
-    Exit(ModuleId),
-    /// They have run; the loader tells the core, and unmaps the module.
-    Go(ModuleId),
-    /// The loader unmaps the module without a word.
-    Unmap(ModuleId),
-    /// The core hears of that.
-    FindGone(ModuleId),
-    Call(ThreadId, ModuleId, LinkAddress),
-    Return(ThreadId),
-    End(ThreadId),
-    Born(ThreadId),
-}
-
-/// [`Act`], and which call of the world failed in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
-    pub act: Act,
-    pub fail_at: Option<u32>,
-}
-
-/// What has happened, without any of the core's bookkeeping.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct History {
-    /// Enabled patches, oldest first.
-    pub order: Vec<PatchId>,
-    pub transition: Option<(PatchId, PatchState)>,
-    /// The universes of the threads that were there when it began.
-    pub universes: BTreeMap<ThreadId, PatchState>,
-}
-
-impl History {
-    fn universe(&self, thread: ThreadId) -> Option<PatchState> {
-        let (_, target) = self.transition?;
-        Some(self.universes.get(&thread).copied().unwrap_or(target))
-    }
-
-    /// What a call by the thread has to run: the newest patch that it may see and that changes the
-    /// function. This is the whole meaning of live patching.
-    pub fn expected(&self, scope: &Scope, thread: ThreadId, function: LinkAddress) -> Code {
-        let universe = self.universe(thread);
-        for patch in self.order.iter().rev().copied() {
-            let moving = self.transition.is_some_and(|(it, _)| it == patch);
-            if moving && universe == Some(PatchState::Unpatched) {
-                continue;
-            }
-            if let Some(func) = scope.plan(patch).func(patch, function) {
-                return Code::Func(func);
-            }
-            if scope.plan(patch).replace {
-                break;
-            }
-        }
-        Code::Original
-    }
-}
+use super::history::History;
+use super::process::{Frame, Hands, Injected, Phase, Process, Sabotage, Thread};
+use super::scope::{Control, MAIN, Scope, library, program};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Machine {
@@ -248,15 +22,15 @@ pub struct Machine {
     pub history: History,
 }
 
-/// What a step did, for tests and stories.
+/// What a step did.
 pub struct Outcome {
     pub machine: Machine,
-    pub events: Vec<engraft_core::Event>,
+    pub events: Vec<Event>,
     pub troubles: Vec<Trouble>,
     pub error: Option<Error<Injected>>,
     /// Whether the call that was to fail did.
     pub failed: bool,
-    /// The property that no longer holds.
+    /// What was wrong with the step itself; see also [`Machine::check`].
     pub violation: Option<Violation>,
 }
 
@@ -268,12 +42,7 @@ impl Machine {
         };
         core.adopt_live_module(MAIN, program()).expect("empty");
         let absent = scope.modules.iter().map(|module| (*module, Phase::Absent));
-        let threads = (1..=scope.threads).map(|id| Thread {
-            id: ThreadId(id),
-            alive: true,
-            frames: Vec::new(),
-            forced: false,
-        });
+        let threads = (1..=scope.threads).map(|id| Thread::new(ThreadId(id)));
         let process = Process {
             modules: std::iter::once((MAIN, Phase::Present))
                 .chain(absent)
@@ -291,94 +60,7 @@ impl Machine {
         }
     }
 
-    /// What can happen now. Requests that make no sense are included; they must change nothing.
-    pub fn acts(&self, scope: &Scope, acts: &mut Vec<Act>) {
-        self.controller_acts(scope, acts);
-        self.loader_acts(scope, acts);
-        self.thread_acts(scope, acts);
-    }
-
-    fn controller_acts(&self, scope: &Scope, acts: &mut Vec<Act>) {
-        let busy = self.core.prepared().is_some() || self.core.transition().is_some();
-        if scope.nonsense || !busy {
-            for patch in scope.patches() {
-                acts.extend([Act::Prepare(patch), Act::Disable(patch)]);
-            }
-        }
-        if let Some(patch) = self.core.prepared() {
-            acts.extend([Act::Begin(patch.id()), Act::Abandon(patch.id())]);
-        }
-        if let Some(transition) = self.core.transition() {
-            let patch = transition.patch();
-            acts.push(Act::Complete(patch));
-            if scope.reverse {
-                acts.push(Act::Reverse(patch, transition.target().other()));
-            }
-            if scope.force && transition.waiting().next().is_some() {
-                acts.push(Act::Force(patch));
-            }
-            acts.extend(transition.waiting().map(Act::Switch));
-        }
-    }
-
-    fn loader_acts(&self, scope: &Scope, acts: &mut Vec<Act>) {
-        for module in scope.modules.iter().copied() {
-            // A library must not be unloaded under a thread that is inside of it.
-            let used = self
-                .process
-                .threads
-                .iter()
-                .any(|thread| thread.frames.iter().any(|frame| frame.module == module));
-            match self.process.modules[&module] {
-                Phase::Absent => acts.push(Act::Appear(module)),
-                Phase::Visible => acts.extend([Act::Come(module), Act::Vanish(module)]),
-                Phase::Present => {
-                    if scope.control == Control::RunBeforeComing
-                        && self.core.module(module).is_some_and(|it| !it.is_alive())
-                    {
-                        acts.push(Act::Come(module));
-                        continue;
-                    }
-                    acts.push(Act::Exit(module));
-                    if scope.vanish && !used {
-                        acts.push(Act::Unmap(module));
-                    }
-                }
-                Phase::Exiting if !used => acts.push(Act::Go(module)),
-                Phase::Unmapped => acts.push(Act::FindGone(module)),
-                Phase::Exiting | Phase::Coming | Phase::Going => {}
-            }
-        }
-    }
-
-    fn thread_acts(&self, scope: &Scope, acts: &mut Vec<Act>) {
-        for thread in &self.process.threads {
-            let id = thread.id;
-            if !thread.alive {
-                acts.push(Act::Born(id));
-                continue;
-            }
-            let outermost = thread.frames.is_empty();
-            if outermost {
-                acts.push(Act::Call(id, MAIN, A));
-                if scope.births {
-                    acts.push(Act::End(id));
-                }
-            } else {
-                acts.push(Act::Return(id));
-            }
-            let inside_a = scope.nested && matches!(&*thread.frames, [it] if it.function == A);
-            if outermost || inside_a {
-                let running = scope
-                    .modules
-                    .iter()
-                    .filter(|it| self.process.modules[it].runs());
-                acts.extend(running.map(|module| Act::Call(id, *module, B)));
-            }
-        }
-    }
-
-    /// Lets one thing happen.
+    /// Lets one thing happen. An error means that the core refused what cannot be refused.
     pub fn take(&self, scope: &Scope, step: Step) -> Result<Outcome, Violation> {
         let mut machine = self.clone();
         let Self {
@@ -386,167 +68,25 @@ impl Machine {
             process,
             history,
         } = &mut machine;
-        let sabotage = match scope.control {
-            Control::KeepHalfImages => Sabotage::KeepHalfImages,
-            Control::NoDispatchForComers => Sabotage::NoDispatchForComers,
-            Control::BindByName => Sabotage::BindVisible,
-            _ => Sabotage::None,
+        let hands = Hands::new(process, step.fail_at, sabotage(scope.control));
+        let mut turn = Turn {
+            scope,
+            core,
+            history,
+            hands,
         };
-        let blind = scope.control == Control::SwitchBlindly;
-        let mut hands = Hands::new(process, step.fail_at, sabotage);
-        let mut error = None;
-        match step.act {
-            Act::Prepare(patch) => {
-                let definition = scope.plan(patch).definition(patch);
-                error = core.prepare(&mut hands, patch, definition).err();
-            }
-            Act::Abandon(patch) => core
-                .abandon(&mut hands, patch)
-                .map_err(|it| format!("{it:?}"))?,
-            Act::Begin(patch) => {
-                let reports = reports(core, hands.process, patch, PatchState::Patched, blind);
-                match core.begin(&mut hands, patch, &reports) {
-                    Ok(_) => history.open(patch, PatchState::Patched, &reports),
-                    Err(it) => error = Some(it),
-                }
-                if error.is_some() && core.transition().is_some() {
-                    // Nobody has switched, and nobody will.
-                    history.open(patch, PatchState::Patched, &reports);
-                    history.turn(PatchState::Unpatched, reports.iter().map(|it| it.thread));
-                    history.settle();
-                }
-            }
-            Act::Disable(patch) => {
-                let reports = reports(core, hands.process, patch, PatchState::Unpatched, blind);
-                match core.disable(&mut hands, patch, &reports) {
-                    Ok(_) => history.open(patch, PatchState::Unpatched, &reports),
-                    Err(Error::Site(..)) if core.transition().is_some() => {
-                        history.open(patch, PatchState::Unpatched, &[]);
-                        history.turn(PatchState::Patched, [].into_iter());
-                    }
-                    Err(it) => error = Some(it),
-                }
-            }
-            Act::Reverse(patch, target) => {
-                let alive = hands.process.threads.iter().filter(|thread| thread.alive);
-                let threads: Vec<_> = alive.map(|thread| thread.id).collect();
-                match core.reverse(&mut hands, patch, target, &threads) {
-                    Ok(_) => history.turn(target, threads.into_iter()),
-                    Err(it) => error = Some(it),
-                }
-            }
-            Act::Force(patch) => {
-                let waiting: Vec<_> = core
-                    .transition()
-                    .into_iter()
-                    .flat_map(|it| it.waiting())
-                    .collect();
-                core.force(&mut hands, patch)
-                    .map_err(|it| format!("{it:?}"))?;
-                for thread in &mut hands.process.threads {
-                    thread.forced |= waiting.contains(&thread.id) && !thread.frames.is_empty();
-                }
-                history.settle();
-            }
-            Act::Switch(thread) => {
-                let Some((patch, target)) = history.transition else {
-                    return Err("a thread waits without a transition".into());
-                };
-                let reports = reports(core, hands.process, patch, target, blind);
-                if reports.iter().any(|it| it.thread == thread && it.clear) {
-                    core.switch_thread(&mut hands, patch, thread)
-                        .map_err(|it| format!("{it:?}"))?;
-                    history.universes.insert(thread, target);
-                }
-            }
-            Act::Complete(patch) => match core.complete(&mut hands, patch) {
-                Ok(()) => history.close(scope),
-                Err(it) => error = Some(it),
-            },
-            Act::Appear(module) => {
-                core.module_forming(module, library())
-                    .map_err(|it| format!("{it:?}"))?;
-                let early = scope.control == Control::RunBeforeComing;
-                let phase = if early {
-                    Phase::Present
-                } else {
-                    Phase::Visible
-                };
-                hands.process.modules.insert(module, phase);
-            }
-            Act::Come(module) => {
-                hands.process.modules.insert(module, Phase::Coming);
-                error = core.module_coming(&mut hands, module, library()).err();
-                let phase = if error.is_some() {
-                    Phase::Absent
-                } else {
-                    Phase::Present
-                };
-                hands.process.unmap_or(module, phase);
-                if error.is_none() {
-                    core.module_live(module).map_err(|it| format!("{it:?}"))?;
-                }
-            }
-            Act::Vanish(module) => {
-                core.module_going(&mut hands, module)
-                    .map_err(|it| format!("{it:?}"))?;
-                hands.process.unmap_or(module, Phase::Absent);
-            }
-            Act::Exit(module) => {
-                if scope.control == Control::GoBeforeDestructors {
-                    core.module_going(&mut hands, module)
-                        .map_err(|it| format!("{it:?}"))?;
-                } else {
-                    core.module_exiting(module)
-                        .map_err(|it| format!("{it:?}"))?;
-                }
-                hands.process.modules.insert(module, Phase::Exiting);
-            }
-            Act::Go(module) => {
-                hands.process.modules.insert(module, Phase::Going);
-                match scope.control {
-                    Control::GoBeforeDestructors | Control::UnmapSilently => {}
-                    _ => core
-                        .module_going(&mut hands, module)
-                        .map_err(|it| format!("{it:?}"))?,
-                }
-                hands.process.unmap_or(module, Phase::Absent);
-            }
-            Act::Unmap(module) => hands.process.unmap_or(module, Phase::Unmapped),
-            Act::FindGone(module) => {
-                core.module_gone(&mut hands, module)
-                    .map_err(|it| format!("{it:?}"))?;
-                hands.process.modules.insert(module, Phase::Absent);
-            }
-            Act::Call(thread, module, function) => {
-                let code = hands.process.resolve(thread, module, function);
-                hands.process.thread(thread).frames.push(Frame {
-                    module,
-                    function,
-                    code,
-                });
-            }
-            Act::Return(thread) => {
-                let thread = hands.process.thread(thread);
-                thread.frames.pop();
-                thread.forced &= !thread.frames.is_empty();
-            }
-            Act::End(thread) => {
-                hands.process.thread(thread).alive = false;
-                core.thread_exited(&mut hands, thread);
-                history.universes.remove(&thread);
-            }
-            Act::Born(thread) => hands.process.thread(thread).alive = true,
-        }
-        let failed = step.fail_at.is_some_and(|at| at < hands.calls);
+        let error = turn.act(step.act)?;
         let Hands {
             events,
             troubles,
             violation,
+            calls,
             ..
-        } = hands;
-        machine.process.log.rest()?;
-        let violation = violation.or_else(|| machine.check(scope, self, step.act, error).err());
+        } = turn.hands;
+        let stopped = machine.process.log.rest().err();
+        let undone = || machine.check_undone(self, step.act, error?).err();
+        let violation = violation.or(stopped).or_else(undone);
+        let failed = step.fail_at.is_some_and(|at| at < calls);
         Ok(Outcome {
             machine,
             events,
@@ -556,242 +96,259 @@ impl Machine {
             violation,
         })
     }
+}
 
-    /// All properties.
-    fn check(
-        &self,
-        scope: &Scope,
-        before: &Self,
-        act: Act,
-        error: Option<Error<Injected>>,
-    ) -> Result<(), Violation> {
-        let undone = error.map_or(Ok(()), |error| self.check_undone(before, act, error));
-        let checks = [
-            self.process.check_references(),
-            self.check_order(),
-            self.check_calls(scope),
-            self.check_modules(),
-            undone,
-        ];
-        let violations: Vec<_> = checks.into_iter().filter_map(Result::err).collect();
-        if violations.is_empty() {
-            Ok(())
-        } else {
-            Err(violations.join("\n"))
-        }
+fn sabotage(control: Control) -> Sabotage {
+    match control {
+        Control::KeepHalfImages => Sabotage::KeepHalfImages,
+        Control::NoDispatchForComers => Sabotage::NoDispatchForComers,
+        Control::BindByName => Sabotage::BindVisible,
+        _ => Sabotage::None,
+    }
+}
+
+/// A machine while one thing happens to it.
+struct Turn<'machine> {
+    scope: &'machine Scope,
+    core: &'machine mut Livepatch,
+    history: &'machine mut History,
+    hands: Hands<'machine>,
+}
+
+/// Refusals that a step must not meet.
+fn never<T: Debug>(refusal: T) -> Violation {
+    format!("refused: {refusal:?}")
+}
+
+impl Turn<'_> {
+    /// Returns how the core refused.
+    fn act(&mut self, act: Act) -> Result<Option<Error<Injected>>, Violation> {
+        let Self {
+            core,
+            hands,
+            history,
+            scope,
+        } = self;
+        let result = match act {
+            Act::Prepare(patch) => core.prepare(hands, patch, scope.plan(patch).definition(patch)),
+            Act::Abandon(patch) => core.abandon(hands, patch).map_err(Error::from),
+            Act::Begin(patch) => self.begin(patch),
+            Act::Disable(patch) => self.disable(patch),
+            Act::Reverse(patch, target) => self.reverse(patch, target),
+            Act::Force(patch) => return self.force(patch).map(|()| None).map_err(never),
+            Act::Switch(thread) => return self.switch(thread).map(|()| None).map_err(never),
+            Act::Complete(patch) => {
+                let completed = core.complete(hands, patch);
+                completed.inspect(|()| history.close(scope))
+            }
+            Act::Come(module) => self.come(module),
+            Act::Appear(module)
+            | Act::Vanish(module)
+            | Act::Exit(module)
+            | Act::Go(module)
+            | Act::Unmap(module)
+            | Act::FindGone(module) => {
+                return self.load(act, module).map(|()| None).map_err(never);
+            }
+            Act::Call(..) | Act::Return(_) | Act::End(_) | Act::Born(_) => {
+                self.run(act);
+                Ok(())
+            }
+        };
+        Ok(result.err())
     }
 
-    /// Every call goes where the history says, and nobody is inside of anything else.
-    fn check_calls(&self, scope: &Scope) -> Result<(), Violation> {
-        let observer = ThreadId(u64::MAX);
-        let alive = self.process.threads.iter().filter(|thread| thread.alive);
-        for thread in alive.clone().map(|thread| thread.id).chain([observer]) {
-            for (module, phase) in &self.process.modules {
-                if !phase.runs() {
-                    continue;
-                }
-                let function = if *module == MAIN { A } else { B };
-                let code = self.process.resolve(thread, *module, function);
-                let expected = self.history.expected(scope, thread, function);
-                if code != expected {
-                    return Err(format!(
-                        "{thread:?} calling {function:?} of {module:?} gets {code:?}, not {expected:?}"
-                    ));
-                }
-            }
+    fn begin(&mut self, patch: PatchId) -> Result<(), Error<Injected>> {
+        let reports = self.reports(patch, PatchState::Patched);
+        let begun = self.core.begin(&mut self.hands, patch, &reports);
+        if begun.is_ok() || self.core.transition().is_some() {
+            self.history.open(patch, PatchState::Patched, &reports);
         }
-        for thread in alive.filter(|thread| !thread.forced) {
-            for frame in &thread.frames {
-                let expected = self.history.expected(scope, thread.id, frame.function);
-                if frame.code != expected {
-                    return Err(format!(
-                        "{:?} sees two universes: inside of {frame:?}, but calls get {expected:?}",
-                        thread.id
-                    ));
-                }
-            }
+        if begun.is_err() {
+            // If it could not even be undone: nobody has switched, and nobody will.
+            self.history
+                .turn(PatchState::Unpatched, reports.iter().map(|it| it.thread));
+            self.history.settle();
         }
-        Ok(())
+        begun.map(|_| ())
     }
 
-    /// Rule 1: every func stack is in the order of the list.
-    fn check_order(&self) -> Result<(), Violation> {
-        for module in self.core.modules() {
-            for site in module.sites() {
-                let mut stack: Vec<_> = site.func_stack().map(|func| func.patch).collect();
-                let newest_first = self.history.order.iter().rev().copied();
-                let wanted: Vec<_> = newest_first.filter(|it| stack.contains(it)).collect();
-                if stack != wanted {
-                    stack.dedup();
-                    return Err(format!(
-                        "the stack of {:?} in {:?} is {stack:?}, enabled last were {wanted:?}",
-                        site.function(),
-                        module.id()
-                    ));
-                }
-            }
+    fn disable(&mut self, patch: PatchId) -> Result<(), Error<Injected>> {
+        let idle = self.core.transition().is_none();
+        let reports = self.reports(patch, PatchState::Unpatched);
+        let begun = self.core.disable(&mut self.hands, patch, &reports);
+        if begun.is_ok() {
+            self.history.open(patch, PatchState::Unpatched, &reports);
+        } else if idle && self.core.transition().is_some() {
+            // It could not even be undone: nobody has switched, and nobody will.
+            self.history.open(patch, PatchState::Unpatched, &[]);
+            self.history.turn(PatchState::Patched, std::iter::empty());
         }
-        let listed: Vec<_> = self.core.patches().iter().map(|patch| patch.id()).collect();
-        if listed != self.history.order {
-            return Err(format!(
-                "{listed:?} listed, but {:?} enabled",
-                self.history.order
-            ));
-        }
-        Ok(())
+        begun.map(|_| ())
     }
 
-    /// The core knows the modules that are there and no others, and no image is half done.
-    fn check_modules(&self) -> Result<(), Violation> {
-        for (module, phase) in &self.process.modules {
-            if (*phase == Phase::Absent) != self.core.module(*module).is_none() {
-                return Err(format!("{module:?} is {phase:?}, the core disagrees"));
-            }
-        }
-        if let Some((image, _)) = self
+    fn reverse(&mut self, patch: PatchId, target: PatchState) -> Result<(), Error<Injected>> {
+        let alive = self
+            .hands
             .process
-            .images
+            .threads
             .iter()
-            .find(|(_, state)| **state == ImageState::Half)
-        {
-            return Err(format!("{image:?} was left half done"));
+            .filter(|thread| thread.alive);
+        let threads: Vec<_> = alive.map(|thread| thread.id).collect();
+        self.core
+            .reverse(&mut self.hands, patch, target, &threads)?;
+        self.history.turn(target, threads.into_iter());
+        Ok(())
+    }
+
+    fn force(&mut self, patch: PatchId) -> Result<(), Refusal> {
+        let transition = self.core.transition().into_iter();
+        let waiting: Vec<_> = transition.flat_map(|it| it.waiting()).collect();
+        self.core.force(&mut self.hands, patch)?;
+        for thread in &mut self.hands.process.threads {
+            thread.forced |= waiting.contains(&thread.id) && !thread.frames.is_empty();
+        }
+        self.history.settle();
+        Ok(())
+    }
+
+    fn switch(&mut self, thread: ThreadId) -> Result<(), Refusal> {
+        let Some((patch, target)) = self.history.transition else {
+            return Ok(());
+        };
+        let reports = self.reports(patch, target);
+        if reports.iter().any(|it| it.thread == thread && it.clear) {
+            self.core.switch_thread(&mut self.hands, patch, thread)?;
+            self.history.universes.insert(thread, target);
         }
         Ok(())
     }
 
-    /// After a failure, everything is as before, or as is documented.
-    fn check_undone(
-        &self,
-        before: &Self,
-        act: Act,
-        error: Error<Injected>,
-    ) -> Result<(), Violation> {
-        if self.core.transition().is_some_and(|it| it.is_canceled()) {
-            return Ok(());
+    fn come(&mut self, module: ModuleId) -> Result<(), Error<Injected>> {
+        self.hands.process.modules.insert(module, Phase::Coming);
+        let come = self.core.module_coming(&mut self.hands, module, library());
+        let phase = if come.is_ok() {
+            Phase::Present
+        } else {
+            Phase::Absent
+        };
+        self.hands.process.enter(module, phase);
+        come?;
+        Ok(self.core.module_live(module)?)
+    }
+
+    fn load(&mut self, act: Act, module: ModuleId) -> Result<(), Refusal> {
+        let Self {
+            core, hands, scope, ..
+        } = self;
+        match act {
+            Act::Appear(_) => {
+                core.module_forming(module, library())?;
+                let early = scope.control == Control::RunBeforeComing;
+                let phase = if early {
+                    Phase::Present
+                } else {
+                    Phase::Visible
+                };
+                hands.process.enter(module, phase);
+            }
+            Act::Vanish(_) => {
+                core.module_going(hands, module)?;
+                hands.process.enter(module, Phase::Absent);
+            }
+            Act::Exit(_) => {
+                match scope.control {
+                    Control::GoBeforeDestructors => core.module_going(hands, module)?,
+                    _ => core.module_exiting(module)?,
+                }
+                hands.process.enter(module, Phase::Exiting);
+            }
+            Act::Go(_) => {
+                hands.process.enter(module, Phase::Going);
+                match scope.control {
+                    Control::GoBeforeDestructors | Control::UnmapSilently => {}
+                    _ => core.module_going(hands, module)?,
+                }
+                hands.process.enter(module, Phase::Absent);
+            }
+            Act::Unmap(_) => hands.process.enter(module, Phase::Unmapped),
+            _ => {
+                core.module_gone(hands, module)?;
+                hands.process.enter(module, Phase::Absent);
+            }
         }
-        let mut scratch = before.clone();
-        let mut hands = Hands::new(&mut scratch.process, None, Sabotage::None);
-        match (act, error) {
-            // Sites that are written already are right, the rest is as before.
-            (Act::Complete(_) | Act::Reverse(..), Error::Site(..) | Error::Threads(..)) => {
-                return Ok(());
+        Ok(())
+    }
+
+    fn run(&mut self, act: Act) {
+        let process = &mut *self.hands.process;
+        match act {
+            Act::Call(thread, module, function) => {
+                let code = process.resolve(thread, module, function);
+                process.thread(thread).frames.push(Frame {
+                    module,
+                    function,
+                    code,
+                });
             }
-            (_, Error::Refused(_)) => {}
-            (Act::Begin(patch), _) => {
-                scratch
-                    .core
-                    .abandon(&mut hands, patch)
-                    .map_err(|it| format!("{it:?}"))?;
+            Act::Return(thread) => {
+                let thread = process.thread(thread);
+                thread.frames.pop();
+                thread.forced &= !thread.frames.is_empty();
             }
-            (Act::Come(module), _) => {
-                scratch
-                    .core
-                    .module_going(&mut hands, module)
-                    .map_err(|it| format!("{it:?}"))?;
-                scratch.process.modules.insert(module, Phase::Absent);
+            Act::End(thread) => {
+                process.thread(thread).alive = false;
+                self.core.thread_exited(&mut self.hands, thread);
+                self.history.universes.remove(&thread);
             }
+            Act::Born(thread) => process.thread(thread).alive = true,
             _ => {}
         }
-        scratch.process.log = self.process.log.clone();
-        if *self != scratch {
-            return Err(format!("after {error:?} something else has changed"));
-        }
-        Ok(())
-    }
-}
-
-impl Process {
-    fn thread(&mut self, id: ThreadId) -> &mut Thread {
-        self.threads
-            .iter_mut()
-            .find(|thread| thread.id == id)
-            .expect("a thread of the scope")
     }
 
-    /// Gives the module its next phase; its bytes are gone if it is not mapped then.
-    fn unmap_or(&mut self, module: ModuleId, phase: Phase) {
-        self.modules.insert(module, phase);
-        if matches!(phase, Phase::Absent | Phase::Unmapped) {
-            self.sites.retain(|(it, _), _| *it != module);
-        }
-    }
-}
-
-impl History {
-    fn open(&mut self, patch: PatchId, target: PatchState, reports: &[ThreadReport]) {
-        if target == PatchState::Patched {
-            self.order.push(patch);
-        }
-        self.transition = Some((patch, target));
-        let state = |it: &ThreadReport| if it.clear { target } else { target.other() };
-        self.universes = reports.iter().map(|it| (it.thread, state(it))).collect();
-    }
-
-    fn turn(&mut self, target: PatchState, threads: impl Iterator<Item = ThreadId>) {
-        let Some((patch, old)) = self.transition else {
-            return;
-        };
-        self.universes = threads
-            .map(|it| (it, self.universes.get(&it).copied().unwrap_or(old)))
-            .collect();
-        self.transition = Some((patch, target));
-    }
-
-    fn settle(&mut self) {
-        if let Some((_, target)) = self.transition {
-            self.universes
-                .values_mut()
-                .for_each(|state| *state = target);
-        }
-    }
-
-    fn close(&mut self, scope: &Scope) {
-        let Some((patch, target)) = self.transition.take() else {
-            return;
-        };
-        self.universes.clear();
-        match target {
-            PatchState::Unpatched => self.order.retain(|it| *it != patch),
-            PatchState::Patched if scope.plan(patch).replace => {
-                let newer = self.order.iter().position(|it| *it == patch).unwrap_or(0);
-                self.order.drain(..newer);
-            }
-            PatchState::Patched => {}
-        }
-    }
-}
-
-/// What a controller sees that looks at all stacks.
-fn reports(
-    core: &Livepatch,
-    process: &Process,
-    patch: PatchId,
-    target: PatchState,
-    blind: bool,
-) -> Vec<ThreadReport> {
-    let mut leaving = Vec::new();
-    // An unknown patch is about to be refused.
-    let _ = core.leaving(patch, target, |body| {
-        leaving.push(Frame {
-            module: body.module,
-            function: body.function,
-            code: body.code,
+    /// What a controller sees that looks at all stacks.
+    fn reports(&self, patch: PatchId, target: PatchState) -> Vec<ThreadReport> {
+        let mut leaving = Vec::new();
+        // An unknown patch is about to be refused.
+        let _ = self.core.leaving(patch, target, |body| {
+            let (module, function, code) = (body.module, body.function, body.code);
+            leaving.push(Frame {
+                module,
+                function,
+                code,
+            });
         });
-    });
-    let alive = process.threads.iter().filter(|thread| thread.alive);
-    let clear =
-        |thread: &Thread| blind || !thread.frames.iter().any(|frame| leaving.contains(frame));
-    alive
-        .map(|thread| ThreadReport {
-            thread: thread.id,
-            clear: clear(thread),
-        })
-        .collect()
+        let blind = self.scope.control == Control::SwitchBlindly;
+        let clear =
+            |thread: &Thread| blind || !thread.frames.iter().any(|frame| leaving.contains(frame));
+        let alive = self
+            .hands
+            .process
+            .threads
+            .iter()
+            .filter(|thread| thread.alive);
+        alive
+            .map(|thread| ThreadReport {
+                thread: thread.id,
+                clear: clear(thread),
+            })
+            .collect()
+    }
 }
 
-/// Whether an image is whole, for tests.
-pub fn has_image(machine: &Machine, object: ObjectId, module: ModuleId) -> bool {
-    machine.process.images.get(&(object, module)) == Some(&ImageState::Whole)
+impl Scope {
+    fn judge(&self, result: Result<Outcome, Violation>) -> Result<Machine, Violation> {
+        let outcome = result?;
+        self.counts(outcome.violation.map_or(Ok(()), Err))
+            .map(|()| outcome.machine)
+    }
+
+    fn counts(&self, result: Result<(), Violation>) -> Result<(), Violation> {
+        match result {
+            Err(violation) if violation.contains(self.only) => Err(violation),
+            Err(_) | Ok(()) => Ok(()),
+        }
+    }
 }
 
 impl Model for Scope {
@@ -802,28 +359,33 @@ impl Model for Scope {
         Machine::new(self)
     }
 
-    fn successors(&self, state: &Machine, visit: &mut dyn FnMut(Step, Result<Machine, Violation>)) {
+    fn check(&self, machine: &Machine) -> Result<(), Violation> {
+        self.counts(machine.check(self))
+    }
+
+    fn successors(
+        &self,
+        machine: &Machine,
+        visit: &mut dyn FnMut(Step, Result<Machine, Violation>),
+    ) {
         let mut acts = Vec::new();
-        state.acts(self, &mut acts);
+        machine.acts(self, &mut acts);
         for act in acts {
             let step = Step { act, fail_at: None };
-            visit(step, self.judge(state.take(self, step)));
-            if !self.faults {
-                continue;
-            }
-            for call in 0.. {
+            visit(step, self.judge(machine.take(self, step)));
+            // Then once more for each call of the world, with that call failing.
+            for call in (0..).take_while(|_| self.faults) {
                 let step = Step {
                     act,
                     fail_at: Some(call),
                 };
-                let result = state.take(self, step);
-                if result.as_ref().is_ok_and(|outcome| !outcome.failed) {
-                    break;
-                }
-                let broken = result.is_err();
-                visit(step, self.judge(result));
-                if broken {
-                    break;
+                match machine.take(self, step) {
+                    Ok(outcome) if outcome.failed => visit(step, self.judge(Ok(outcome))),
+                    Ok(_) => break,
+                    Err(violation) => {
+                        visit(step, Err(violation));
+                        break;
+                    }
                 }
             }
         }

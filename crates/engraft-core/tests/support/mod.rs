@@ -1,8 +1,11 @@
 //! A process made of data, and an explorer of all that can happen to it.
 //!
+//! - [`scope`]: which patches, modules and threads there are, and what can happen to them.
 //! - [`process`]: memory, threads and loader of the process: the [`World`](engraft_core::World).
-//! - [`log`]: the grammar of the kernel's log.
-//! - [`machine`]: the process, the real core that patches it, and everything that either can do.
+//! - [`history`]: the specification, worked out from what has happened alone.
+//! - [`machine`]: the process with the real core that patches it, step by step; [`act`] has the
+//!   steps.
+//! - [`check`]: the properties, and [`log`] the grammar of the kernel's log.
 //! - [`explore`]: breadth-first search over the machine's states.
 
 #![allow(
@@ -14,7 +17,11 @@
     reason = "each test uses its own part, and is no shipped code"
 )]
 
+pub mod act;
+pub mod check;
 pub mod explore;
+pub mod history;
 pub mod log;
 pub mod machine;
 pub mod process;
+pub mod scope;

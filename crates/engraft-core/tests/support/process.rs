@@ -92,7 +92,33 @@ pub struct Process {
     pub log: Log,
 }
 
+impl Thread {
+    pub fn new(id: ThreadId) -> Self {
+        Self {
+            id,
+            alive: true,
+            frames: Vec::new(),
+            forced: false,
+        }
+    }
+}
+
 impl Process {
+    pub fn thread(&mut self, id: ThreadId) -> &mut Thread {
+        self.threads
+            .iter_mut()
+            .find(|thread| thread.id == id)
+            .expect("a thread of the scope")
+    }
+
+    /// Gives a module its next phase; its bytes are gone if it is not mapped then.
+    pub fn enter(&mut self, module: ModuleId, phase: Phase) {
+        self.modules.insert(module, phase);
+        if !phase.mapped() {
+            self.sites.retain(|(it, _), _| *it != module);
+        }
+    }
+
     /// Where a call by `thread` would go.
     pub fn resolve(&self, thread: ThreadId, module: ModuleId, function: LinkAddress) -> Code {
         match self
