@@ -46,9 +46,13 @@ impl Correlation {
             correlator.locate_by_name(id, item);
         }
         correlator.propagate();
-        for &id in wanted {
-            correlator.search(id);
-            correlator.propagate();
+        correlator.search(wanted.iter().copied());
+        if wanted
+            .iter()
+            .any(|id| !correlator.found.located.contains_key(id))
+        {
+            // What is there twice may be told by who uses it.
+            correlator.search(unit.functions().map(|(id, _)| id));
         }
         correlator.found
     }
@@ -176,8 +180,15 @@ impl Correlator<'_> {
         }
     }
 
-    /// Looks for a function's code everywhere.
-    fn search(&mut self, id: ItemId) {
+    /// Looks for the code of functions everywhere.
+    fn search(&mut self, ids: impl Iterator<Item = ItemId>) {
+        for id in ids {
+            self.search_one(id);
+            self.propagate();
+        }
+    }
+
+    fn search_one(&mut self, id: ItemId) {
         let Some(item) = self.unit.item(id) else {
             return;
         };

@@ -4,6 +4,7 @@
 //! or taken along: new functions and variables, strings, constants, jump tables.
 
 mod references;
+mod slots;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -1,5 +1,7 @@
 //! Whether there is room for the jump to new code at an old function's entry.
 
+use std::ops::Range;
+
 use engraft_patch::OldPart;
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, OpKind};
 
@@ -10,25 +12,28 @@ const JUMP: u64 = 5;
 /// A leading `endbr64` stays, so that indirect calls still find it; the jump goes behind it.
 const ENDBR: u64 = 4;
 
-/// Checks that nothing in the function, whose parts are given with the entry first, jumps into the bytes to be
-/// replaced. A call of the entry is none: it arrives there like any other.
+/// Checks that nothing in the function, whose parts are given with the entry first, jumps into the middle of the
+/// bytes to be replaced.
+///
+/// A jump to their start is harmless, as a recursive call is: what runs there relies on nothing but what the ABI
+/// says of a function's entry, because a first entry runs the same instructions.
 pub(crate) fn check(function: &str, parts: &[OldPart]) -> Result<(), Refusal> {
     let Some(entry) = parts.first() else {
         return Ok(());
     };
     let size = entry.code.len() as u64;
-    let end = site_end(&entry.code);
-    if size < end {
+    let site = site(&entry.code);
+    if size < site.end {
         let function = function.to_owned();
         return Err(Refusal::TooShort {
             function,
             size,
-            minimum: end,
+            minimum: site.end,
         });
     }
-    let replaced = entry.address.0..entry.address.0 + end;
+    let inside = entry.address.0 + site.start + 1..entry.address.0 + site.end;
     for part in parts {
-        if let Some((from, to)) = jump_into(part, &replaced) {
+        if let Some((from, to)) = jump_into(part, &inside) {
             let function = function.to_owned();
             return Err(Refusal::JumpIntoEntry {
                 function,
@@ -40,23 +45,23 @@ pub(crate) fn check(function: &str, parts: &[OldPart]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Where the replaced bytes end.
-fn site_end(code: &[u8]) -> u64 {
+/// The bytes to be replaced.
+fn site(code: &[u8]) -> Range<u64> {
     let first = Decoder::new(64, code, DecoderOptions::NONE).decode();
     if first.code() == Code::Endbr64 && code.len() as u64 >= ENDBR + JUMP {
-        ENDBR + JUMP
+        ENDBR..ENDBR + JUMP
     } else {
-        JUMP
+        0..JUMP
     }
 }
 
-fn jump_into(part: &OldPart, replaced: &std::ops::Range<u64>) -> Option<(u64, u64)> {
+fn jump_into(part: &OldPart, inside: &Range<u64>) -> Option<(u64, u64)> {
     let decoder = Decoder::with_ip(64, &part.code, part.address.0, DecoderOptions::NONE);
     decoder.into_iter().find_map(|instruction| {
         let near = instruction.op_count() > 0 && instruction.op0_kind() == OpKind::NearBranch64;
         let target = instruction.near_branch_target();
         let jumps = near && instruction.flow_control() != FlowControl::Call;
-        (jumps && replaced.contains(&target)).then_some((instruction.ip(), target))
+        (jumps && inside.contains(&target)).then_some((instruction.ip(), target))
     })
 }
 
@@ -91,19 +96,21 @@ mod tests {
 
     #[test]
     fn jumps_into_the_entry() {
-        // inc edi; test edi, edi; jnz -6 (to the entry); ret
+        // inc edi; test edi, edi; jnz to the test; ret
         assert!(matches!(
-            refused(&[0xff, 0xc7, 0x85, 0xff, 0x75, 0xfa, 0xc3]),
+            refused(&[0xff, 0xc7, 0x85, 0xff, 0x75, 0xfc, 0xc3]),
             Some(Refusal::JumpIntoEntry {
                 from: Hex(0x1004),
-                to: Hex(0x1000),
+                to: Hex(0x1002),
                 ..
             })
         ));
+        // The same, but to the entry.
+        assert_eq!(refused(&[0xff, 0xc7, 0x85, 0xff, 0x75, 0xfa, 0xc3]), None);
         // nop x5; inc edi; jnz -4 (behind the entry); ret
         let behind = [0x90, 0x90, 0x90, 0x90, 0x90, 0xff, 0xc7, 0x75, 0xfc, 0xc3];
         assert_eq!(refused(&behind), None);
-        // The same with endbr64 and one nop less: the nops behind it are replaced up to byte 9.
+        // endbr64; nop; inc edi; jnz -4: bytes 4 to 9 are replaced.
         let endbr = [0xf3, 0x0f, 0x1e, 0xfa, 0x90, 0xff, 0xc7, 0x75, 0xfc, 0xc3];
         assert!(matches!(
             refused(&endbr),

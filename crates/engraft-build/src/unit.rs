@@ -4,6 +4,7 @@
 //! Relocations of the file name symbols or whole sections; here each one refers to an item and an offset in it,
 //! or to an undefined symbol.
 
+mod code;
 mod parse;
 
 use std::collections::HashMap;

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl};
 use object::read::elf::ElfFile64;
 use object::{
     LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationFlags,
     RelocationTarget, SectionFlags, SectionIndex, SymbolIndex, SymbolSection, elf,
 };
 
+use super::code::{Span, add_references_to_itself, operand, spans};
 use super::{Flow, Item, ItemId, Kind, Referent, Reloc, Unit};
 
 /// Why an object of the build cannot be used.
@@ -440,91 +440,4 @@ fn constants(
         elements.push((start, position));
     }
     elements
-}
-
-/// An instruction of a function.
-struct Span {
-    start: u64,
-    end: u64,
-    flow: Flow,
-}
-
-fn spans(code: &[u8]) -> Vec<Span> {
-    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
-    let mut spans = Vec::new();
-    while decoder.can_decode() {
-        let start = decoder.position() as u64;
-        let flow = match decoder.decode().flow_control() {
-            FlowControl::Call => Flow::Call,
-            FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch => Flow::Jump,
-            _ => Flow::Value,
-        };
-        spans.push(Span {
-            start,
-            end: decoder.position() as u64,
-            flow,
-        });
-    }
-    spans
-}
-
-/// How far the end of the instruction is behind a relocated field, and what the instruction does with it.
-fn operand(spans: &[Span], reloc: &Reloc) -> (u8, Flow) {
-    let index = spans.partition_point(|span| span.end <= reloc.place);
-    match spans.get(index) {
-        Some(span) if span.start <= reloc.place && is_pc_relative(reloc.r_type) => {
-            (u8::try_from(span.end - reloc.place).unwrap_or(0), span.flow)
-        }
-        Some(span) => (0, span.flow),
-        None => (0, Flow::Value),
-    }
-}
-
-/// The assembler resolves what a static function says of itself, recursive calls and pointers. They mean the
-/// function, not this copy of its code, so they are made references again.
-fn add_references_to_itself(item: &mut Item, id: ItemId) {
-    let mut decoder = Decoder::with_ip(64, &item.bytes, 0, DecoderOptions::NONE);
-    let mut found = Vec::new();
-    while decoder.can_decode() {
-        let instruction = decoder.decode();
-        let fields = decoder.get_constant_offsets(&instruction);
-        let (start, end) = (instruction.ip(), instruction.next_ip());
-        let call = instruction.is_call_near() && instruction.near_branch_target() == 0;
-        let pointer =
-            instruction.is_ip_rel_memory_operand() && instruction.ip_rel_memory_address() == 0;
-        if !(call || pointer) || !item.relocations_in(start..end).is_empty() {
-            continue;
-        }
-        let field = if call {
-            fields.immediate_offset()
-        } else {
-            fields.displacement_offset()
-        };
-        let place = start + field as u64;
-        found.push(Reloc {
-            place,
-            r_type: elf::R_X86_64_PC32,
-            referent: Referent::Item(id),
-            offset: 0,
-            tail: u8::try_from(end - place).unwrap_or(0),
-            flow: if call { Flow::Call } else { Flow::Value },
-        });
-    }
-    item.relocations.extend(found);
-    item.relocations.sort_by_key(|reloc| reloc.place);
-}
-
-/// Fields that the processor adds to the address of the next instruction.
-fn is_pc_relative(r_type: u32) -> bool {
-    matches!(
-        r_type,
-        elf::R_X86_64_PC32
-            | elf::R_X86_64_PLT32
-            | elf::R_X86_64_GOTPCREL
-            | elf::R_X86_64_GOTPCRELX
-            | elf::R_X86_64_REX_GOTPCRELX
-            | elf::R_X86_64_GOTTPOFF
-            | elf::R_X86_64_TLSGD
-            | elf::R_X86_64_TLSLD
-    )
 }

@@ -244,3 +244,34 @@ fn one_source_compiled_for_a_static_and_a_shared_library() {
     let object = project.build(&edits, "libpart.so");
     assert_eq!(names(&object), ["helper", "part"]);
 }
+
+#[test]
+fn code_that_a_stripped_program_has_twice_is_told_by_its_users() {
+    let text = |by: u32, name: &str| {
+        format!(
+            "static int state;
+             static __attribute__((noipa)) int step(int x) {{ state++; return x * 7 + 1; }}
+             int {name}(int x) {{ return step(x) * {by} + step(x + 1) + state; }}\n"
+        )
+    };
+    let main = "int one(int); int two(int);\nint main(int c, char **v) { (void)v; return one(c) + two(c); }\n";
+    let makefile = "program: main.o one.o two.o\n\t$(CC) -o $@ $^ -Wl,--build-id\n";
+    let files = [
+        ("main.c", main),
+        ("one.c", &text(11, "one")),
+        ("two.c", &text(13, "two")),
+    ];
+    let project = Project::with_files(makefile, &files);
+    let steps = project.symbols("program", "step");
+    let (two, _) = project.symbol("program", "two");
+    // The link editor takes the files in order.
+    let expected = steps
+        .iter()
+        .map(|step| step.0)
+        .filter(|&step| step < two)
+        .max()
+        .unwrap();
+    project.run("strip", &["-o", "stripped", "program"]);
+    let object = project.build(&[("two.c", "x * 7 + 1", "x * 9 + 2")], "stripped");
+    assert_eq!(function(&object, "step").parts[0].address.0, expected);
+}

@@ -107,13 +107,13 @@ fn a_tiny_function() {
 }
 
 #[test]
-fn a_loop_to_the_entry() {
+fn a_loop_into_the_entry() {
     let project = Project::new(
-        PIE,
-        "__attribute__((noinline)) int spin(volatile int *p) { while (--*p > 0) ; return 1; }
+        &format!("{PIE}CFLAGS += -fno-align-loops\n"),
+        "__attribute__((noinline)) int spin(volatile int *p) { int n = 0; do n++; while (--*p > 0); return n + 1; }
          int part(int x) { volatile int y = x; return spin(&y) + x; }\n",
     );
-    let refusals = project.refusals(&[("part.c", "return 1", "return 2")], "program");
+    let refusals = project.refusals(&[("part.c", "n + 1", "n + 2")], "program");
     assert!(
         matches!(refusals.as_slice(), [Refusal::JumpIntoEntry { function, .. }] if function == "spin"),
         "{refusals:?}"

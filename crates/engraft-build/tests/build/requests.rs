@@ -253,3 +253,14 @@ fn file_names_in_code_are_those_of_the_users_tree() {
             .any(|window| window == file)
     );
 }
+
+#[test]
+fn an_object_that_the_build_command_makes_only_once() {
+    let project = Project::new(PIE, PART);
+    project.run("mv", &["program", "../program"]);
+    project.run("rm", &["main.o", "part.o"]);
+    let mut request = project.request(&project.fix(&EDIT), &["../program"]);
+    request.command = command(&["sh", "-c", "test -e program || make"]);
+    let report = build(&request).unwrap();
+    assert_eq!(report.objects[0].changed, ["part"]);
+}
