@@ -204,6 +204,8 @@ impl Agent {
         let Some(debug) = self.hook.as_ref().map(|hook| hook.debug) else {
             return null();
         };
+        // Nobody verifies what is written here; a list that only grows would use the memory up.
+        self.host.writes.clear();
         let known = self.host.modules.last_id();
         let mut changed = self.forget_vanished(debug);
         let activity = Activity::of(debug);

@@ -4,13 +4,14 @@
 //! A thread that is not clear makes the whole change wait: it is let go, and looked at again later. There is
 //! nothing to wait for but time: a thread that leaves a function tells nobody.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use engraft_abi::{CodeRange, Command, DetourWrite, Outcome};
 use engraft_patch::{Object, Patch};
 use engraft_process::{
-    Maps, Modules, Process, StackScan, StoppedProcess, StoppedThread, TargetAddress, ThreadState,
-    Verdict,
+    BuildId, Maps, Modules, Process, StackScan, StoppedProcess, StoppedThread, TargetAddress,
+    ThreadState, Verdict,
 };
 
 use crate::agent::{Answer, Plan, RunningAgent};
@@ -23,6 +24,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Pauses between two looks at threads that are in the way: short at first, and then longer, so that a
 /// thread that stays for long is not stopped too often.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(100);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -59,8 +61,7 @@ pub struct Disabled {
 /// Applies a patch to a process: waits up to `timeout` for its threads to be clear of the old code.
 pub fn apply(process: &Process, patch: &Patch, timeout: Duration) -> Result<Applied, Error> {
     let deadline = Deadline::after(timeout);
-    let modules = process.modules()?;
-    check_build_ids(process, &modules, patch)?;
+    let modules = check_build_ids(process, patch, &deadline)?;
     let payload = payload::encode(patch)?;
     let agent = match RunningAgent::find(process)? {
         Some(agent) => agent,
@@ -127,7 +128,7 @@ fn attach(process: &Process, agent: &RunningAgent, deadline: &Deadline) -> Resul
         }
         stopped.detach()?;
         deadline
-            .wait()
+            .wait_briefly()
             .map_err(|timeout| Error::LoaderBusy { pid, timeout })?;
     }
     Ok(())
@@ -241,7 +242,7 @@ fn prepare_stopped(
             return Ok(prepared);
         }
         stopped.detach()?;
-        if let Err(timeout) = deadline.wait() {
+        if let Err(timeout) = deadline.wait_briefly() {
             memory.free(deadline)?;
             return Err(Error::LoaderBusy { pid, timeout });
         }
@@ -288,6 +289,9 @@ fn change(
         stopped.detach()?;
         match attempt {
             Attempt::Done { stopped_for } => return Ok(stopped_for),
+            Attempt::NotNow(error @ Error::LoaderBusy { .. }) => {
+                deadline.wait_briefly().map_err(|_| error)?;
+            }
             Attempt::NotNow(error) => deadline.wait().map_err(|_| error)?,
         }
     }
@@ -429,7 +433,7 @@ fn command(
         }
         let pid = process.pid();
         deadline
-            .wait()
+            .wait_briefly()
             .map_err(|timeout| Error::LoaderBusy { pid, timeout })?;
     }
 }
@@ -493,41 +497,59 @@ fn is_loaded(modules: &Modules, object: &Object) -> bool {
     })
 }
 
-/// That no object is there in another build: a patch that silently waits for a build that never comes is
-/// no success.
-fn check_build_ids(process: &Process, modules: &Modules, patch: &Patch) -> Result<(), Error> {
-    for object in patch
-        .objects
-        .iter()
-        .filter(|object| !is_loaded(modules, object))
-    {
-        let same_name = modules.iter().find(|module| {
-            let names = [module.path.as_deref(), Some(module.name.as_ref())];
-            names.into_iter().flatten().any(|path| {
-                path.file_name()
-                    .is_some_and(|name| name == object.file_name.as_str())
-            })
-        });
-        if let Some(module) = same_name {
-            return Err(Error::WrongBuildId {
-                pid: process.pid(),
-                file_name: object.file_name.clone(),
-                found: module
-                    .build_id
-                    .as_ref()
-                    .map_or("none".into(), ToString::to_string),
-                expected: object.build_id.to_string(),
-            });
+/// Finds the modules, and makes sure that no object is there in another build: a patch that silently waits
+/// for a build that never comes is no success.
+fn check_build_ids(
+    process: &Process,
+    patch: &Patch,
+    deadline: &Deadline,
+) -> Result<Modules, Error> {
+    loop {
+        let modules = process.modules()?;
+        let error = patch
+            .objects
+            .iter()
+            .filter(|object| !is_loaded(&modules, object))
+            .find_map(|object| other_build(process, &modules, object));
+        match error {
+            None => return Ok(modules),
+            // The process goes on while we look: a library that is just coming or going shows its name
+            // before or after it can be read.
+            Some((error, None)) => deadline.wait_briefly().map_err(|_| error)?,
+            Some((error, Some(_))) => return Err(error),
         }
     }
-    Ok(())
+}
+
+/// A module with the name of an object and another build-id, which comes with the error.
+fn other_build<'m>(
+    process: &Process,
+    modules: &'m Modules,
+    object: &Object,
+) -> Option<(Error, Option<&'m BuildId>)> {
+    let module = modules.iter().find(|module| {
+        let names = [module.path.as_deref(), Some(module.name.as_ref())];
+        names.into_iter().flatten().any(|path| {
+            path.file_name()
+                .is_some_and(|name| name == object.file_name.as_str())
+        })
+    })?;
+    let found = module.build_id.as_ref();
+    let error = Error::WrongBuildId {
+        pid: process.pid(),
+        file_name: object.file_name.clone(),
+        found: found.map_or("none".into(), ToString::to_string),
+        expected: object.build_id.to_string(),
+    };
+    Some((error, found))
 }
 
 /// Until when something is tried, with growing pauses.
 struct Deadline {
     timeout: Duration,
     end: Instant,
-    pause: std::cell::Cell<Duration>,
+    pause: Cell<Duration>,
+    tries: Cell<u32>,
 }
 
 impl Deadline {
@@ -536,6 +558,7 @@ impl Deadline {
             timeout,
             end: Instant::now() + timeout,
             pause: FIRST_PAUSE.into(),
+            tries: Cell::new(0),
         }
     }
 
@@ -547,6 +570,18 @@ impl Deadline {
         }
         std::thread::sleep(pause);
         self.pause.set((pause * 2).min(LONGEST_PAUSE));
+        Ok(())
+    }
+
+    /// The same for what is over in microseconds, but may come again and again: a thread at work in the
+    /// loader. Many short tries; the pauses differ, so as not to keep step with the target.
+    fn wait_briefly(&self) -> Result<(), Duration> {
+        if Instant::now() > self.end {
+            return Err(self.timeout);
+        }
+        let tries = self.tries.get().wrapping_add(1);
+        self.tries.set(tries);
+        std::thread::sleep(SHORTEST_PAUSE * (1 + tries % 7));
         Ok(())
     }
 }

@@ -59,7 +59,8 @@ static void one_round(void)
     int before = call_a();
     void *opened = dlopen(storm_file, RTLD_NOW);
     if (!opened) {
-        refused++;
+        if (refused++ == 0)
+            fprintf(stderr, "refused: %s\n", dlerror());
         return;
     }
     int (*b)(void) = (int (*)(void))dlsym(opened, "b");
