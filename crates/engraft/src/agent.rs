@@ -169,10 +169,20 @@ impl RunningAgent {
         Ok(self.control()?.generation)
     }
 
-    /// The code that the last command wrote.
-    pub(crate) fn writes(&self) -> Result<Vec<DetourWrite>, Error> {
+    /// That the code in memory is what the last command says it wrote.
+    pub(crate) fn verify_writes(&self) -> Result<(), Error> {
         let control = self.control()?;
-        self.records(control.writes, control.write_count)
+        let writes: Vec<DetourWrite> = self.records(control.writes, control.write_count)?;
+        for DetourWrite {
+            address,
+            length,
+            bytes,
+        } in writes
+        {
+            let expected = bytes.get(..length as usize).unwrap_or_default();
+            self.verify(address.into(), expected)?;
+        }
+        Ok(())
     }
 
     fn records<T: FromBytes + IntoBytes + Clone>(
@@ -198,7 +208,7 @@ impl RunningAgent {
     }
 
     /// That these bytes are at `address`.
-    pub(crate) fn verify(&self, address: TargetAddress, expected: &[u8]) -> Result<(), Error> {
+    fn verify(&self, address: TargetAddress, expected: &[u8]) -> Result<(), Error> {
         let mut found = vec![0; expected.len()];
         self.process.memory().read(address, &mut found)?;
         match found == expected {

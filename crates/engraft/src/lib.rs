@@ -7,13 +7,18 @@
 mod agent;
 mod apply;
 mod blob;
+mod change;
+mod deadline;
 mod error;
 mod inject;
+mod objects;
 mod payload;
+mod session;
 mod status;
 
-pub use apply::{Applied, Disabled, Waiting, apply, disable};
+pub use apply::{Applied, Disabled, apply, disable};
 pub use error::{Error, Inside, exit_code};
+pub use objects::Waiting;
 pub use status::{
     AgentStatus, ModuleStatus, ObjectStatus, PatchState, PatchStatus, Status, status,
 };

@@ -1,0 +1,54 @@
+//! Until when something is tried.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+/// Pauses between two looks at threads that are in the way: short at first, and then longer, so that a
+/// thread that stays for long is not stopped too often.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Pauses where what is in the way is over in microseconds.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(100);
+
+/// Until when something is tried, with growing pauses.
+pub(crate) struct Deadline {
+    pub(crate) timeout: Duration,
+    end: Instant,
+    pause: Cell<Duration>,
+    tries: Cell<u32>,
+}
+
+impl Deadline {
+    pub(crate) fn after(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            end: Instant::now() + timeout,
+            pause: FIRST_PAUSE.into(),
+            tries: Cell::new(0),
+        }
+    }
+
+    /// Lets the target run for a moment; an error when the time is up.
+    pub(crate) fn wait(&self) -> Result<(), Duration> {
+        let pause = self.pause.get();
+        if Instant::now() + pause > self.end {
+            return Err(self.timeout);
+        }
+        std::thread::sleep(pause);
+        self.pause.set((pause * 2).min(LONGEST_PAUSE));
+        Ok(())
+    }
+
+    /// The same for what is over in microseconds, but may come again and again: a thread at work in the
+    /// loader. Many short tries; the pauses differ, so as not to keep step with the target.
+    pub(crate) fn wait_briefly(&self) -> Result<(), Duration> {
+        if Instant::now() > self.end {
+            return Err(self.timeout);
+        }
+        let tries = self.tries.get().wrapping_add(1);
+        self.tries.set(tries);
+        std::thread::sleep(SHORTEST_PAUSE * (1 + tries % 7));
+        Ok(())
+    }
+}
