@@ -84,7 +84,7 @@ fn main() -> Result<(), String> {
 fn tell(scope: &Scope, story: &[Act]) -> Result<Machine, String> {
     let mut machine = Machine::new(scope);
     for act in story.iter().copied() {
-        let outcome = machine.take(scope, Step { act, fail_at: None })?;
+        let outcome = machine.take(scope, Step { act, fail: 0 })?;
         machine = outcome.machine;
         let Some(line) = describe(act, &machine) else {
             continue;

@@ -61,9 +61,9 @@ fn scopes() -> Vec<(&'static str, Scope)> {
     };
     let force = Scope {
         threads: 2,
+        births: true,
         force: true,
-        nonsense: false,
-        ..Scope::new(vec![Plan::BOTH, Plan::BOTH, REPLACE_A])
+        ..Scope::new(vec![Plan::BOTH, REPLACE_A])
     };
     let faults = Scope {
         threads: 1,
@@ -87,8 +87,8 @@ fn scopes() -> Vec<(&'static str, Scope)> {
     vec![
         ("three patches stack, two modules, two threads", stack),
         ("replace, states, births, two modules", replace),
-        ("force, two threads", force),
-        ("every call of the world fails once in every state", faults),
+        ("force, births, two threads", force),
+        ("every call of the world fails in every state", faults),
         ("refused modules, nonsense requests, two modules", refusals),
     ]
 }
