@@ -4,6 +4,11 @@
 //! enabled. The explorer first searches the old behaviour for the shortest way into trouble; then
 //! the very same steps are taken with the rules as they are.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a program for people may abort without memory"
+)]
+
 #[path = "../tests/support/mod.rs"]
 mod support;
 

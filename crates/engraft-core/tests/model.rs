@@ -8,6 +8,12 @@
 //! not come (2, 7), nothing refers to a module or an image that is gone (4, 5), a failure leaves
 //! everything as it was (4), and the log is one that the kernel could have written.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests may say so in one word"
+)]
+
 mod support;
 
 use std::sync::Mutex;
