@@ -1,6 +1,6 @@
 //! The kernel's test of shadow variables (test-shadow-vars.sh), A22 and B shadow.
 
-#![expect(clippy::expect_used, reason = "tests may say so in one word")]
+#![expect(clippy::disallowed_methods, reason = "tests may abort without memory")]
 
 use std::convert::Infallible;
 
