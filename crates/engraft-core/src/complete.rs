@@ -167,7 +167,7 @@ impl Livepatch {
             if forced {
                 abandon_images(&mut self.modules, &patch);
                 world.event(Event::Removed(patch.id()));
-                // `complete` made the room; a canceled transition cannot be forced.
+                // `complete` made the room, and a canceled transition is never forced.
                 grow::push_reserved(&mut self.forced, ForcedPatch::of(patch));
             } else {
                 unbind_all(world, &mut self.modules, &patch);

@@ -27,7 +27,7 @@ use crate::{
 #[cfg_attr(feature = "controls", derive(Clone))]
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub struct Livepatch {
-    /// In the order in which they were enabled; the last one may be in transition.
+    /// In the order in which they were enabled, also those that are being disabled.
     pub(crate) patches: Vec<Patch>,
     /// Prepared, not begun.
     pub(crate) prepared: Option<Patch>,

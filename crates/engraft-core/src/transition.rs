@@ -317,9 +317,12 @@ impl Livepatch {
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotInTransition`].
+    /// [`Refusal::NotInTransition`]; [`Refusal::Canceled`], nobody waits then.
     pub fn force<W: World>(&mut self, world: &mut W, patch: PatchId) -> Result<(), Refusal> {
         let transition = self.transition_of(patch)?;
+        if transition.canceled {
+            return Err(Refusal::Canceled(patch));
+        }
         world.event(Event::Forcing(patch, transition.target));
         transition.forced = true;
         transition.switch(world, |_| true);

@@ -9,6 +9,10 @@ use crate::{
 ///
 /// Calls that return a `Result` may fail at any time; the model undoes what it has done. A call
 /// must not call back into the [`Livepatch`](crate::Livepatch) that makes it.
+///
+/// A loader can unmap a module without notice. Until
+/// [`module_gone`](crate::Livepatch::module_gone) says so, calls for that module have to fail; they
+/// must not crash.
 pub trait World {
     /// Why the world could not do something.
     type Error;
@@ -21,7 +25,7 @@ pub trait World {
     fn prepare_object(&mut self, object: ObjectId, module: ModuleId) -> Result<(), Self::Error>;
 
     /// Undoes [`prepare_object`](Self::prepare_object). Nothing can run the code any more. An
-    /// error is reported; the model forgets the image either way.
+    /// error comes back through [`report`](Self::report); the model forgets the image either way.
     fn release_object(&mut self, object: ObjectId, module: ModuleId) -> Result<(), Self::Error>;
 
     /// The model is done with the patch, all its objects are released: what was kept for it can

@@ -5,6 +5,8 @@
 //! clear" is a lock that a thread holds from dispatch to the end of the body: the controller gets it
 //! only while the thread is outside.
 
+#![expect(clippy::expect_used, reason = "tests may say so in one word")]
+
 use std::sync::atomic::Ordering;
 
 use engraft_core::dispatch::{SiteWords, ThreadSlot, ThreadTable, TransitionWords, Word, dispatch};

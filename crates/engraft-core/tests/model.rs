@@ -8,6 +8,12 @@
 //! not come (2, 7), nothing refers to a module or an image that is gone (4, 5), a failure leaves
 //! everything as it was (4), and the log is one that the kernel could have written.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests may say so in one word"
+)]
+
 mod support;
 
 use std::sync::Mutex;
@@ -61,9 +67,9 @@ fn scopes() -> Vec<(&'static str, Scope)> {
     };
     let force = Scope {
         threads: 2,
+        births: true,
         force: true,
-        nonsense: false,
-        ..Scope::new(vec![Plan::BOTH, Plan::BOTH, REPLACE_A])
+        ..Scope::new(vec![Plan::BOTH, REPLACE_A])
     };
     let faults = Scope {
         threads: 1,
@@ -87,8 +93,8 @@ fn scopes() -> Vec<(&'static str, Scope)> {
     vec![
         ("three patches stack, two modules, two threads", stack),
         ("replace, states, births, two modules", replace),
-        ("force, two threads", force),
-        ("every call of the world fails once in every state", faults),
+        ("force, births, two threads", force),
+        ("every call of the world fails in every state", faults),
         ("refused modules, nonsense requests, two modules", refusals),
     ]
 }

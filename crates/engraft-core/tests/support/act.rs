@@ -37,11 +37,12 @@ pub enum Act {
     Born(ThreadId),
 }
 
-/// [`Act`], and which call of the world failed in it.
+/// [`Act`], and which calls of the world fail in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
     pub act: Act,
-    pub fail_at: Option<u32>,
+    /// Bit n is for the n-th call that can fail.
+    pub fail: u64,
 }
 
 impl Machine {

@@ -114,7 +114,7 @@ impl Machine {
             return Ok(());
         }
         let mut scratch = before.clone();
-        let mut hands = Hands::new(&mut scratch.process, None, Sabotage::None);
+        let mut hands = Hands::new(&mut scratch.process, 0, Sabotage::None);
         match (act, error) {
             // Sites that are written already are right, the rest is as before.
             (Act::Complete(_) | Act::Reverse(..), Error::Site(..) | Error::Threads(..)) => {

@@ -68,7 +68,7 @@ impl Machine {
             process,
             history,
         } = &mut machine;
-        let hands = Hands::new(process, step.fail_at, sabotage(scope.control));
+        let hands = Hands::new(process, step.fail, sabotage(scope.control));
         let mut turn = Turn {
             scope,
             core,
@@ -80,13 +80,16 @@ impl Machine {
             events,
             troubles,
             violation,
-            calls,
+            failures,
             ..
         } = turn.hands;
+        let told = troubles.len() + usize::from(error.is_some_and(is_of_world));
         let stopped = machine.process.log.rest().err();
         let undone = || machine.check_undone(self, step.act, error?).err();
-        let violation = violation.or(stopped).or_else(undone);
-        let failed = step.fail_at.is_some_and(|at| at < calls);
+        let swallowed = (failures != told)
+            .then(|| format!("{failures} calls failed, {told} were told: {error:?} {troubles:?}"));
+        let violation = violation.or(stopped).or_else(undone).or(swallowed);
+        let failed = failures > 0;
         Ok(Outcome {
             machine,
             events,
@@ -113,6 +116,11 @@ struct Turn<'machine> {
     core: &'machine mut Livepatch,
     history: &'machine mut History,
     hands: Hands<'machine>,
+}
+
+/// Whether it has a failure of the world in it.
+fn is_of_world(error: Error<Injected>) -> bool {
+    !matches!(error, Error::Refused(_))
 }
 
 /// Refusals that a step must not meet.
@@ -371,21 +379,20 @@ impl Model for Scope {
         let mut acts = Vec::new();
         machine.acts(self, &mut acts);
         for act in acts {
-            let step = Step { act, fail_at: None };
+            let step = Step { act, fail: 0 };
             visit(step, self.judge(machine.take(self, step)));
-            // Then once more for each call of the world, with that call failing.
-            for call in (0..).take_while(|_| self.faults) {
-                let step = Step {
-                    act,
-                    fail_at: Some(call),
-                };
-                match machine.take(self, step) {
-                    Ok(outcome) if outcome.failed => visit(step, self.judge(Ok(outcome))),
-                    Ok(_) => break,
-                    Err(violation) => {
-                        visit(step, Err(violation));
-                        break;
-                    }
+            // Then once more for each call of the world, with that call failing, and with all
+            // that come after it failing as well.
+            for call in (0..64).take_while(|_| self.faults) {
+                let mut failed = false;
+                for fail in [1 << call, u64::MAX << call] {
+                    let step = Step { act, fail };
+                    let result = machine.take(self, step);
+                    failed |= result.as_ref().is_ok_and(|outcome| outcome.failed);
+                    visit(step, self.judge(result));
+                }
+                if !failed {
+                    break;
                 }
             }
         }

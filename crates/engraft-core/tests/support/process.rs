@@ -205,10 +205,11 @@ pub struct Injected;
 /// The process while the core works on it.
 pub struct Hands<'process> {
     pub process: &'process mut Process,
-    /// Which of the calls that may fail does, counted from zero.
-    pub fail_at: Option<u32>,
-    /// How many such calls there were.
+    /// Which of the calls that may fail do: bit n is for the n-th.
+    pub fail: u64,
+    /// How many such calls there were, and how many of them failed.
     pub calls: u32,
+    pub failures: usize,
     pub sabotage: Sabotage,
     pub events: Vec<Event>,
     pub troubles: Vec<Trouble>,
@@ -216,11 +217,12 @@ pub struct Hands<'process> {
 }
 
 impl<'process> Hands<'process> {
-    pub fn new(process: &'process mut Process, fail_at: Option<u32>, sabotage: Sabotage) -> Self {
+    pub fn new(process: &'process mut Process, fail: u64, sabotage: Sabotage) -> Self {
         Self {
             process,
-            fail_at,
+            fail,
             calls: 0,
+            failures: 0,
             sabotage,
             events: Vec::new(),
             troubles: Vec::new(),
@@ -229,13 +231,17 @@ impl<'process> Hands<'process> {
     }
 
     fn may_fail(&mut self) -> Result<(), Injected> {
-        let call = self.calls;
+        let fails = self
+            .fail
+            .checked_shr(self.calls)
+            .is_some_and(|fail| fail & 1 == 1);
         self.calls += 1;
-        if self.fail_at == Some(call) {
-            Err(Injected)
-        } else {
-            Ok(())
-        }
+        if fails { self.fails() } else { Ok(()) }
+    }
+
+    fn fails(&mut self) -> Result<(), Injected> {
+        self.failures += 1;
+        Err(Injected)
     }
 
     fn complain(&mut self, what: String) {
@@ -262,7 +268,7 @@ impl World for Hands<'_> {
         // The loader can take a module away without notice; the world then finds no old code to
         // compare.
         if unmapped {
-            return Err(Injected);
+            return self.fails();
         }
         self.process.images.insert(key, ImageState::Whole);
         Ok(())
@@ -296,12 +302,8 @@ impl World for Hands<'_> {
 
     fn release_state(&mut self, _: PatchId, _: StateId) {}
 
-    fn callback(&mut self, callback: Callback, _: CallbackScope) -> Result<(), Injected> {
-        if callback == Callback::PrePatch {
-            self.may_fail()
-        } else {
-            Ok(())
-        }
+    fn callback(&mut self, _: Callback, _: CallbackScope) -> Result<(), Injected> {
+        self.may_fail()
     }
 
     fn write_site(
@@ -312,7 +314,7 @@ impl World for Hands<'_> {
     ) -> Result<(), Injected> {
         let phase = self.process.modules[&module];
         if phase == Phase::Unmapped {
-            return Err(Injected);
+            return self.fails();
         }
         if !phase.mapped() {
             self.complain(format!(

@@ -1,0 +1,57 @@
+//! The simplest world.
+
+#![allow(
+    unreachable_pub,
+    clippy::allow_attributes,
+    reason = "a module of several tests"
+)]
+
+use engraft_core::{
+    Callback, CallbackScope, Event, LinkAddress, ModuleId, ObjectId, PatchId, PatchState,
+    SiteTarget, StateId, ThreadId, Trouble, World,
+};
+
+/// A world in which all goes well, and that needs no memory.
+pub struct Fine;
+
+impl World for Fine {
+    type Error = ();
+
+    fn prepare_object(&mut self, _: ObjectId, _: ModuleId) -> Result<(), ()> {
+        Ok(())
+    }
+
+    fn release_object(&mut self, _: ObjectId, _: ModuleId) -> Result<(), ()> {
+        Ok(())
+    }
+
+    fn release_patch(&mut self, _: PatchId) {}
+
+    fn release_state(&mut self, _: PatchId, _: StateId) {}
+
+    fn callback(&mut self, _: Callback, _: CallbackScope) -> Result<(), ()> {
+        Ok(())
+    }
+
+    fn write_site(&mut self, _: ModuleId, _: LinkAddress, _: SiteTarget) -> Result<(), ()> {
+        Ok(())
+    }
+
+    fn open_transition(
+        &mut self,
+        _: PatchState,
+        _: &mut dyn Iterator<Item = (ThreadId, PatchState)>,
+    ) -> Result<(), ()> {
+        Ok(())
+    }
+
+    fn switch_others(&mut self, _: PatchState) {}
+
+    fn switch_thread(&mut self, _: ThreadId, _: PatchState) {}
+
+    fn close_transition(&mut self) {}
+
+    fn event(&mut self, _: Event) {}
+
+    fn report(&mut self, _: Trouble, (): ()) {}
+}
