@@ -18,6 +18,8 @@ enum Task {
     Demo,
     /// Run every check and test of the project.
     Test,
+    /// Tell how a patch could miss half of a library in 2015, and why it cannot now.
+    Model,
     /// Measure how long a patched program stands still.
     Bench {
         /// How many fresh processes each figure is taken from.
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Demo => xtask::demo::run().map(|()| true),
         Task::Test => xtask::check::run(),
+        Task::Model => xtask::model::run().map(|()| true),
         Task::Bench { processes } => xtask::bench::run(usize::from(processes)).map(|()| true),
     };
     match result {

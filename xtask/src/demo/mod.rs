@@ -18,7 +18,7 @@ use crate::tools;
 pub fn run() -> Result<()> {
     tools::require(tools::COMPILER)?;
     println!("Building engraft ...");
-    let engraft = Engraft::new(cargo::build_engraft(Profile::Dev)?);
+    let engraft = Engraft::new(cargo::build_engraft(Profile::Release)?);
     let start = Instant::now();
     story::tell(&engraft, &mut io::stdout().lock())?;
     println!("\nEvery answer above was given by the running server just now.");
