@@ -153,9 +153,9 @@ fn own_state<A: Word>(
 /// The thread's slot.
 fn find<A: Word>(slots: &[ThreadSlot<A>], thread: u64) -> Option<&ThreadSlot<A>> {
     for slot in probe(slots, thread) {
-        // ORDERING: Acquire, so that the slot's state is seen that was written before the key
-        // (`ThreadTable::insert`), and for a key that was taken away (`close`), how the
-        // transition ended.
+        // ORDERING: Acquire, so that for a key that was taken away (`ThreadTable::close`), the
+        // second reading of the site sees how the transition ended; the state has an order of its
+        // own.
         match slot.thread.load(Ordering::Acquire) {
             0 => return None,
             key if key == thread => return Some(slot),
@@ -293,9 +293,9 @@ impl<A: Word> ThreadTable<'_, A> {
             // ORDERING: Relaxed, only the one writer is here.
             let key = slot.thread.load(Ordering::Relaxed);
             if key == 0 || key == thread {
-                // ORDERING: Release, the state before the key: whoever finds the key (`find`) must
-                // not see the state of the slot's previous user. The state is in its own right
-                // ordered as in `open`.
+                // ORDERING: Release, as in `open`. The state comes first, so that no key is ever
+                // seen without its thread's state; but a free slot says `OTHERS`, which is where a
+                // thread is that is not listed yet.
                 slot.state.store(encode(state), Ordering::Release);
                 slot.thread.store(thread, Ordering::Release);
                 return Ok(());

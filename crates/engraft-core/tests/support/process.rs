@@ -286,7 +286,7 @@ impl World for Hands<'_> {
                 "{object:?} released for {module:?}, where it is not"
             ));
         }
-        Ok(())
+        self.may_fail()
     }
 
     fn release_patch(&mut self, patch: PatchId) {
