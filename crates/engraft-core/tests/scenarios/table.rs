@@ -303,6 +303,19 @@ fn failures() {
             (Insmod("M"), come("C1", "M")),
             (Runs("M", 1), lines(&["C1", "C1"])),
         ]),
+        ("two patches before the one that fails are undone in the list's order (C4)", vec![
+            (Load("C1"), en("C1", &["main"])),
+            (Load("C2"), en("C2", &["main"])),
+            (Missing("P4", "M", true), nothing()),
+            (Load("P4"), en("P4", &[])),
+            (Insmod("M"), fails([
+                come("C1", "M"),
+                come("C2", "M"),
+                lines(&["failed to initialize P4 for M", "P4 failed, refusing M"]),
+                go("C1", "M"),
+                go("C2", "M"),
+            ].concat(), "symbol not found")),
+        ]),
         ("B bad-9", vec![
             (Load("C1"), en("C1", &["main"])),
             (InsmodFailing("M"), [come("C1", "M"), go("C1", "M")].concat()),
