@@ -9,6 +9,8 @@ mod bad_targets;
 mod busy_thread;
 mod changed_initialiser;
 mod expat;
+mod files_gone;
+mod kinds_of_programs;
 mod late_library;
 mod library_at_start;
 mod new_code_uses_old_data;
