@@ -243,6 +243,17 @@ impl Process {
         Task::list(self.pid())
     }
 
+    /// Has any of its threads a seccomp filter, at this moment?
+    pub fn has_filter(&self) -> io::Result<bool> {
+        for tid in self.threads()? {
+            let status = self.task(tid).status()?;
+            if status.is_some_and(|status| status.seccomp != 0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// A view of one of its threads that does not disturb it.
     pub fn task(&self, tid: i32) -> Task {
         Task::new(self.pid(), tid)

@@ -14,7 +14,7 @@ use engraft_process::{
 };
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::agent::RunningAgent;
+use crate::agent::{RunningAgent, has_filter};
 use crate::blob::{Blob, Protection, Segment};
 use crate::error::Error;
 
@@ -77,6 +77,7 @@ impl Injection {
             program_header_count: program.program_headers.len() as u64,
             program_load_bias: program.load_bias,
             heap_length: HEAP_LENGTH,
+            filtered: has_filter(process)?.into(),
             ..Control::new_zeroed()
         };
         Ok(Self {

@@ -8,6 +8,7 @@ mod bad_patch_files;
 mod bad_targets;
 mod busy_thread;
 mod changed_initialiser;
+mod confined;
 mod expat;
 mod files_gone;
 mod kinds_of_programs;
