@@ -31,6 +31,7 @@ const MUNMAP: usize = 11;
 const RT_SIGPROCMASK: usize = 14;
 const SCHED_YIELD: usize = 24;
 const GETPID: usize = 39;
+const GETTID: usize = 186;
 const FTRUNCATE: usize = 77;
 const OPENAT: usize = 257;
 const MEMFD_CREATE: usize = 319;
@@ -221,7 +222,7 @@ pub(crate) fn read_own_memory(address: u64, buffer: &mut [u8]) -> bool {
     let local = [buffer.as_mut_ptr() as usize, buffer.len()];
     let remote = [address as usize, buffer.len()];
     let arguments = [
-        process_id(),
+        thread_id(),
         local.as_ptr() as usize,
         1,
         remote.as_ptr() as usize,
@@ -272,6 +273,12 @@ fn is_mapped(page: u64, length: usize) -> bool {
 pub(crate) fn process_id() -> usize {
     // SAFETY: getpid touches no memory; it cannot fail.
     unsafe { system_call(GETPID, [0; 6]) }.unwrap_or(0)
+}
+
+/// The calling thread. The process's number names its first thread, which has no memory when it has ended.
+fn thread_id() -> usize {
+    // SAFETY: gettid touches no memory; it cannot fail.
+    unsafe { system_call(GETTID, [0; 6]) }.unwrap_or(0)
 }
 
 /// Lets somebody else run.

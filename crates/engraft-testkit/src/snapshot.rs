@@ -60,12 +60,13 @@ pub struct Snapshot {
 impl Snapshot {
     /// Reads the process.
     pub fn take(pid: u32) -> Result<Self> {
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        let task = living_task(pid)?;
+        let maps = fs::read_to_string(task.join("maps"))?;
         let mappings: Vec<Mapping> = maps
             .lines()
             .map(|line| Mapping::parse(line).with_context(|| format!("failed to parse {line:?}")))
             .collect::<Result<_>>()?;
-        let memory = File::open(format!("/proc/{pid}/mem"))?;
+        let memory = File::open(task.join("mem"))?;
         let text = mappings
             .iter()
             .filter(|mapping| mapping.is_file_text())
@@ -157,6 +158,17 @@ impl Snapshot {
         );
         Ok(())
     }
+}
+
+/// The directory of a thread that has memory: the first thread may have ended before the others.
+fn living_task(pid: u32) -> Result<PathBuf> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        if fs::read_to_string(task.join("maps")).is_ok_and(|maps| !maps.is_empty()) {
+            return Ok(task);
+        }
+    }
+    anyhow::bail!("no thread of process {pid} lives")
 }
 
 fn part(bytes: &[u8], from: u64, to: u64) -> &[u8] {

@@ -166,7 +166,8 @@ static void *run(void *argument)
     return NULL;
 }
 
-// Whether the thread sleeps in its system call (or an older number of it).
+// Whether the thread sleeps in its system call (or an older number of it, or the one that the kernel makes of
+// it after a stop).
 static int asleep(const struct sleeper *sleeper)
 {
     char path[64], text[256] = "";
@@ -177,7 +178,8 @@ static int asleep(const struct sleeper *sleeper)
     char *line = fgets(text, sizeof text, file);
     fclose(file);
     int number = line && text[0] != 'r' ? atoi(text) : -1;
-    return number == sleeper->number || (number == SYS_nanosleep && sleeper->number == SYS_clock_nanosleep)
+    return number == sleeper->number || number == SYS_restart_syscall
+        || (number == SYS_nanosleep && sleeper->number == SYS_clock_nanosleep)
         || (number == SYS_select && sleeper->number == SYS_pselect6)
         || (number == SYS_semop && sleeper->number == SYS_semtimedop);
 }
@@ -252,7 +254,6 @@ int main(void)
         if (sleepers[i].call && pthread_create(&sleepers[i].thread, NULL, run, &sleepers[i]))
             return 1;
     await(asleep);
-    // All are inside; the system gives these back when the program ends, however that comes.
     setvbuf(stdout, NULL, _IOLBF, 0);
     puts(ring < 0 ? "ready without io_uring" : "ready");
     while (fgets(line, sizeof line, stdin)) {
