@@ -7,7 +7,7 @@ use std::time::Duration;
 use engraft_abi::{
     AGENT_MAPPING_NAME, CodeRange, Command, Control, DetourWrite, MAGIC, Outcome, VERSION,
 };
-use engraft_process::{Process, RemoteCall, StoppedThread, TargetAddress};
+use engraft_process::{OpenError, Process, RemoteCall, StoppedThread, TargetAddress};
 use zerocopy::{FromBytes, FromZeros, IntoBytes, TryFromBytes};
 
 use crate::error::Error;
@@ -31,11 +31,9 @@ pub(crate) struct RunningAgent {
 
 /// Whether a thread of the process has a seccomp filter.
 pub(crate) fn has_filter(process: &Process) -> Result<bool, Error> {
-    let path = || format!("/proc/{}/task", process.pid()).into();
-    process.has_filter().map_err(|source| Error::ReadFile {
-        path: path(),
-        source,
-    })
+    let pid = process.pid();
+    let looked = process.has_filter();
+    Ok(looked.map_err(|source| OpenError::System { pid, source })?)
 }
 
 /// What must be clear before threads switch.
