@@ -21,6 +21,7 @@ mod nothing_to_build;
 mod object_not_loaded;
 mod operator;
 mod patch_file;
+mod plugins;
 mod races_with_the_loader;
 mod refused_library;
 mod same_patch_twice;
