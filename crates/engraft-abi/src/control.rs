@@ -72,6 +72,10 @@ pub struct Control {
     pub writes: u64,
     /// Number of these.
     pub write_count: u64,
+
+    /// Not 0: a thread of the process has a seccomp filter, which may end the process for a system call
+    /// that the program itself never makes. The loader's hook, which no tracer helps, makes no others then.
+    pub filtered: u64,
 }
 
 const _: () = assert!(offset_of!(Control, version) == 16);

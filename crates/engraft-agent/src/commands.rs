@@ -13,7 +13,7 @@ use crate::control::{Answer, ControlBlock};
 use crate::failure::Failure;
 use crate::lock::Guard;
 use crate::memory::bytes;
-use crate::payloads;
+use crate::{payloads, system};
 
 /// Carries out a command; the [`Outcome`] as a number. Further details are in the control block, whose
 /// address is `control`.
@@ -31,11 +31,14 @@ pub unsafe extern "C" fn remote_command(
     second: u64,
     entry_stack: u64,
 ) -> u64 {
-    let Some(mut guard) = Guard::try_acquire(entry_stack, None) else {
+    let Some(mut guard) = Guard::try_acquire(entry_stack, None, false) else {
         return Outcome::Busy as u64;
     };
     // SAFETY: the caller's promise.
     let control = unsafe { ControlBlock::at(control) };
+    if control.read().filtered != 0 {
+        system::set_filtered();
+    }
     let Ok(command) = Command::try_read_from_bytes(&command.to_ne_bytes()) else {
         return control.respond(Err(Failure::bad_payload())) as u64;
     };

@@ -30,7 +30,7 @@ use crate::failure::{Failure, Text};
 use crate::loader::{self, LinkMap, Namespace, PoisonedDynamic};
 use crate::lock::Guard;
 use crate::memory::probe;
-use crate::system::{SignalSet, block_signals};
+use crate::system::{SignalSet, block_signals, is_filtered};
 
 /// What the hook has installed and remembers between calls.
 pub(crate) struct Hook {
@@ -65,12 +65,17 @@ static POISON: PoisonedDynamic = PoisonedDynamic::new();
 /// # Safety
 /// Only the entry stub calls it; `entry_stack` is where the return address of this call is.
 pub unsafe extern "C" fn loader_hook(entry_stack: u64) -> *const Raise {
-    // The program's signal handlers may call dlopen, which would wait for this very call.
-    let signals = block_signals(SignalSet::ALL);
-    let mut guard = Guard::acquire(entry_stack, Some(signals));
+    // Read once: a controller may find a filter between the two uses.
+    let filtered = is_filtered();
+    // The program's signal handlers may call dlopen, which would wait for this very call. Under a filter
+    // that risk is taken: POSIX does not allow dlopen there, and the filter may not allow the call.
+    let signals = (!filtered).then(|| block_signals(SignalSet::ALL));
+    let mut guard = Guard::acquire(entry_stack, signals, filtered);
     let raise = guard.agent().map_or(null(), Agent::loader_event);
     drop(guard);
-    block_signals(signals);
+    if let Some(signals) = signals {
+        block_signals(signals);
+    }
     raise
 }
 

@@ -26,8 +26,12 @@ impl Namespace {
     /// The namespaces, from the base one at `debug` on. `r_next` exists from version 2 on (glibc 2.35);
     /// before that only the base namespace is known here.
     pub(crate) fn all(debug: u64) -> impl Iterator<Item = Self> {
-        // SAFETY: the base r_debug exists as long as the loader.
-        let version = unsafe { read::<u32>(debug + R_VERSION) };
+        let version = match debug {
+            // A static program has no loader.
+            0 => 0,
+            // SAFETY: the base r_debug exists as long as the loader.
+            _ => unsafe { read::<u32>(debug + R_VERSION) },
+        };
         core::iter::successors((debug != 0).then_some(Self(debug)), move |namespace| {
             // SAFETY: r_debug_extended exists from version 2 on; namespaces are never freed.
             let next = (version >= 2).then(|| unsafe { read::<u64>(namespace.0 + R_NEXT) })?;

@@ -16,6 +16,10 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::agent::Agent;
 use crate::system::{self, SignalSet};
 
+/// In place of the process's number, where asking for it may be forbidden. Such a holder does not survive a
+/// fork of another thread; but that thread would have left the loader's own lock taken, too.
+const UNKNOWN_PROCESS: u64 = u64::MAX;
+
 /// Process that holds the lock; 0: nobody. The process, so that a forked child can see that the lock
 /// which it inherited is held by nobody that exists.
 static HOLDER: AtomicU64 = AtomicU64::new(0);
@@ -45,13 +49,20 @@ pub(crate) struct Guard(());
 
 impl Guard {
     /// Takes the lock if it is free. `signals` are those that the thread had blocked before, if nobody
-    /// else restores them.
-    pub(crate) fn try_acquire(entry_stack: u64, signals: Option<SignalSet>) -> Option<Self> {
-        let own = system::process_id() as u64;
+    /// else restores them. `filtered`: the caller runs under a seccomp filter.
+    pub(crate) fn try_acquire(
+        entry_stack: u64,
+        signals: Option<SignalSet>,
+        filtered: bool,
+    ) -> Option<Self> {
+        let own = match filtered {
+            true => UNKNOWN_PROCESS,
+            false => system::process_id() as u64,
+        };
         // ORDERING: Acquire pairs with the Release in `drop`: what the last holder wrote is visible.
         let taken = HOLDER.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed);
         if let Err(holder) = taken {
-            if holder == own {
+            if [holder, own].contains(&UNKNOWN_PROCESS) || holder == own {
                 return None;
             }
             // The parent was forked while one of its threads was at work; that thread does not exist
@@ -67,16 +78,20 @@ impl Guard {
         ENTRY_STACK.store(entry_stack, Ordering::Relaxed);
         SIGNALS.store(signals.map_or(0, SignalSet::bits), Ordering::Relaxed);
         SIGNALS_KNOWN.store(signals.is_some(), Ordering::Relaxed);
+        system::restrict(filtered);
         Some(Self(()))
     }
 
     /// Takes the lock, waiting for it.
-    pub(crate) fn acquire(entry_stack: u64, signals: Option<SignalSet>) -> Self {
+    pub(crate) fn acquire(entry_stack: u64, signals: Option<SignalSet>, filtered: bool) -> Self {
         loop {
-            if let Some(guard) = Self::try_acquire(entry_stack, signals) {
+            if let Some(guard) = Self::try_acquire(entry_stack, signals, filtered) {
                 return guard;
             }
-            system::yield_now();
+            match filtered {
+                true => core::hint::spin_loop(),
+                false => system::yield_now(),
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "system calls are made with inline assembly")]
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// The kernel's error number, positive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,7 @@ const MUNMAP: usize = 11;
 const RT_SIGPROCMASK: usize = 14;
 const SCHED_YIELD: usize = 24;
 const GETPID: usize = 39;
+const GETTID: usize = 186;
 const FTRUNCATE: usize = 77;
 const OPENAT: usize = 257;
 const MEMFD_CREATE: usize = 319;
@@ -45,6 +47,36 @@ pub(crate) const MAP_FIXED: usize = 0x10;
 pub(crate) const MAP_ANONYMOUS: usize = 0x20;
 pub(crate) const MAP_NORESERVE: usize = 0x4000;
 pub(crate) const MAP_FIXED_NOREPLACE: usize = 0x10_0000;
+
+/// The process has a seccomp filter.
+static FILTERED: AtomicBool = AtomicBool::new(false);
+
+/// The holder of the agent's lock may only make the calls that every loader makes: mmap, mprotect, munmap.
+static RESTRICTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on the loader's hook, which runs under the filters of the program's threads, makes no system
+/// call that the loader itself does not make. (A controller's calls run with the filter suspended.)
+pub(crate) fn set_filtered() {
+    // ORDERING: a flag that stands for itself; the hook reads it once in each call.
+    FILTERED.store(true, Ordering::Relaxed);
+}
+
+/// Whether the process has a seccomp filter.
+pub(crate) fn is_filtered() -> bool {
+    // ORDERING: as in `set_filtered`.
+    FILTERED.load(Ordering::Relaxed)
+}
+
+/// For the holder of the agent's lock.
+pub(crate) fn restrict(restricted: bool) {
+    // ORDERING: read by this same thread, or by a later holder after it has set it.
+    RESTRICTED.store(restricted, Ordering::Relaxed);
+}
+
+fn is_restricted() -> bool {
+    // ORDERING: as in `restrict`.
+    RESTRICTED.load(Ordering::Relaxed)
+}
 
 /// # Safety
 /// The call must not break memory that Rust code relies on.
@@ -126,6 +158,9 @@ impl File {
     pub(crate) fn own_memory() -> Result<Self, Errno> {
         const O_RDWR_CLOEXEC: usize = 0o2 | 0o2_000_000;
         const AT_FDCWD: usize = -100_isize as usize;
+        if is_restricted() {
+            return Err(Errno::PERMISSION);
+        }
         let path = c"/proc/thread-self/mem".as_ptr() as usize;
         // SAFETY: opening a file touches no memory of ours but the path, which is a constant.
         unsafe { system_call(OPENAT, [AT_FDCWD, path, O_RDWR_CLOEXEC, 0, 0, 0]) }.map(Self)
@@ -134,6 +169,9 @@ impl File {
     /// An anonymous file of `length` bytes that lives only in memory; `name` shows in /proc/PID/maps.
     pub(crate) fn in_memory(name: &core::ffi::CStr, length: usize) -> Result<Self, Errno> {
         const MFD_CLOEXEC: usize = 1;
+        if is_restricted() {
+            return Err(Errno::PERMISSION);
+        }
         let arguments = [name.as_ptr() as usize, MFD_CLOEXEC, 0, 0, 0, 0];
         // SAFETY: the call reads the name, a valid C string.
         let file = unsafe { system_call(MEMFD_CREATE, arguments) }.map(Self)?;
@@ -178,10 +216,13 @@ impl Drop for File {
 ///
 /// For addresses that come from the target's own structures: a wrong one is an answer, not a crash.
 pub(crate) fn read_own_memory(address: u64, buffer: &mut [u8]) -> bool {
+    if is_restricted() {
+        return read_if_mapped(address, buffer);
+    }
     let local = [buffer.as_mut_ptr() as usize, buffer.len()];
     let remote = [address as usize, buffer.len()];
     let arguments = [
-        process_id(),
+        thread_id(),
         local.as_ptr() as usize,
         1,
         remote.as_ptr() as usize,
@@ -193,10 +234,51 @@ pub(crate) fn read_own_memory(address: u64, buffer: &mut [u8]) -> bool {
     copied == Ok(buffer.len())
 }
 
+/// The same without the call: mmap says whether something is there. A mapping that may not be read is still
+/// a crash, but none of those is behind an address in a loaded file.
+fn read_if_mapped(address: u64, buffer: &mut [u8]) -> bool {
+    const PAGE: u64 = 4096;
+    let Some(end) = address.checked_add(buffer.len() as u64) else {
+        return false;
+    };
+    let mut page = address & !(PAGE - 1);
+    while page < end {
+        if !is_mapped(page, PAGE as usize) {
+            return false;
+        }
+        page += PAGE;
+    }
+    let from = core::ptr::with_exposed_provenance::<u8>(address as usize);
+    // SAFETY: every page of it is mapped; the buffer is the caller's and as long.
+    unsafe { core::ptr::copy(from, buffer.as_mut_ptr(), buffer.len()) };
+    true
+}
+
+fn is_mapped(page: u64, length: usize) -> bool {
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+    // SAFETY: MAP_FIXED_NOREPLACE never takes a used range.
+    match unsafe { map(page, length, PROT_NONE, flags, None, 0) } {
+        Ok(address) => {
+            // SAFETY: the mapping was just made and nobody uses it. An error could only mean that it is
+            // gone already.
+            let _ = unsafe { unmap(address, length) };
+            // A kernel before 4.17 takes the flag for a hint, and so says that the place is taken.
+            address != page
+        }
+        Err(errno) => errno == Errno::EXIST,
+    }
+}
+
 /// The process (thread group) that runs this code; differs in a forked child.
 pub(crate) fn process_id() -> usize {
     // SAFETY: getpid touches no memory; it cannot fail.
     unsafe { system_call(GETPID, [0; 6]) }.unwrap_or(0)
+}
+
+/// The calling thread. The process's number names its first thread, which has no memory when it has ended.
+fn thread_id() -> usize {
+    // SAFETY: gettid touches no memory; it cannot fail.
+    unsafe { system_call(GETTID, [0; 6]) }.unwrap_or(0)
 }
 
 /// Lets somebody else run.

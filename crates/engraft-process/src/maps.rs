@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::address::TargetAddress;
 use crate::process::Process;
+use crate::task::or_gone;
 
 /// Why the memory map could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -119,16 +120,18 @@ impl Maps {
         if !process.is_alive() {
             return Err(gone());
         }
-        let mut text = std::fs::read(process.memory_task().path("maps"));
+        let read = || or_gone(std::fs::read(process.memory_task().path("maps")));
+        let mut text = read();
         // Empty, or no longer there: that thread has ended. Perhaps another one lives.
-        if !matches!(&text, Ok(text) if !text.is_empty()) {
+        if !matches!(&text, Ok(Some(text)) if !text.is_empty()) {
             process.find_memory_tid().ok_or_else(gone)?;
-            text = std::fs::read(process.memory_task().path("maps"));
+            text = read();
         }
         match text {
             _ if !process.is_alive() => Err(gone()),
-            Ok(text) if text.is_empty() => Err(gone()),
-            Ok(text) => Self::parse(&text).map_err(|line| MapsError::Malformed { pid, line }),
+            Ok(None) => Err(gone()),
+            Ok(Some(text)) if text.is_empty() => Err(gone()),
+            Ok(Some(text)) => Self::parse(&text).map_err(|line| MapsError::Malformed { pid, line }),
             Err(source) => Err(MapsError::System { pid, source }),
         }
     }

@@ -206,7 +206,9 @@ impl Modules {
         if !process.is_alive() {
             return Err(ModuleError::Gone { pid });
         }
-        let auxv = auxv.map_err(|source| ModuleError::System { pid, source })?;
+        let auxv = auxv
+            .map_err(|source| ModuleError::System { pid, source })?
+            .ok_or(ModuleError::Gone { pid })?;
         let search = Search {
             memory: process.memory(),
             maps: process.maps()?,

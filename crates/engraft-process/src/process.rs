@@ -16,7 +16,7 @@ use crate::gadgets::Gadgets;
 use crate::maps::{Maps, MapsError};
 use crate::memory::Memory;
 use crate::modules::{ModuleError, Modules};
-use crate::task::{Task, TaskState};
+use crate::task::{Task, TaskState, or_gone};
 
 /// Why a process could not be opened. Nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
@@ -168,8 +168,9 @@ impl Process {
     /// has no effect on the process.
     fn check_permission(&self) -> Result<(), OpenError> {
         let pid = self.pid();
-        match File::open(self.memory_task().path("mem")) {
-            Ok(_) => Ok(()),
+        match or_gone(File::open(self.memory_task().path("mem"))) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(OpenError::NoSuchProcess { pid }),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Err(OpenError::PermissionDenied { pid })
             }
@@ -183,7 +184,8 @@ impl Process {
     fn check_architecture(&self) -> Result<(), OpenError> {
         let pid = self.pid();
         match self.auxiliary_vector() {
-            Ok(vector) if vector.is_64_bit() => Ok(()),
+            Ok(None) => Err(OpenError::NoSuchProcess { pid }),
+            Ok(Some(vector)) if vector.is_64_bit() => Ok(()),
             Ok(_) if !self.is_alive() => Err(OpenError::NoSuchProcess { pid }),
             Ok(_) => Err(OpenError::ForeignArchitecture { pid }),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -243,14 +245,27 @@ impl Process {
         Task::list(self.pid())
     }
 
+    /// Has any of its threads a seccomp filter, at this moment?
+    pub fn has_filter(&self) -> io::Result<bool> {
+        for tid in self.threads()? {
+            let status = self.task(tid).status()?;
+            if status.is_some_and(|status| status.seccomp != 0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// A view of one of its threads that does not disturb it.
     pub fn task(&self, tid: i32) -> Task {
         Task::new(self.pid(), tid)
     }
 
-    pub(crate) fn auxiliary_vector(&self) -> io::Result<AuxiliaryVector> {
-        let bytes = fs::read(self.memory_task().path("auxv"))?;
-        Ok(AuxiliaryVector::parse(&bytes))
+    /// `None` when it has ended, or is about to: a killed process loses its memory before its threads.
+    pub(crate) fn auxiliary_vector(&self) -> io::Result<Option<AuxiliaryVector>> {
+        let bytes = or_gone(fs::read(self.memory_task().path("auxv")))?;
+        let bytes = bytes.filter(|bytes| !bytes.is_empty());
+        Ok(bytes.map(|bytes| AuxiliaryVector::parse(&bytes)))
     }
 
     /// The thread through which the memory is reached.

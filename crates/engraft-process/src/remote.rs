@@ -46,6 +46,9 @@ pub struct RemoteCall {
     pub restorer: TargetAddress,
     /// How long it may take.
     pub timeout: Duration,
+    /// Whether it makes no system calls but those of every dynamic loader: then it may run under a seccomp
+    /// filter that we cannot suspend.
+    pub only_loader_calls: bool,
 }
 
 /// System calls that every dynamic loader makes: a filter that forbids them cannot be in place.
@@ -104,7 +107,7 @@ impl Caller<'_> {
     pub(crate) fn call(mut self, call: &RemoteCall) -> Result<u64> {
         let alarm = Alarm::start();
         let _alarm = self.check("start a timer for", alarm)?;
-        self.suspend_filter(true)?;
+        self.suspend_filter(call.only_loader_calls)?;
         if self.filtered && !self.suspended && has_restart_block(&self.registers) {
             return Err(RemoteCallError::Seccomp { tid: self.tid });
         }

@@ -108,7 +108,7 @@ pub struct Task {
 }
 
 /// "It is no longer there", in the three ways in which /proc says so.
-fn or_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(crate) fn or_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

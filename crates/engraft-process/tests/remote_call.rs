@@ -105,6 +105,7 @@ impl Code {
             stack_top: self.base + CODE_SIZE + STACK,
             restorer: self.base + RESTORER,
             timeout: Duration::from_millis(200),
+            only_loader_calls: true,
         }
     }
 }

@@ -60,12 +60,13 @@ pub struct Snapshot {
 impl Snapshot {
     /// Reads the process.
     pub fn take(pid: u32) -> Result<Self> {
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        let task = living_task(pid)?;
+        let maps = fs::read_to_string(task.join("maps"))?;
         let mappings: Vec<Mapping> = maps
             .lines()
             .map(|line| Mapping::parse(line).with_context(|| format!("failed to parse {line:?}")))
             .collect::<Result<_>>()?;
-        let memory = File::open(format!("/proc/{pid}/mem"))?;
+        let memory = File::open(task.join("mem"))?;
         let text = mappings
             .iter()
             .filter(|mapping| mapping.is_file_text())
@@ -90,14 +91,24 @@ impl Snapshot {
     }
 
     /// How many bytes of the code that this snapshot holds are different, or gone, in `later`.
+    ///
+    /// Counted by address: a change of protection and back may have cut a mapping in pieces.
     pub fn text_bytes_changed(&self, later: &Self) -> usize {
         let changed = self.text.iter().map(|(mapping, old)| {
-            let new = later
-                .text
-                .iter()
-                .find(|(other, _)| other == mapping)
-                .map(|(_, new)| new);
-            new.map_or(old.len(), |new| differing(old, new))
+            let mut kept = 0;
+            for (other, new) in &later.text {
+                let start = mapping.start.max(other.start);
+                let end = mapping.end.min(other.end);
+                let same_file = other.name == mapping.name
+                    && other.start.wrapping_sub(other.offset)
+                        == mapping.start.wrapping_sub(mapping.offset);
+                if start < end && same_file {
+                    let piece = |from: u64, bytes| part(bytes, start - from, end - from);
+                    let (old, new) = (piece(mapping.start, old), piece(other.start, new));
+                    kept += old.len() - differing(old, new);
+                }
+            }
+            old.len() - kept
         });
         changed.sum()
     }
@@ -147,6 +158,23 @@ impl Snapshot {
         );
         Ok(())
     }
+}
+
+/// The directory of a thread that has memory: the first thread may have ended before the others.
+fn living_task(pid: u32) -> Result<PathBuf> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        if fs::read_to_string(task.join("maps")).is_ok_and(|maps| !maps.is_empty()) {
+            return Ok(task);
+        }
+    }
+    anyhow::bail!("no thread of process {pid} lives")
+}
+
+fn part(bytes: &[u8], from: u64, to: u64) -> &[u8] {
+    let range = usize::try_from(from).ok().zip(usize::try_from(to).ok());
+    let part = range.and_then(|(from, to)| bytes.get(from..to));
+    part.unwrap_or_default()
 }
 
 fn differing(a: &[u8], b: &[u8]) -> usize {

@@ -17,6 +17,7 @@ use crate::{Engraft, Outcome, Program, TIME_LIMIT, exit, run};
 #[derive(Debug)]
 pub struct Victim {
     directory: TempDir,
+    make_arguments: Vec<String>,
 }
 
 impl Victim {
@@ -25,14 +26,17 @@ impl Victim {
         Self::build_with(sources, &[])
     }
 
-    /// The same with arguments for make.
+    /// The same with arguments for make, which `engraft build` is given too.
     pub fn build_with(sources: &Path, make_arguments: &[&str]) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("engraft-victim-")
             // A test runs engraft as another user, who must get in.
             .permissions(Permissions::from_mode(0o755))
             .tempdir()?;
-        let victim = Self { directory };
+        let victim = Self {
+            directory,
+            make_arguments: make_arguments.iter().map(ToString::to_string).collect(),
+        };
         copy_files(sources, &victim.source())?;
         copy_files(sources, &victim.built())?;
         let mut make = Command::new("make");
@@ -79,7 +83,10 @@ impl Victim {
         let output = self.directory.path().join(format!("{name}.engraft"));
         let binaries: Vec<PathBuf> = binaries.iter().map(|binary| self.file(binary)).collect();
         let fix = self.source().join(fix);
-        let outcome = engraft.build(&self.source(), &fix, &binaries, name, &output, &["make"])?;
+        let make: Vec<&str> = std::iter::once("make")
+            .chain(self.make_arguments.iter().map(String::as_str))
+            .collect();
+        let outcome = engraft.build(&self.source(), &fix, &binaries, name, &output, &make)?;
         Ok((outcome, output))
     }
 

@@ -1,12 +1,13 @@
 //! The agent in a process, as the controller sees it: found by its name in the memory map, read from
 //! outside, and called in a borrowed thread.
 
+use std::mem::offset_of;
 use std::time::Duration;
 
 use engraft_abi::{
     AGENT_MAPPING_NAME, CodeRange, Command, Control, DetourWrite, MAGIC, Outcome, VERSION,
 };
-use engraft_process::{Process, RemoteCall, StoppedThread, TargetAddress};
+use engraft_process::{OpenError, Process, RemoteCall, StoppedThread, TargetAddress};
 use zerocopy::{FromBytes, FromZeros, IntoBytes, TryFromBytes};
 
 use crate::error::Error;
@@ -26,6 +27,13 @@ pub(crate) struct RunningAgent {
     enter: TargetAddress,
     restorer: TargetAddress,
     stack_top: TargetAddress,
+}
+
+/// Whether a thread of the process has a seccomp filter.
+pub(crate) fn has_filter(process: &Process) -> Result<bool, Error> {
+    let pid = process.pid();
+    let looked = process.has_filter();
+    Ok(looked.map_err(|source| OpenError::System { pid, source })?)
 }
 
 /// What must be clear before threads switch.
@@ -108,6 +116,15 @@ impl RunningAgent {
         })
     }
 
+    /// Tells the agent if there is a seccomp filter: the program may have got it after the agent.
+    pub(crate) fn note_filter(&self) -> Result<(), Error> {
+        if has_filter(&self.process)? {
+            let field = self.address + offset_of!(Control, filtered) as u64;
+            self.process.memory().write(field, &1_u64.to_ne_bytes())?;
+        }
+        Ok(())
+    }
+
     fn control(&self) -> Result<Control, Error> {
         let mut control = Control::new_zeroed();
         self.process
@@ -131,6 +148,7 @@ impl RunningAgent {
             stack_top: self.stack_top,
             restorer: self.restorer,
             timeout: CALL_TIMEOUT,
+            only_loader_calls: false,
         })?;
         let outcome = Outcome::try_read_from_bytes(&answer.to_ne_bytes())
             .map_err(|_| Error::BadAnswer { pid, answer })?;

@@ -222,6 +222,15 @@ impl std::fmt::Display for Inside {
     }
 }
 
+/// The process may end while its memory is read, whatever it is read for.
+fn memory_exit_code(error: &MemoryError) -> u8 {
+    match error {
+        MemoryError::Gone { .. } => exit_code::NO_SUCH_PROCESS,
+        MemoryError::PermissionDenied { .. } => exit_code::PERMISSION_DENIED,
+        _ => exit_code::INTERNAL,
+    }
+}
+
 impl Error {
     /// With which code the command ends.
     pub fn exit_code(&self) -> u8 {
@@ -264,17 +273,15 @@ impl Error {
             },
             Self::RemoteCall(error) => match error {
                 RemoteCallError::Gone { .. } => NO_SUCH_PROCESS,
+                RemoteCallError::Memory(error) => memory_exit_code(error),
                 RemoteCallError::Crashed { .. } => INTERNAL,
                 _ => NOT_PATCHABLE,
             },
-            Self::Memory(error) => match error {
-                MemoryError::Gone { .. } => NO_SUCH_PROCESS,
-                MemoryError::PermissionDenied { .. } => PERMISSION_DENIED,
-                _ => INTERNAL,
-            },
-            Self::Modules(ModuleError::Gone { .. }) | Self::Maps(MapsError::Gone { .. }) => {
-                NO_SUCH_PROCESS
+            Self::Memory(error) | Self::Modules(ModuleError::Memory(error)) => {
+                memory_exit_code(error)
             }
+            Self::Modules(ModuleError::Gone { .. } | ModuleError::Maps(MapsError::Gone { .. }))
+            | Self::Maps(MapsError::Gone { .. }) => NO_SUCH_PROCESS,
             Self::Maps(_)
             | Self::Modules(_)
             | Self::Blob(_)

@@ -6,6 +6,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use engraft_abi::{AGENT_MAPPING_NAME, Command, Control, MAGIC, VERSION};
 use engraft_process::{
@@ -14,7 +15,7 @@ use engraft_process::{
 };
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::agent::RunningAgent;
+use crate::agent::{RunningAgent, has_filter};
 use crate::blob::{Blob, Protection, Segment};
 use crate::error::Error;
 
@@ -77,6 +78,7 @@ impl Injection {
             program_header_count: program.program_headers.len() as u64,
             program_load_bias: program.load_bias,
             heap_length: HEAP_LENGTH,
+            filtered: has_filter(process)?.into(),
             ..Control::new_zeroed()
         };
         Ok(Self {
@@ -250,7 +252,9 @@ impl MemoryFile {
         let arguments = [scratch.get(), flags, 0, 0, 0, 0];
         let descriptor = system_call(thread, libc::SYS_memfd_create, arguments)?;
         let file = Self { descriptor };
-        let path = std::path::PathBuf::from(format!("/proc/{}/fd/{descriptor}", process.pid()));
+        // The thread's: the process's own files are those of its first thread, which may have ended.
+        let (pid, tid) = (process.pid(), thread.state().tid);
+        let path = PathBuf::from(format!("/proc/{pid}/task/{tid}/fd/{descriptor}"));
         let written = OpenOptions::new()
             .write(true)
             .open(&path)

@@ -24,6 +24,7 @@ impl<'p> Session<'p> {
     /// With the agent that is in the process; `None` if there is none.
     pub(crate) fn find(process: &'p Process, deadline: Deadline) -> Result<Option<Self>, Error> {
         let agent = RunningAgent::find(process)?;
+        agent.as_ref().map_or(Ok(()), RunningAgent::note_filter)?;
         Ok(agent.map(|agent| Self {
             process,
             agent,
@@ -38,7 +39,10 @@ impl<'p> Session<'p> {
         deadline: Deadline,
     ) -> Result<Self, Error> {
         let agent = match RunningAgent::find(process)? {
-            Some(agent) => agent,
+            Some(agent) => {
+                agent.note_filter()?;
+                agent
+            }
             None => {
                 let injection = Injection::plan(process, modules)?;
                 process.prepare_calls();

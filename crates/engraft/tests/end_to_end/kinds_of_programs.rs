@@ -1,0 +1,114 @@
+//! Programs of every kind that compilers and linkers make get new code, and their own bytes back,
+//! without having been prepared for it.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use engraft_testkit::{Program, Snapshot, TIME_LIMIT, Victim, exit, run, skip};
+
+use crate::{engraft, victims};
+
+/// What Debian's musl-gcc gives to gcc.
+const MUSL_SPECS: &str = "/usr/lib/x86_64-linux-musl/musl-gcc.specs";
+
+#[test]
+fn position_dependent() -> Result<()> {
+    patched_and_back(&["KIND=-fno-pie", "LINK=-no-pie"])
+}
+
+/// A static program has no loader, so there is nothing to hook.
+#[test]
+fn linked_statically() -> Result<()> {
+    patched_and_back(&["KIND=-fno-pie", "LINK=-static"])
+}
+
+#[test]
+fn linked_statically_and_position_independent() -> Result<()> {
+    patched_and_back(&["KIND=-fPIE", "LINK=-static-pie"])
+}
+
+/// The landing pads of indirect calls stay where they are.
+#[test]
+fn with_branch_protection() -> Result<()> {
+    patched_and_back(&["KIND=-fcf-protection=full"])
+}
+
+#[test]
+fn without_branch_protection() -> Result<()> {
+    patched_and_back(&["KIND=-fcf-protection=none"])
+}
+
+/// All imports are bound at start, and the tables are read-only then.
+#[test]
+fn bound_at_start() -> Result<()> {
+    patched_and_back(&["LINK=-Wl,-z,relro,-z,now", "KIND=-fno-plt"])
+}
+
+#[test]
+fn built_by_clang() -> Result<()> {
+    match has("clang") {
+        true => patched_and_back(&["CC=clang"]),
+        false => not_here("built_by_clang", "clang"),
+    }
+}
+
+#[test]
+fn built_for_musl() -> Result<()> {
+    for_musl("built_for_musl", "LINK=")
+}
+
+#[test]
+fn built_for_musl_and_linked_statically() -> Result<()> {
+    for_musl("built_for_musl_and_linked_statically", "LINK=-static")
+}
+
+/// As musl-gcc calls gcc.
+fn for_musl(test: &str, link: &str) -> Result<()> {
+    match Path::new(MUSL_SPECS).is_file() {
+        true => patched_and_back(&[&format!("CC=gcc -specs={MUSL_SPECS}"), link]),
+        false => not_here(test, "musl-gcc"),
+    }
+}
+
+/// Distributions ship programs without symbols; the patch is made from the build with symbols.
+#[test]
+fn stripped_and_patched_by_the_symbols_of_the_build() -> Result<()> {
+    let victim = Victim::build_with(&victims().join("answer"), &[])?;
+    there_and_back(&victim, "answer", "stripped")
+}
+
+fn patched_and_back(make_arguments: &[&str]) -> Result<()> {
+    let victim = Victim::build_with(&victims().join("answer"), make_arguments)?;
+    there_and_back(&victim, "answer", "answer")
+}
+
+/// Applies a patch made for `binary` to `program`, disables it, and does both once more.
+fn there_and_back(victim: &Victim, binary: &str, program: &str) -> Result<()> {
+    let engraft = engraft();
+    let patch = victim.patch(&engraft, "fix.patch", "fix", &[binary])?;
+    let mut program: Program = victim.start(program, &[])?;
+    let pid = program.pid();
+    program.expect("seven", "old: seven, 1")?;
+    let before = Snapshot::take(pid)?;
+    ensure!(before.text_bytes() > 0, "a program without code");
+    for round in [2, 4] {
+        engraft.apply(&patch, pid)?.exits(exit::OK)?;
+        program.expect("seven", &format!("new: seven, {round}"))?;
+        ensure!(engraft.patches(pid)? == ["fix"]);
+        engraft.disable("fix", pid)?.exits(exit::OK)?;
+        program.expect("seven", &format!("old: seven, {}", round + 1))?;
+        before.expect_same_text()?;
+    }
+    program.finish()
+}
+
+/// Whether the compiler is installed.
+fn has(compiler: &str) -> bool {
+    run(Command::new(compiler).arg("--version"), TIME_LIMIT).is_ok()
+}
+
+fn not_here(test: &str, compiler: &str) -> Result<()> {
+    skip(test, &format!("{compiler} is not installed"));
+    Ok(())
+}

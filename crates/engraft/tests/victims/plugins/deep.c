@@ -1,0 +1,5 @@
+// The library that needing.so is linked with.
+int deep(void)
+{
+    return 100;
+}
