@@ -123,6 +123,17 @@ pub enum Command {
     Plan = 10,
     /// Forget the modules that the loader has unmapped. All threads are stopped.
     Settle = 11,
+    /// Find the newest disabled patch whose name is at `argument 0` (length `argument 1`); the response's
+    /// value is its number. [`Outcome::AlreadyThere`] if there is only an enabled one.
+    FindDisabled = 20,
+    /// Prepare the disabled patch `argument 0` again, from what was kept of it.
+    PrepareAgain = 21,
+    /// List, as `ranges`, the memory that `Remove` would take away: nobody may refer to it any more.
+    PlanRemoval = 22,
+    /// Take the memory of the disabled patch `argument 0` away and forget it. All threads are stopped,
+    /// and none refers to it. The response's value is the size in bytes of what stays, because the
+    /// program may hold addresses of functions in it.
+    Remove = 23,
 }
 
 /// How a command ended.

@@ -30,7 +30,7 @@ pub(crate) fn waiting(process: &Process, patch: &Patch) -> Result<Vec<Waiting>, 
         .collect())
 }
 
-fn is_loaded(modules: &Modules, object: &Object) -> bool {
+pub(crate) fn is_loaded(modules: &Modules, object: &Object) -> bool {
     modules.iter().any(|module| {
         module
             .build_id
