@@ -57,6 +57,15 @@ enum Command {
         #[command(flatten)]
         patience: Patience,
     },
+    /// Say what would keep a patch from being applied to a process. Touches nothing; ends with the exit code
+    /// that `apply` would end with.
+    Check {
+        /// The patch, made by `engraft build`.
+        file: PathBuf,
+        /// The process; may be given several times.
+        #[arg(long, required = true)]
+        pid: Vec<i32>,
+    },
     /// Show the patches of a process in the order in which they were enabled, disabled ones last. Without
     /// --pid: of all processes that have an agent.
     Status {
@@ -141,6 +150,7 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
             target,
             patience,
         } => processes::apply(&read_patch(&file)?, target, patience.duration()),
+        Command::Check { file, pid } => processes::check(&read_patch(&file)?, &pid),
         Command::Status { pid, json } => status(pid, json),
         Command::Disable {
             name,

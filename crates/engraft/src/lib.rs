@@ -8,6 +8,7 @@ mod agent;
 mod apply;
 mod blob;
 mod change;
+mod check;
 mod deadline;
 mod error;
 mod inject;
@@ -19,6 +20,7 @@ mod session;
 mod status;
 
 pub use apply::{Applied, Disabled, apply, disable};
+pub use check::{Checked, check};
 pub use error::{Error, Inside, Reference, exit_code};
 pub use objects::Waiting;
 pub use retired::{Removed, enable, remove, remove_agent};

@@ -64,7 +64,7 @@ pub(crate) fn check_build_ids(
 }
 
 /// A module with the name of an object and another build-id, which comes with the error.
-fn other_build<'m>(
+pub(crate) fn other_build<'m>(
     process: &Process,
     modules: &'m Modules,
     object: &Object,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use engraft::{Applied, Error, PatchState, Selected, exit_code};
+use engraft::{Applied, Error, PatchState, Selected, Waiting, exit_code};
 use engraft_patch::Patch;
 use engraft_process::{OpenError, Process};
 
@@ -225,14 +225,41 @@ fn say_applied(pid: i32, name: &str, verb: &str, applied: Applied) {
             say(&format!(
                 "patch '{name}' {verb} process {pid}, stopped for {stopped_for:.1?}\n"
             ));
-            for object in waiting {
-                say(&format!(
-                    "{} (build-id {}) is not loaded in process {pid}: the patch waits for it\n",
-                    object.file_name, object.build_id
-                ));
-            }
+            say_waiting(pid, &waiting);
         }
     }
+}
+
+fn say_waiting(pid: i32, waiting: &[Waiting]) {
+    for object in waiting {
+        say(&format!(
+            "{} (build-id {}) is not loaded in process {pid}: the patch waits for it\n",
+            object.file_name, object.build_id
+        ));
+    }
+}
+
+pub(super) fn check(patch: &Patch, pids: &[i32]) -> Result<(), Error> {
+    let name = &patch.name;
+    Work::with_numbers(pids).each(|process| {
+        let pid = process.pid();
+        let checked = engraft::check(process, patch)?;
+        say_waiting(pid, &checked.waiting);
+        for doubt in checked.doubts {
+            say(&format!("process {pid}: {doubt}\n"));
+        }
+        let mut problems = checked.problems.into_iter();
+        let Some(first) = problems.next() else {
+            say(&match checked.already {
+                true => format!("patch '{name}' is already applied to process {pid}\n"),
+                false => format!("patch '{name}' can be applied to process {pid}\n"),
+            });
+            return Ok(());
+        };
+        // The first one is what the command ends with.
+        problems.for_each(|problem| complain(&problem));
+        Err(first)
+    })
 }
 
 pub(super) fn disable(name: &str, holders: Holders, timeout: Duration) -> Result<(), Error> {

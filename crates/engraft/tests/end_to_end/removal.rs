@@ -142,3 +142,50 @@ fn what_cannot_be_removed_says_why() -> Result<()> {
     agent.exits(exit::WRONG_STATE)?.says(&["cheap-apples"])?;
     program.finish()
 }
+
+/// The new code has returned an address of its data, and a thread still has it.
+#[test]
+fn memory_that_a_thread_refers_to_stays() -> Result<()> {
+    let (engraft, victim) = (engraft(), victim("keeper")?);
+    let patch = victim.patch(&engraft, "fix.patch", "new-word", &["keeper"])?;
+    let mut program = victim.start("keeper", &[])?;
+    let pid = program.pid();
+    let start = Snapshot::take(pid)?;
+    engraft.apply(&patch, pid)?.exits(exit::OK)?;
+    program.expect("take", "taken")?;
+    engraft.disable("new-word", pid)?.exits(exit::OK)?;
+    program.expect("word", "old")?;
+
+    let before = Snapshot::take(pid)?;
+    ask(&engraft, &["remove", "new-word", "--timeout", "1"], pid)?
+        .exits(exit::TARGET_BUSY)?
+        .says(&["keeper", "new-word", "stack", "hint:"])?;
+    before.expect_untouched()?;
+    ensure!(engraft.status(pid)?["patches"][0]["state"] == "disabled");
+
+    program.expect("drop", "new")?;
+    ask(&engraft, &["remove", "new-word"], pid)?.exits(exit::OK)?;
+    ask(&engraft, &["remove", "--agent"], pid)?.exits(exit::OK)?;
+    start.expect_untouched()?;
+    program.finish()
+}
+
+/// The new code has left the address of a function that only it has: nobody knows who calls it.
+#[test]
+fn code_whose_address_has_escaped_stays() -> Result<()> {
+    let (engraft, victim) = (engraft(), victim("keeper")?);
+    let patch = victim.patch(&engraft, "escape.patch", "escape", &["keeper"])?;
+    let mut program = victim.start("keeper", &[])?;
+    let pid = program.pid();
+    engraft.apply(&patch, pid)?.exits(exit::OK)?;
+    program.expect("word", "new")?;
+    program.expect("hook", "left behind")?;
+    engraft.disable("escape", pid)?.exits(exit::OK)?;
+    ask(&engraft, &["remove", "escape"], pid)?
+        .exits(exit::OK)?
+        .says(&["bytes of it stay"])?;
+    ask(&engraft, &["remove", "--agent"], pid)?.exits(exit::OK)?;
+    program.expect("word", "old")?;
+    program.expect("hook", "left behind")?;
+    program.finish()
+}
