@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 pub const MAGIC: [u8; 16] = *b"engraft agent\n\0\0";
 
 /// Version of everything in this crate. A controller talks only to an agent of its own version.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// Name of the agent's memory in `/proc/PID/maps` (as a memfd or as named anonymous memory).
 pub const AGENT_MAPPING_NAME: &str = "engraft-agent";

@@ -4,7 +4,7 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
-use engraft_testkit::{Outcome, Program, Snapshot, Victim, elf, exit};
+use engraft_testkit::{Outcome, Program, Snapshot, Victim, exit};
 
 use crate::{engraft, victim, victims};
 
@@ -114,7 +114,7 @@ fn every_process_that_runs_a_file() -> Result<()> {
     programs.into_iter().try_for_each(Program::finish)
 }
 
-/// A library of its own build-id, so that no other test's processes are meant.
+/// A program of its own build-id, so that no other test's processes are meant.
 #[test]
 fn every_process_that_has_loaded_an_object() -> Result<()> {
     let engraft = engraft();
@@ -129,16 +129,12 @@ fn every_process_that_has_loaded_an_object() -> Result<()> {
         built.exits(exit::OK)?;
         output
     };
-    let build_id = elf::build_id(&victim.file("workers"))?;
     let mut programs = workers(&victim, 2)?;
     // Under another name and in another directory, and deleted: it is what is in memory that counts.
     let copy = victim.source().join("elsewhere");
     fs::copy(victim.file("workers"), &copy)?;
     programs.push(Program::start(&copy, &["1"])?.0);
     fs::remove_file(&copy)?;
-    let mut bystander = victim.start("other", &[]);
-    let _ = &mut bystander;
-
     let apply = || {
         let mut apply = engraft.command(["apply"]);
         apply.arg(&patch).arg("--all");
@@ -146,14 +142,15 @@ fn every_process_that_has_loaded_an_object() -> Result<()> {
     };
     let outcome = apply()?.exits(exit::OK)?;
     lines_for(&outcome, "applied", &programs)?;
-    ensure!(outcome.stdout.lines().count() == 3, "{build_id}: {outcome}");
+    ensure!(outcome.stdout.lines().count() == 3, "{outcome}");
     for program in &mut programs {
         program.expect("price 7", NEW)?;
     }
     // Without --pid: every process that has it.
-    let outcome = engraft.run(["status"])?.exits(exit::OK)?;
+    // Other tests' processes may be at any point, so that the exit code says nothing about ours.
+    let outcome = engraft.run(["status"])?;
     lines_for(&outcome, "1 patch", &programs)?;
-    let outcome = engraft.run(["status", "--json"])?.exits(exit::OK)?;
+    let outcome = engraft.run(["status", "--json"])?;
     let all: serde_json::Value = serde_json::from_str(&outcome.stdout)?;
     for program in &programs {
         let mut listed = all.as_array().into_iter().flatten();
