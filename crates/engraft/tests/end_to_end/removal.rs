@@ -189,3 +189,26 @@ fn code_whose_address_has_escaped_stays() -> Result<()> {
     program.expect("hook", "left behind")?;
     program.finish()
 }
+
+/// Enabling has to wait for a thread, and gives up: nothing has changed, the loader is left alone again.
+#[test]
+fn enabling_that_fails_leaves_the_patch_disabled() -> Result<()> {
+    let (engraft, victim) = (engraft(), victim("linger")?);
+    let patch = victim.patch(&engraft, "fix.patch", "patience", &["linger"])?;
+    let mut program = victim.start("linger", &[])?;
+    let pid = program.pid();
+    engraft.apply(&patch, pid)?.exits(exit::OK)?;
+    engraft.disable("patience", pid)?.exits(exit::OK)?;
+    program.expect("enter", "inside")?;
+    let before = Snapshot::take(pid)?;
+    ask(&engraft, &["enable", "patience", "--timeout", "1"], pid)?
+        .exits(exit::TARGET_BUSY)?
+        .says(&["lingerer", "linger", "hint:"])?;
+    before.expect_untouched()?;
+    program.expect("version", "1")?;
+
+    program.expect("leave", "outside")?;
+    ask(&engraft, &["enable", "patience"], pid)?.exits(exit::OK)?;
+    program.expect("version", "2")?;
+    program.finish()
+}

@@ -1,10 +1,13 @@
 //! One command for several processes: each has its own line of result, a failure in one does not keep the
 //! others from their turn, and the command ends with the first failure's code.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use anyhow::{Result, ensure};
-use engraft_testkit::{Outcome, Program, Snapshot, Victim, exit};
+use engraft_testkit::{Outcome, Program, Snapshot, TIME_LIMIT, Victim, exit, is_root, run, skip};
 
 use crate::{engraft, victim, victims};
 
@@ -43,7 +46,7 @@ fn several_numbers() -> Result<()> {
     for pid in pids.iter().chain(&pids[..1]) {
         apply.args(["--pid", pid]);
     }
-    let outcome = engraft_testkit::run(&mut apply, engraft_testkit::TIME_LIMIT)?
+    let outcome = run(&mut apply, TIME_LIMIT)?
         .exits(exit::NO_SUCH_PROCESS)?
         .says(&[&format!("failed in 1 of 4 processes: {absent}")])?;
     lines_for(&outcome, "applied", &programs)?;
@@ -79,11 +82,11 @@ fn every_process_that_runs_a_file() -> Result<()> {
     let mut other = Program::start(&copy, &["0"])?.0;
     let mut programs = workers(&victim, 2)?;
     let link = victim.file("link");
-    std::os::unix::fs::symlink(&file, &link)?;
-    let exe = |path: &std::path::Path, patch: &std::path::Path| {
+    symlink(&file, &link)?;
+    let exe = |path: &Path, patch: &Path| {
         let mut apply = engraft.command(["apply"]);
         apply.arg(patch).arg("--exe").arg(path);
-        engraft_testkit::run(&mut apply, engraft_testkit::TIME_LIMIT)
+        run(&mut apply, TIME_LIMIT)
     };
 
     let outcome = exe(&link, &patch)?.exits(exit::OK)?;
@@ -138,7 +141,7 @@ fn every_process_that_has_loaded_an_object() -> Result<()> {
     let apply = || {
         let mut apply = engraft.command(["apply"]);
         apply.arg(&patch).arg("--all");
-        engraft_testkit::run(&mut apply, engraft_testkit::TIME_LIMIT)
+        run(&mut apply, TIME_LIMIT)
     };
     let outcome = apply()?.exits(exit::OK)?;
     lines_for(&outcome, "applied", &programs)?;
@@ -179,4 +182,40 @@ fn every_process_that_has_loaded_an_object() -> Result<()> {
         .exits(exit::NO_SUCH_PROCESS)?
         .says(&["no process has loaded", "own"])?;
     Ok(())
+}
+
+/// In another mount namespace the path means another file, and device and inode say nothing.
+#[test]
+fn a_file_in_another_mount_namespace() -> Result<()> {
+    let (engraft, victim) = (engraft(), victim("workers")?);
+    let patch = victim.patch(&engraft, "fix.patch", "cheap-apples", &["workers"])?;
+    if !is_root()? {
+        skip(
+            "a_file_in_another_mount_namespace",
+            "only root can make a mount namespace",
+        );
+        return Ok(());
+    }
+    let update = Victim::build_with(&victims().join("workers"), &["FLAVOUR=-O1"])?;
+    let script = "mount -t tmpfs none $(dirname $1) && cp $0 $1 && exec $1 0";
+    let start = |from: &Path| {
+        let elsewhere = victim.source().join("elsewhere");
+        fs::copy(from, &elsewhere)?;
+        let file = victim.file("workers");
+        let files = [elsewhere.as_os_str(), file.as_os_str()];
+        let arguments = ["-m", "sh", "-c", script].map(OsStr::new);
+        Program::start(Path::new("unshare"), &[&arguments[..], &files].concat())
+    };
+    let (mut same, _) = start(&victim.file("workers"))?;
+    let (mut other, _) = start(&update.file("workers"))?;
+
+    let mut apply = engraft.command(["apply"]);
+    apply.arg(&patch).arg("--exe").arg(victim.file("workers"));
+    let outcome = run(&mut apply, TIME_LIMIT)?.exits(exit::OK)?;
+    same.expect("price 7", NEW)?;
+    other.expect("price 7", OLD)?;
+    let programs = [same];
+    lines_for(&outcome, "applied", &programs)?;
+    other.finish()?;
+    programs.into_iter().try_for_each(Program::finish)
 }
