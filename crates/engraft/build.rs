@@ -47,6 +47,8 @@ fn main() {
         .args(["-Clink-arg=-Wl,-z,defs", "-Clink-arg=-Wl,--build-id=none"])
         // Our own symbols mean our own code, so that only relative relocations remain.
         .arg("-Clink-arg=-Wl,-Bsymbolic")
+        // Relocations are applied before the agent comes into a target, and each page counts there.
+        .arg("-Clink-arg=-Wl,-z,norelro")
         // What the outer cargo was told about its own build does not concern the agent.
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("RUSTFLAGS")

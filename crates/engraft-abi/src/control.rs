@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 pub const MAGIC: [u8; 16] = *b"engraft agent\n\0\0";
 
 /// Version of everything in this crate. A controller talks only to an agent of its own version.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// Name of the agent's memory in `/proc/PID/maps` (as a memfd or as named anonymous memory).
 pub const AGENT_MAPPING_NAME: &str = "engraft-agent";
@@ -127,6 +127,17 @@ pub enum Command {
     Plan = 10,
     /// Forget the modules that the loader has unmapped. All threads are stopped.
     Settle = 11,
+    /// Find the newest disabled patch whose name is at `argument 0` (length `argument 1`); the response's
+    /// value is its number. [`Outcome::AlreadyThere`] if there is only an enabled one.
+    FindDisabled = 20,
+    /// Prepare the disabled patch `argument 0` again, from what was kept of it.
+    PrepareAgain = 21,
+    /// List, as `ranges`, the memory that `Remove` would take away: nobody may refer to it any more.
+    PlanRemoval = 22,
+    /// Take the memory of the disabled patch `argument 0` away and forget it. All threads are stopped,
+    /// and none refers to it. The response's value is the size in bytes of what stays, because the
+    /// program may hold addresses of functions in it.
+    Remove = 23,
 }
 
 /// How a command ended.

@@ -32,7 +32,7 @@ pub(crate) struct Agent {
     generation: u64,
     next_patch: u32,
     snapshot: Vec<u8>,
-    ranges: Vec<CodeRange>,
+    pub(crate) ranges: Vec<CodeRange>,
     writes: Vec<DetourWrite>,
 }
 
@@ -290,7 +290,7 @@ impl Agent {
 }
 
 /// What the core wants to know of a payload.
-fn definition(payload: &Payload) -> Result<PatchDefinition, Failure> {
+pub(crate) fn definition(payload: &Payload) -> Result<PatchDefinition, Failure> {
     let mut definition = PatchDefinition::default();
     extend(&mut definition.name, payload.name().iter().copied())?;
     for view in payload.objects() {

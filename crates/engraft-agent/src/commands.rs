@@ -100,5 +100,10 @@ unsafe fn carry_out(agent: &mut Agent, command: Command, first: u64, second: u64
         Command::Settle => agent.settle().map(|()| (Outcome::Done, 0)),
         Command::Disable => agent.disable(patch),
         Command::Detach => agent.detach(),
+        // SAFETY: the controller wrote the name there.
+        Command::FindDisabled => agent.find_disabled(unsafe { bytes(first, second as usize) }),
+        Command::PrepareAgain => agent.prepare_again(patch),
+        Command::PlanRemoval => agent.plan_removal(patch),
+        Command::Remove => agent.remove(patch),
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Host {
     pub modules: Modules,
     /// What was handed over.
     pub payloads: Payloads,
-    images: Vec<PlacedImage>,
+    pub images: Vec<PlacedImage>,
     detours: Vec<Detour>,
     /// Where the open transition leads. The controller opens one only when all threads are stopped and
     /// can switch at once, so sites go straight there instead of choosing by thread.
@@ -40,10 +40,10 @@ pub(crate) struct Host {
 }
 
 /// An image and what it is for.
-struct PlacedImage {
-    object: ObjectId,
+pub(crate) struct PlacedImage {
+    pub object: ObjectId,
     module: ModuleId,
-    image: Image,
+    pub image: Image,
     /// Sites have led here. From then on the program may hold pointers to its data: constants and
     /// variables of new code are passed on like any others. So it stays after its patch has been
     /// disabled, for as long as the module does (the kernel, too, keeps a disabled patch's module),
@@ -99,13 +99,11 @@ impl Host {
         self.payloads.get(patch).ok_or_else(Failure::bad_payload)
     }
 
-    /// Frees the payload of a patch, unless images of it are kept.
+    /// Frees the payload of a patch, unless it or images of it are kept.
     pub(crate) fn release_payload(&mut self, patch: PatchId) {
-        if self
-            .images
-            .iter()
-            .any(|placed| placed.object.patch == patch)
-        {
+        let of_patch = |placed: &PlacedImage| placed.object.patch == patch;
+        let kept = self.payloads.get(patch).is_some_and(Payload::is_kept);
+        if kept || self.images.iter().any(of_patch) {
             return;
         }
         if let Err(failure) = self.payloads.remove(patch) {
@@ -415,8 +413,10 @@ impl World for Host {
     fn close_transition(&mut self) {}
 
     fn event(&mut self, event: Event) {
-        if let Event::Refusing(patch, _) = event {
-            self.refusing = Some(patch);
+        match event {
+            Event::Refusing(patch, _) => self.refusing = Some(patch),
+            Event::Starting(patch, PatchState::Patched) => self.payloads.keep(patch),
+            _ => {}
         }
     }
 
@@ -460,7 +460,11 @@ impl Symbols for ModuleSymbols<'_> {
     }
 }
 
-fn push_range(ranges: &mut Vec<CodeRange>, range: Range<u64>, name: &[u8]) -> Result<(), Failure> {
+pub(crate) fn push_range(
+    ranges: &mut Vec<CodeRange>,
+    range: Range<u64>,
+    name: &[u8],
+) -> Result<(), Failure> {
     let mut padded = [0; 64];
     for (to, from) in padded.iter_mut().zip(name) {
         *to = *from;

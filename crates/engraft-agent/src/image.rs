@@ -105,6 +105,11 @@ impl Image {
         self.layout.length
     }
 
+    /// Whether the program may hold a pointer to a function in it.
+    pub(crate) fn escapes(&self) -> bool {
+        self.escapes
+    }
+
     /// Takes the image away, unless the program may still hold a pointer into it.
     pub(crate) fn release(&self) -> Result<(), Failure> {
         if self.escapes { Ok(()) } else { self.unmap() }

@@ -26,6 +26,7 @@ mod lock;
 mod memory;
 mod modules;
 mod payloads;
+mod retired;
 #[cfg(feature = "freestanding")]
 mod runtime;
 mod snapshot;

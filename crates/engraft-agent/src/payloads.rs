@@ -18,6 +18,8 @@ pub(crate) struct Payload {
     patch: PatchId,
     address: u64,
     length: u64,
+    /// It was enabled: it stays known when it is disabled, until it is removed.
+    kept: bool,
 }
 
 /// An object of a payload together with the buffer that its offsets refer to.
@@ -115,6 +117,7 @@ impl Payloads {
             patch,
             address,
             length,
+            kept: false,
         };
         if let Err(failure) = payload.check() {
             // SAFETY: the payload came from `allocate`, and nothing refers to it.
@@ -133,6 +136,19 @@ impl Payloads {
         let payload = self.list.swap_remove(index);
         // SAFETY: the payload came from `allocate` and was just forgotten; views borrow `self`.
         unsafe { free(payload.address, payload.length) }
+    }
+
+    /// Has a payload stay until it is removed, because its patch is being enabled.
+    pub(crate) fn keep(&mut self, patch: PatchId) {
+        let mut list = self.list.iter_mut();
+        if let Some(payload) = list.find(|payload| payload.patch == patch) {
+            payload.kept = true;
+        }
+    }
+
+    /// All payloads.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Payload> {
+        self.list.iter()
     }
 
     /// Another payload that says the same.
@@ -160,6 +176,16 @@ impl Payloads {
 }
 
 impl Payload {
+    /// The patch that it describes.
+    pub(crate) fn patch(&self) -> PatchId {
+        self.patch
+    }
+
+    /// Whether it stays until its patch is removed.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept
+    }
+
     fn buffer(&self) -> &[u8] {
         // SAFETY: the mapping exists as long as the payload is in the list, and nobody writes to it
         // after it was handed over.

@@ -6,12 +6,13 @@ use engraft_abi::{
     BuildIdBytes, Bytes, SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject,
     SnapshotPatch, Table, patch_state,
 };
-use engraft_core::{Livepatch, ObjectId, Patch, PatchState};
+use engraft_core::{Livepatch, ObjectId, Patch, PatchId, PatchState};
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::payloads::PayloadView;
+use crate::retired;
 
 /// A flat buffer under construction. Tables are 8-byte aligned.
 struct Writer {
@@ -62,7 +63,13 @@ pub(crate) fn render(core: &Livepatch, host: &Host) -> Result<Vec<u8>, Failure> 
     writer.table(core::slice::from_ref(&header))?;
     let mut patches = Vec::new();
     for patch in core.patches() {
-        push(&mut patches, render_patch(&mut writer, core, host, patch)?)?;
+        let state = state(core, patch);
+        let rendered = render_patch(&mut writer, core, host, (patch.id(), patch.name(), state))?;
+        push(&mut patches, rendered)?;
+    }
+    for payload in retired::disabled(core, host) {
+        let known = (payload.patch(), payload.name(), patch_state::DISABLED);
+        push(&mut patches, render_patch(&mut writer, core, host, known)?)?;
     }
     header.patches = writer.table(&patches)?;
     header.length = writer.buffer.len() as u64;
@@ -76,33 +83,34 @@ fn render_patch(
     writer: &mut Writer,
     core: &Livepatch,
     host: &Host,
-    patch: &Patch,
+    (patch, name, state): (PatchId, &[u8], u64),
 ) -> Result<SnapshotPatch, Failure> {
     let mut objects = Vec::new();
     for object in 0.. {
-        let id = ObjectId {
-            patch: patch.id(),
-            object,
-        };
+        let id = ObjectId { patch, object };
         let Some(view) = host.payloads.view(id) else {
             break;
         };
         push(&mut objects, render_object(writer, core, host, id, view)?)?;
     }
+    Ok(SnapshotPatch {
+        name: writer.bytes(name)?,
+        state,
+        objects: writer.table(&objects)?,
+    })
+}
+
+/// One of [`patch_state`].
+fn state(core: &Livepatch, patch: &Patch) -> u64 {
     let transition = core
         .transition()
         .filter(|transition| transition.patch() == patch.id());
-    let state = match transition.map(|transition| transition.target()) {
+    match transition.map(|transition| transition.target()) {
         Some(PatchState::Patched) => patch_state::ENABLING,
         Some(PatchState::Unpatched) => patch_state::DISABLING,
         None if patch.is_enabled() => patch_state::ENABLED,
         None => patch_state::DISABLED,
-    };
-    Ok(SnapshotPatch {
-        name: writer.bytes(patch.name())?,
-        state,
-        objects: writer.table(&objects)?,
-    })
+    }
 }
 
 fn render_object(

@@ -55,6 +55,14 @@ impl Registers {
         TargetAddress::new(self.fs_base)
     }
 
+    /// Those that can hold any value of the program's.
+    pub fn general(&self) -> [u64; 17] {
+        [
+            self.rax, self.rbx, self.rcx, self.rdx, self.rsi, self.rdi, self.rbp, self.rsp,
+            self.r8, self.r9, self.r10, self.r11, self.r12, self.r13, self.r14, self.r15, self.rip,
+        ]
+    }
+
     /// The system call that the thread is in, if it is in one.
     pub fn system_call(&self) -> Option<u64> {
         (self.orig_rax as i64 >= 0).then_some(self.orig_rax)

@@ -32,6 +32,8 @@ pub mod exit {
     pub const NOT_PATCHABLE: i32 = 9;
     /// The process holds no patch of this name.
     pub const NO_SUCH_PATCH: i32 = 10;
+    /// The patch's state does not allow what was asked for.
+    pub const WRONG_STATE: i32 = 11;
 }
 
 /// The `engraft` binary.
@@ -109,7 +111,12 @@ impl Engraft {
         serde_json::from_str(&outcome.stdout).with_context(|| format!("no JSON from {outcome}"))
     }
 
-    /// The names of the patches that `engraft status` lists, oldest first.
+    /// Any command line.
+    pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Outcome> {
+        run(&mut self.command(arguments), TIME_LIMIT)
+    }
+
+    /// The names of the patches in effect according to `engraft status`, oldest first.
     pub fn patches(&self, pid: u32) -> Result<Vec<String>> {
         let status = self.status(pid)?;
         let patches = status["patches"]
@@ -117,6 +124,7 @@ impl Engraft {
             .context("the status lists no patches")?;
         Ok(patches
             .iter()
+            .filter(|patch| patch["state"] != "disabled")
             .filter_map(|patch| patch["name"].as_str())
             .map(str::to_owned)
             .collect())

@@ -79,19 +79,22 @@ fn enable(session: &Session<'_>, patch: &Patch, payload: &[u8]) -> Result<Applie
         return Ok(Applied::Already);
     }
     let number = answer.done(pid)?.value;
-    match Change::Enable(number).make(session) {
-        Ok(stopped_for) => Ok(Applied::Now {
-            waiting: waiting(session.process, patch)?,
-            stopped_for,
-        }),
-        Err(error) => {
-            // The agent itself forgets a patch that it could not enable.
-            if let Error::ThreadInside { .. } | Error::LoaderBusy { .. } = error {
-                session.command(Command::Abandon, [number, 0])?.done(pid)?;
-            }
-            Err(error)
-        }
+    let stopped_for = switch_to(session, number)?;
+    Ok(Applied::Now {
+        waiting: waiting(session.process, patch)?,
+        stopped_for,
+    })
+}
+
+/// Enables a prepared patch. After an error it is not prepared any more.
+pub(crate) fn switch_to(session: &Session<'_>, number: u64) -> Result<Duration, Error> {
+    let changed = Change::Enable(number).make(session);
+    // The agent itself forgets a patch that it could not enable.
+    if let Err(Error::ThreadInside { .. } | Error::LoaderBusy { .. }) = changed {
+        let abandoned = session.command(Command::Abandon, [number, 0])?;
+        abandoned.done(session.pid())?;
     }
+    changed
 }
 
 /// Prepares a patch while everybody runs.

@@ -106,7 +106,7 @@ enum Attempt {
 }
 
 /// The first thread that executes or may return into one of the ranges, as an error.
-fn first_not_clear(
+pub(crate) fn first_not_clear(
     stopped: &StoppedProcess,
     maps: &Maps,
     ranges: &[CodeRange],

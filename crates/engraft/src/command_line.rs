@@ -1,16 +1,21 @@
 //! What the user can ask for, and what is answered.
 
+mod processes;
+mod show;
+
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use engraft::{Applied, Error, PatchState, Status};
+use engraft::{Error, Selected};
 use engraft_build::{BuildRequest, Outcome};
 use engraft_patch::Patch;
 use engraft_process::Process;
+
+use processes::{Holders, Target, Work};
+use show::describe;
 
 /// Fixes running programs: builds a patch from a source fix, applies it to processes, takes it back.
 #[derive(Debug, Parser)]
@@ -47,28 +52,59 @@ enum Command {
     Apply {
         /// The patch, made by `engraft build`.
         file: PathBuf,
-        /// The process.
-        #[arg(long)]
-        pid: i32,
+        #[command(flatten)]
+        target: Target,
         #[command(flatten)]
         patience: Patience,
     },
-    /// Show the patches of a process, in the order in which they were enabled.
+    /// Say what would keep a patch from being applied to a process. Touches nothing; ends with the exit code
+    /// that `apply` would end with.
+    Check {
+        /// The patch, made by `engraft build`.
+        file: PathBuf,
+        /// The process; may be given several times.
+        #[arg(long, required = true)]
+        pid: Vec<i32>,
+    },
+    /// Show the patches of a process in the order in which they were enabled, disabled ones last. Without
+    /// --pid: of all processes that have an agent.
     Status {
         /// The process.
         #[arg(long)]
-        pid: i32,
-        /// For programs: one JSON object.
+        pid: Option<i32>,
+        /// For programs: one JSON object with --pid, an array of such objects without.
         #[arg(long)]
         json: bool,
     },
-    /// Take a patch back out of a process.
+    /// Have processes run their own code again instead of a patch's. Its memory stays, because new code may
+    /// have passed on addresses of its data.
     Disable {
         /// The patch's name.
         name: String,
-        /// The process.
+        #[command(flatten)]
+        holders: Holders,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Enable a disabled patch again; it is the newest one then.
+    Enable {
+        /// The patch's name.
+        name: String,
+        #[command(flatten)]
+        holders: Holders,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Take the memory of a disabled patch, or the agent, out of processes.
+    Remove {
+        /// The patch's name.
+        #[arg(required_unless_present = "agent", conflicts_with = "agent")]
+        name: Option<String>,
+        /// The agent instead of a patch: nothing of engraft is left then. It must know no patch any more.
         #[arg(long)]
-        pid: i32,
+        agent: bool,
+        #[command(flatten)]
+        holders: Holders,
         #[command(flatten)]
         patience: Patience,
     },
@@ -111,15 +147,30 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
         }),
         Command::Apply {
             file,
-            pid,
+            target,
             patience,
-        } => apply(&file, pid, patience.duration()),
+        } => processes::apply(&read_patch(&file)?, target, patience.duration()),
+        Command::Check { file, pid } => processes::check(&read_patch(&file)?, &pid),
         Command::Status { pid, json } => status(pid, json),
         Command::Disable {
             name,
-            pid,
+            holders,
             patience,
-        } => disable(&name, pid, patience.duration()),
+        } => processes::disable(&name, holders, patience.duration()),
+        Command::Enable {
+            name,
+            holders,
+            patience,
+        } => processes::enable(&name, holders, patience.duration()),
+        Command::Remove {
+            name,
+            holders,
+            patience,
+            ..
+        } => match name {
+            Some(name) => processes::remove(&name, holders, patience.duration()),
+            None => processes::remove_agent(holders, patience.duration()),
+        },
     }
 }
 
@@ -200,99 +251,37 @@ fn read_patch(path: &Path) -> Result<Patch, Error> {
     })
 }
 
-fn apply(file: &Path, pid: i32, timeout: Duration) -> Result<(), Error> {
-    let patch = read_patch(file)?;
-    let name = &patch.name;
-    let process = Process::open(pid)?;
-    match engraft::apply(&process, &patch, timeout)? {
-        Applied::Already => say(&format!(
-            "patch '{name}' is already applied to process {pid}\n"
-        )),
-        Applied::Now {
-            waiting,
-            stopped_for,
-        } => {
-            say(&format!(
-                "patch '{name}' applied to process {pid}, stopped for {stopped_for:.1?}\n"
-            ));
-            for object in waiting {
-                say(&format!(
-                    "{} (build-id {}) is not loaded: the patch waits for it\n",
-                    object.file_name, object.build_id
-                ));
-            }
-        }
+fn status(pid: Option<i32>, json: bool) -> Result<(), Error> {
+    if let Some(pid) = pid {
+        let status = engraft::status(&Process::open(pid)?)?;
+        say(&match json {
+            true => format!("{}\n", serde_json::json!(status)),
+            false => describe(&status),
+        });
+        return Ok(());
     }
-    Ok(())
-}
-
-fn disable(name: &str, pid: i32, timeout: Duration) -> Result<(), Error> {
-    let process = Process::open(pid)?;
-    let disabled = engraft::disable(&process, name, timeout)?;
-    let stopped_for = disabled.stopped_for;
-    say(&format!(
-        "patch '{name}' disabled in process {pid}, stopped for {stopped_for:.1?}\n"
-    ));
-    Ok(())
-}
-
-fn status(pid: i32, json: bool) -> Result<(), Error> {
-    let process = Process::open(pid)?;
-    let status = engraft::status(&process)?;
+    let mut all = Vec::new();
+    let selected = Selected::with_agent()?;
+    let result = Work::on(selected).implicitly().each(|process| {
+        let status = engraft::status(process)?;
+        if !json {
+            say(&describe(&status));
+        }
+        all.push(status);
+        Ok(())
+    });
     if json {
-        say(&format!("{}\n", serde_json::json!(status)));
-    } else {
-        say(&describe(&status));
+        say(&format!("{}\n", serde_json::json!(all)));
+    } else if all.is_empty() {
+        say("no process has an agent\n");
     }
-    Ok(())
+    result
 }
 
-/// The status in words.
-fn describe(status: &Status) -> String {
-    let mut text = String::new();
-    let pid = status.pid;
-    // Writing to a String cannot fail.
-    let _ = match (&status.agent, status.patches.len()) {
-        (None, _) => writeln!(text, "process {pid}: never patched"),
-        (Some(_), 0) => writeln!(text, "process {pid}: no patches"),
-        (Some(_), 1) => writeln!(text, "process {pid}: 1 patch"),
-        (Some(_), count) => writeln!(text, "process {pid}: {count} patches"),
-    };
-    if status.agent.as_ref().is_some_and(|agent| agent.broken) {
-        text.push_str("  the agent found its own state damaged; it refuses all changes\n");
+/// Says on stderr what went wrong.
+pub(crate) fn complain(error: &Error) {
+    eprintln!("error: {error}");
+    if let Some(hint) = error.hint() {
+        eprintln!("hint: {hint}");
     }
-    for patch in &status.patches {
-        let state = match patch.state {
-            PatchState::Disabled => "disabled",
-            PatchState::Enabled => "enabled",
-            PatchState::Enabling => "in transition: being enabled",
-            PatchState::Disabling => "in transition: being disabled",
-        };
-        let _ = writeln!(text, "  {}. {} ({state})", patch.order, patch.name);
-        for object in &patch.objects {
-            let functions = object.functions.join(", ");
-            let _ = writeln!(
-                text,
-                "     {} [{}]: {functions}",
-                object.file_name, object.build_id
-            );
-            for module in &object.modules {
-                let path = if module.path.is_empty() {
-                    "the program"
-                } else {
-                    &module.path
-                };
-                let what = if module.patched {
-                    "patched"
-                } else {
-                    "not patched"
-                };
-                let _ = writeln!(text, "       {path}: {what}");
-            }
-            if object.modules.is_empty() {
-                text.push_str("       waits for it to be loaded\n");
-            }
-        }
-    }
-    text
 }

@@ -33,6 +33,8 @@ pub mod exit_code {
     pub const NOT_PATCHABLE: u8 = 9;
     /// No such patch is enabled in the process.
     pub const NO_SUCH_PATCH: u8 = 10;
+    /// A patch's state does not allow what was asked for: it is enabled and cannot be removed, ...
+    pub const WRONG_STATE: u8 = 11;
 }
 
 /// Why a command failed. Unless the text says otherwise, the target runs on as before.
@@ -110,6 +112,65 @@ pub enum Error {
         function: String,
         /// How long we tried.
         timeout: Duration,
+    },
+    /// A thread holds an address inside the memory that is to be taken away.
+    #[error(
+        "thread {tid} ({thread_name}) of process {pid} {reference} the memory of patch '{name}' for more than {timeout:?}"
+    )]
+    ThreadRefers {
+        /// The process.
+        pid: i32,
+        /// The thread.
+        tid: i32,
+        /// Its name.
+        thread_name: String,
+        /// The patch.
+        name: String,
+        /// Where the address is.
+        reference: Reference,
+        /// How long we tried.
+        timeout: Duration,
+    },
+    /// An enabled patch cannot be removed.
+    #[error("patch '{name}' is enabled in process {pid} and cannot be removed")]
+    StillEnabled {
+        /// The process.
+        pid: i32,
+        /// The patch.
+        name: String,
+    },
+    /// An agent with patches cannot be removed.
+    #[error("the agent of process {pid} has patches: {}", names.join(", "))]
+    PatchesLeft {
+        /// The process.
+        pid: i32,
+        /// The patches.
+        names: Vec<String>,
+    },
+    /// There is no process of the kind that was asked for.
+    #[error("no process {wanted}")]
+    NoneSelected {
+        /// What was asked for.
+        wanted: String,
+    },
+    /// No process has the patch.
+    #[error("no process {wanted}")]
+    NonePatched {
+        /// What was asked for.
+        wanted: String,
+    },
+    /// What was asked for could not be done in some of the processes; why is reported for each of them.
+    #[error(
+        "failed in {} of {of} processes: {}", failed.len(),
+        failed.iter().map(i32::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    SomeFailed {
+        /// In which.
+        failed: Vec<i32>,
+        /// Of how many.
+        of: usize,
+        /// The first one's exit code.
+        exit_code: u8,
     },
     /// A thread inside the dynamic loader was in the way.
     #[error("process {pid} was loading or unloading libraries for more than {timeout:?}")]
@@ -231,6 +292,37 @@ fn memory_exit_code(error: &MemoryError) -> u8 {
     }
 }
 
+/// Where a thread holds an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reference {
+    /// In a register.
+    Register {
+        /// The address.
+        value: TargetAddress,
+    },
+    /// On its stack.
+    Stack {
+        /// Where.
+        at: TargetAddress,
+        /// The address.
+        value: TargetAddress,
+    },
+    /// Nobody can tell, because its stack cannot be looked at.
+    Unknown,
+}
+
+impl std::fmt::Display for Reference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Register { value } => write!(f, "had the address {value} in a register, inside"),
+            Self::Stack { at, value } => {
+                write!(f, "had the address {value} on its stack at {at}, inside")
+            }
+            Self::Unknown => f.write_str("had a stack that does not show whether it refers to"),
+        }
+    }
+}
+
 impl Error {
     /// With which code the command ends.
     pub fn exit_code(&self) -> u8 {
@@ -248,7 +340,13 @@ impl Error {
             Self::ReadFile { .. } | Self::PatchFile { .. } | Self::TooLarge(_) => BAD_PATCH_FILE,
             Self::Build(_) | Self::NotInBinary { .. } | Self::WriteFile { .. } => BUILD_FAILED,
             Self::WrongBuildId { .. } => DOES_NOT_FIT,
-            Self::ThreadInside { .. } | Self::LoaderBusy { .. } => TARGET_BUSY,
+            Self::ThreadInside { .. } | Self::ThreadRefers { .. } | Self::LoaderBusy { .. } => {
+                TARGET_BUSY
+            }
+            Self::StillEnabled { .. } | Self::PatchesLeft { .. } => WRONG_STATE,
+            Self::NoneSelected { .. } => NO_SUCH_PROCESS,
+            Self::NonePatched { .. } => NO_SUCH_PATCH,
+            Self::SomeFailed { exit_code, .. } => *exit_code,
             Self::Agent { outcome, .. } => match outcome {
                 Outcome::CodeDiffers | Outcome::SymbolMissing | Outcome::NoRoom => DOES_NOT_FIT,
                 Outcome::NoSuchPatch => NO_SUCH_PATCH,
@@ -302,7 +400,11 @@ impl Error {
             Self::WrongBuildId { .. } => {
                 "build the patch from the source of the build that runs, with --binary naming its file"
             }
-            Self::ThreadInside { .. } => {
+            Self::StillEnabled { .. } => "disable it first: `engraft disable NAME`",
+            Self::PatchesLeft { .. } => {
+                "take them out first: `engraft disable NAME`, then `engraft remove NAME`"
+            }
+            Self::ThreadInside { .. } | Self::ThreadRefers { .. } => {
                 "try again when the thread is elsewhere, or wait longer with --timeout"
             }
             Self::NotInBinary { .. } => "name the file that has the function with --binary",

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use engraft_abi::{AGENT_MAPPING_NAME, Command, Control, MAGIC, VERSION};
 use engraft_process::{
-    Module, Modules, Process, RemoteCallError, StackScan, StoppedProcess, StoppedThread,
+    Maps, Module, Modules, Process, RemoteCallError, StackScan, StoppedProcess, StoppedThread,
     TargetAddress, Verdict, find_gap,
 };
 use zerocopy::{FromZeros, IntoBytes};
@@ -87,6 +87,12 @@ impl Injection {
             control,
             around: hooked.unwrap_or(program).range(),
         })
+    }
+
+    /// Whether there is room for the agent in a process with this memory map.
+    pub(crate) fn has_room(&self, pid: i32, maps: &Maps) -> Result<(), Error> {
+        let gap = find_gap(maps, &self.around, self.layout.length, PAGE);
+        gap.map(drop).ok_or(Error::NoRoom { pid })
     }
 
     /// Maps and fills the agent's memory. After an error nothing is left of it.

@@ -8,17 +8,23 @@ mod agent;
 mod apply;
 mod blob;
 mod change;
+mod check;
 mod deadline;
 mod error;
 mod inject;
 mod objects;
 mod payload;
+mod retired;
+mod selection;
 mod session;
 mod status;
 
 pub use apply::{Applied, Disabled, apply, disable};
-pub use error::{Error, Inside, exit_code};
+pub use check::{Checked, check};
+pub use error::{Error, Inside, Reference, exit_code};
 pub use objects::Waiting;
+pub use retired::{Removed, enable, remove, remove_agent};
+pub use selection::Selected;
 pub use status::{
     AgentStatus, ModuleStatus, ObjectStatus, PatchState, PatchStatus, Status, status,
 };

@@ -5,7 +5,7 @@ mod command_line;
 use std::process::ExitCode;
 
 use clap::Parser;
-use command_line::{CommandLine, run};
+use command_line::{CommandLine, complain, run};
 
 fn main() -> ExitCode {
     // A recorded build calls us in the place of its compiler.
@@ -19,10 +19,7 @@ fn main() -> ExitCode {
     match run(CommandLine::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            if let Some(hint) = error.hint() {
-                eprintln!("hint: {hint}");
-            }
+            complain(&error);
             ExitCode::from(error.exit_code())
         }
     }

@@ -30,7 +30,7 @@ pub(crate) fn waiting(process: &Process, patch: &Patch) -> Result<Vec<Waiting>, 
         .collect())
 }
 
-fn is_loaded(modules: &Modules, object: &Object) -> bool {
+pub(crate) fn is_loaded(modules: &Modules, object: &Object) -> bool {
     modules.iter().any(|module| {
         module
             .build_id
@@ -64,7 +64,7 @@ pub(crate) fn check_build_ids(
 }
 
 /// A module with the name of an object and another build-id, which comes with the error.
-fn other_build<'m>(
+pub(crate) fn other_build<'m>(
     process: &Process,
     modules: &'m Modules,
     object: &Object,

@@ -120,14 +120,23 @@ impl<'p> Session<'p> {
     }
 
     /// Takes an agent that has nothing to do out again, as far as that is possible now: nothing of us
-    /// stays where we could not do anything.
+    /// stays where we could not do anything. One that keeps disabled patches only lets go of the loader.
     pub(crate) fn take_away(&self) {
-        let idle = matches!(crate::status(self.process), Ok(status) if status.patches.is_empty());
-        if !self.process.is_alive() || !idle {
+        let Ok(crate::Status { patches, .. }) = crate::status(self.process) else {
+            return;
+        };
+        let mut states = patches.iter().map(|patch| patch.state);
+        if !self.process.is_alive() || states.any(|state| state != crate::PatchState::Disabled) {
             return;
         }
         let removed = self.stop().and_then(|mut stopped| {
-            let removed = inject::remove(&mut stopped, &self.agent)?;
+            let removed = match patches.is_empty() {
+                true => inject::remove(&mut stopped, &self.agent)?,
+                false => {
+                    let answer = self.command_stopped(&mut stopped, Command::Detach, [0; 2])?;
+                    answer.done(self.pid()).map(|_| true)?
+                }
+            };
             stopped.detach()?;
             Ok(removed)
         });

@@ -18,7 +18,7 @@ pub struct Status {
     pub pid: i32,
     /// `None` if no patch was ever applied to it.
     pub agent: Option<AgentStatus>,
-    /// In the order in which they were enabled.
+    /// In the order in which they were enabled; behind them, those that are disabled.
     pub patches: Vec<PatchStatus>,
 }
 
@@ -38,8 +38,8 @@ pub struct AgentStatus {
 pub struct PatchStatus {
     /// Its name.
     pub name: String,
-    /// Place in the order of enabling, from 1.
-    pub order: usize,
+    /// Place in the order of enabling, from 1; `None` while it is disabled.
+    pub order: Option<usize>,
     /// Where it is in its life.
     pub state: PatchState,
     /// What it changes.
@@ -121,16 +121,17 @@ fn decode(snapshot: &[u64]) -> Option<(bool, Vec<PatchStatus>)> {
 
 fn decode_patch(buffer: &[u8], patch: &SnapshotPatch, order: usize) -> Option<PatchStatus> {
     let objects = patch.objects.of::<SnapshotObject>(buffer)?;
+    let state = match patch.state {
+        patch_state::DISABLED => PatchState::Disabled,
+        patch_state::ENABLED => PatchState::Enabled,
+        patch_state::ENABLING => PatchState::Enabling,
+        patch_state::DISABLING => PatchState::Disabling,
+        _ => return None,
+    };
     Some(PatchStatus {
         name: text(buffer, patch.name)?,
-        order,
-        state: match patch.state {
-            patch_state::DISABLED => PatchState::Disabled,
-            patch_state::ENABLED => PatchState::Enabled,
-            patch_state::ENABLING => PatchState::Enabling,
-            patch_state::DISABLING => PatchState::Disabling,
-            _ => return None,
-        },
+        order: (state != PatchState::Disabled).then_some(order),
+        state,
         objects: objects
             .iter()
             .map(|object| decode_object(buffer, object))

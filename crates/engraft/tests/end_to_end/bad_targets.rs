@@ -14,7 +14,7 @@ use engraft_testkit::{
 use crate::{engraft, victim, victims};
 
 /// The user and group "nobody" of Debian; any that owns nothing would do.
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
 #[test]
 fn no_such_process() -> Result<()> {
@@ -62,7 +62,7 @@ fn no_permission() -> Result<()> {
     program.finish()
 }
 
-fn copy_for_all(file: &Path, victim: &Victim) -> Result<PathBuf> {
+pub(crate) fn copy_for_all(file: &Path, victim: &Victim) -> Result<PathBuf> {
     let copy = victim
         .file("for-all")
         .with_added_extension(file.file_name().unwrap_or_default());

@@ -13,6 +13,14 @@ fn a_wrong_command_line_is_explained() -> Result<()> {
         &["apply"],
         &["apply", "file.engraft"],
         &["apply", "file.engraft", "--pid", "x"],
+        // Exactly one way to say which processes.
+        &["apply", "file.engraft", "--pid", "1", "--all"],
+        &["apply", "file.engraft", "--exe", "/bin/sh", "--all"],
+        &["check", "file.engraft"],
+        &["check", "--pid", "1"],
+        &["enable"],
+        &["remove"],
+        &["remove", "name", "--agent"],
         &["disable", "--pid", "1"],
         &["status", "--yaml"],
         &["build", "--source", "."],
@@ -31,6 +39,8 @@ fn a_wrong_command_line_is_explained() -> Result<()> {
 fn help_is_data() -> Result<()> {
     let help = run(&mut engraft().command(["--help"]), TIME_LIMIT)?.exits(exit::OK)?;
     ensure!(help.stderr.is_empty(), "help on stderr from {help}");
-    help.says(&["build", "apply", "disable", "status"])?;
+    help.says(&[
+        "build", "apply", "check", "status", "disable", "enable", "remove",
+    ])?;
     Ok(())
 }

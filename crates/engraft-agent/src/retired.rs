@@ -1,0 +1,115 @@
+//! Patches that are disabled: nothing leads to them any more, but they are kept, as the kernel keeps a
+//! disabled patch's module, because new code may have passed on addresses of its constants and variables.
+//! They can be enabled again from what was kept, and removed when the controller has seen that no thread
+//! refers to their memory.
+
+use alloc::vec::Vec;
+
+use engraft_abi::Outcome;
+use engraft_core::{Livepatch, PatchId};
+
+use crate::agent::{Agent, definition};
+use crate::control::Answer;
+use crate::failure::{Failure, Text};
+use crate::host::{Host, push_range};
+use crate::payloads::Payload;
+
+/// The patches that are known and not enabled, in no particular order.
+pub(crate) fn disabled<'h>(
+    core: &'h Livepatch,
+    host: &'h Host,
+) -> impl Iterator<Item = &'h Payload> {
+    let prepared = core.prepared().map(engraft_core::Patch::id);
+    host.payloads.iter().filter(move |payload| {
+        let patch = payload.patch();
+        // One that is being prepared for the first time is not known yet.
+        core.patch(patch).is_none() && (payload.is_kept() || prepared != Some(patch))
+    })
+}
+
+impl Agent {
+    /// Finds the newest disabled patch of a name.
+    pub(crate) fn find_disabled(&mut self, name: &[u8]) -> Answer {
+        let named = disabled(&self.core, &self.host).filter(|payload| payload.name() == name);
+        if let Some(payload) = named.max_by_key(|payload| payload.patch().0) {
+            return Ok((Outcome::Done, payload.patch().0.into()));
+        }
+        let mut enabled = self.core.patches().iter();
+        match enabled.find(|patch| patch.name() == name) {
+            Some(patch) => Ok((Outcome::AlreadyThere, patch.id().0.into())),
+            None => {
+                let text = Text::EMPTY.push(b"there is no patch '").push(name);
+                Err(Failure {
+                    outcome: Outcome::NoSuchPatch,
+                    text: text.push(b"'"),
+                })
+            }
+        }
+    }
+
+    /// Prepares a disabled patch for all modules that are alive; nothing runs it yet.
+    pub(crate) fn prepare_again(&mut self, patch: PatchId) -> Answer {
+        let payload = self.disabled_payload(patch)?;
+        let name = payload.name();
+        let mut enabled = self.core.patches().iter();
+        if let Some(known) = enabled.find(|known| known.name() == name) {
+            return Ok((Outcome::AlreadyThere, known.id().0.into()));
+        }
+        let definition = definition(payload)?;
+        let prepared = self.core.prepare(&mut self.host, patch, definition);
+        prepared.map_err(|error| self.describe(error))?;
+        Ok((Outcome::Done, patch.0.into()))
+    }
+
+    /// Lists the memory that [`Self::remove`] would take away.
+    pub(crate) fn plan_removal(&mut self, patch: PatchId) -> Answer {
+        let name = self.disabled_payload(patch)?.name();
+        let mut ranges = Vec::new();
+        for placed in &self.host.images {
+            let image = &placed.image;
+            if placed.object.patch == patch && !image.escapes() {
+                // One byte more in front: the exact start of a range counts as the address of a function
+                // that will still be entered in the old way, but here it is a pointer like any other.
+                let range = image.base - 1..image.base + image.length();
+                push_range(&mut ranges, range, name)?;
+            }
+        }
+        self.ranges = ranges;
+        Ok((Outcome::Done, patch.0.into()))
+    }
+
+    /// Takes the memory of a disabled patch away, except images whose addresses the program may hold. All
+    /// threads are stopped and refer to none of it. After a failure it can be tried again.
+    pub(crate) fn remove(&mut self, patch: PatchId) -> Answer {
+        self.disabled_payload(patch)?;
+        let mut stays = 0;
+        let images = &mut self.host.images;
+        while let Some(index) = images
+            .iter()
+            .position(|placed| placed.object.patch == patch)
+        {
+            if let Some(placed) = images.get(index) {
+                placed.image.release()?;
+            }
+            let image = images.swap_remove(index).image;
+            if image.escapes() {
+                stays += image.length();
+            }
+        }
+        self.host.payloads.remove(patch)?;
+        Ok((Outcome::Done, stays))
+    }
+
+    /// The payload of a patch that is neither enabled nor about to be.
+    fn disabled_payload(&self, patch: PatchId) -> Result<&Payload, Failure> {
+        let prepared = self.core.prepared().map(engraft_core::Patch::id);
+        if self.core.patch(patch).is_some() || prepared == Some(patch) {
+            let text = b"the patch is enabled, or about to be";
+            return Err(Failure::new(Outcome::NotAllowed, text));
+        }
+        let mut known = disabled(&self.core, &self.host);
+        known
+            .find(|payload| payload.patch() == patch)
+            .ok_or_else(|| Failure::new(Outcome::NoSuchPatch, b"the patch has been removed"))
+    }
+}

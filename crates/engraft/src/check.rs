@@ -1,0 +1,295 @@
+//! A dry run: what would keep a patch from being applied to a process, seen from outside. Nothing is stopped,
+//! nothing is written, and everything that is found is told, not just the first.
+//!
+//! What only a try can show is not seen: threads that are in the way at the moment of the change, and memory
+//! policies (`PR_SET_MDWE`, SELinux), which the kernel shows nobody.
+
+use std::io;
+
+use engraft_abi::Outcome;
+use engraft_patch::{Object, OldPart, Patch, RelocationTarget, Segment};
+use engraft_process::{
+    BuildId, Maps, Module, Modules, Obstacles, Process, RemoteCallError, Seccomp, StopError,
+    find_gap,
+};
+
+use crate::agent::RunningAgent;
+use crate::error::Error;
+use crate::inject::Injection;
+use crate::objects::{Waiting, is_loaded, other_build, waiting};
+use crate::payload;
+use crate::status::{PatchState, Status, status};
+
+const PAGE: u64 = 4096;
+
+/// What a dry run has found.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// What would make `apply` fail, in the order in which it would find it.
+    pub problems: Vec<Error>,
+    /// What may be in the way, or not: in words.
+    pub doubts: Vec<String>,
+    /// The objects that are not loaded: the patch would wait for them.
+    pub waiting: Vec<Waiting>,
+    /// The patch is enabled already, so that `apply` would do nothing.
+    pub already: bool,
+}
+
+/// Looks at a process as `apply` would, and changes nothing.
+pub fn check(process: &Process, patch: &Patch) -> Result<Checked, Error> {
+    let mut checked = Checked::default();
+    let modules = process.modules()?;
+    let maps = process.maps()?;
+    let absent = patch.objects.iter();
+    let absent = absent.filter(|object| !is_loaded(&modules, object));
+    let other = absent.filter_map(|object| other_build(process, &modules, object));
+    checked.problems.extend(other.map(|(error, _)| error));
+    checked
+        .problems
+        .extend(payload::encode(patch).err().map(Error::from));
+    let status = checked.agent(process, &modules, &maps);
+    checked.obstacles(process)?;
+    if let Some(status) = &status {
+        let mut patches = status.patches.iter();
+        checked.already =
+            patches.any(|it| it.name == patch.name && it.state != PatchState::Disabled);
+    }
+    if !checked.already {
+        for object in &patch.objects {
+            let id = BuildId::new(object.build_id.as_bytes());
+            for module in modules.with_build_id(&id) {
+                let target = Target {
+                    process,
+                    modules: &modules,
+                    object,
+                    module,
+                    status: status.as_ref(),
+                };
+                target.check(&maps, &mut checked.problems)?;
+            }
+        }
+    }
+    checked.waiting = waiting(process, patch)?;
+    Ok(checked)
+}
+
+impl Checked {
+    /// The agent that is there, or the room for one.
+    fn agent(&mut self, process: &Process, modules: &Modules, maps: &Maps) -> Option<Status> {
+        let pid = process.pid();
+        match RunningAgent::find(process) {
+            Err(error) => self.problems.push(error),
+            Ok(None) => {
+                let injection = Injection::plan(process, modules);
+                let possible = injection.and_then(|injection| injection.has_room(pid, maps));
+                self.problems.extend(possible.err());
+            }
+            Ok(Some(_)) => match status(process) {
+                Err(error) => self.problems.push(error),
+                Ok(status) => {
+                    if status.agent.as_ref().is_some_and(|agent| agent.broken) {
+                        let text = "the agent found its own state damaged".to_owned();
+                        self.problems
+                            .push(agent_would_say(pid, Outcome::Broken, text));
+                    }
+                    return Some(status);
+                }
+            },
+        }
+        None
+    }
+
+    /// What would keep it from being stopped and called.
+    fn obstacles(&mut self, process: &Process) -> Result<(), Error> {
+        let pid = process.pid();
+        let system = |operation| {
+            move |source: io::Error| StopError::System {
+                pid,
+                operation,
+                source,
+            }
+        };
+        let obstacles = process.obstacles().map_err(system("list the threads"))?;
+        let Obstacles {
+            tracer,
+            core_dumping,
+            uninterruptible,
+            seccomp,
+        } = obstacles;
+        let tracer = tracer.map(|tracer| StopError::AlreadyTraced { pid, tracer });
+        self.problems.extend(tracer.map(Error::from));
+        if core_dumping {
+            self.problems.push(StopError::CoreDumping { pid }.into());
+        }
+        if let Some(tid) = uninterruptible {
+            self.doubts.push(format!(
+                "thread {tid} is in an uninterruptible sleep: if that lasts, the process cannot be stopped"
+            ));
+        }
+        if seccomp.is_empty() || may_suspend_seccomp() {
+            return Ok(());
+        }
+        let count = process.threads().map_err(system("list the threads"))?.len();
+        let strict = |(_, mode): &&(i32, Seccomp)| *mode == Seccomp::Strict;
+        match seccomp.iter().find(strict) {
+            Some((tid, _)) if seccomp.iter().filter(strict).count() == count => {
+                let error = RemoteCallError::Seccomp { tid: *tid };
+                self.problems.push(error.into());
+            }
+            _ => self.doubts.push(format!(
+                "{} of {count} threads have a seccomp filter, which may forbid what the agent needs; \
+                 with CAP_SYS_ADMIN it can be suspended",
+                seccomp.len()
+            )),
+        }
+        Ok(())
+    }
+}
+
+/// What the agent would answer.
+fn agent_would_say(pid: i32, outcome: Outcome, text: String) -> Error {
+    Error::Agent { pid, outcome, text }
+}
+
+/// Whether we have CAP_SYS_ADMIN, with which a tracer may suspend filters.
+fn may_suspend_seccomp() -> bool {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let effective = lines.find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|it| u64::from_str_radix(it.trim(), 16).ok());
+    effective.is_some_and(|capabilities| capabilities & CAP_SYS_ADMIN != 0)
+}
+
+/// One module that would be patched.
+struct Target<'a> {
+    process: &'a Process,
+    modules: &'a Modules,
+    object: &'a Object,
+    module: &'a Module,
+    status: Option<&'a Status>,
+}
+
+impl Target<'_> {
+    fn check(&self, maps: &Maps, problems: &mut Vec<Error>) -> Result<(), Error> {
+        for function in &self.object.functions {
+            for (index, part) in function.parts.iter().enumerate() {
+                problems.extend(self.check_part(&function.name, part, index == 0)?);
+            }
+            let entry = function.parts.first().map_or(&[][..], |part| &part.code);
+            if detour_offset(entry).is_none() {
+                let text = format!("function '{}' is shorter than a jump", function.name);
+                problems.push(self.problem(Outcome::NoRoom, &text));
+            }
+        }
+        problems.extend(self.check_imports()?);
+        let image = &self.object.image;
+        let segments = [Segment::Text, Segment::ReadOnly, Segment::Data].into_iter();
+        let length = segments
+            .map(|segment| image.size(segment).next_multiple_of(PAGE))
+            .sum();
+        if find_gap(maps, &self.module.range(), length, PAGE).is_none() {
+            let start = self.module.range().start;
+            let text = format!("no room for the new code within 2 GiB of the module at {start}");
+            problems.push(self.problem(Outcome::NoMemory, &text));
+        }
+        Ok(())
+    }
+
+    fn problem(&self, outcome: Outcome, text: &str) -> Error {
+        let path = match self.module.name.is_empty() {
+            true => "the program".into(),
+            false => self.module.name.to_string_lossy(),
+        };
+        agent_would_say(self.process.pid(), outcome, format!("{path}: {text}"))
+    }
+
+    /// Compares code with what the patch was built against. Where other patches change the function, the
+    /// place of the jump may hold one.
+    fn check_part(
+        &self,
+        name: &str,
+        part: &OldPart,
+        is_entry: bool,
+    ) -> Result<Option<Error>, Error> {
+        let mut found = vec![0; part.code.len()];
+        let start = self.module.address(part.address.0);
+        self.process.memory().read(start, &mut found)?;
+        let mut expected = part.code.clone();
+        if is_entry && self.is_patched(name) {
+            let offset = detour_offset(&part.code).unwrap_or(part.code.len());
+            let (to, from) = (expected.get_mut(offset..), found.get(offset..));
+            if let (Some(to), Some(from @ [JUMP, ..])) = (to, from) {
+                let jump = to.iter_mut().zip(from).take(DETOUR_LENGTH);
+                jump.for_each(|(to, from)| *to = *from);
+            }
+        }
+        let mut pairs = found.iter().zip(&expected);
+        let difference = pairs.position(|(found, expected)| found != expected);
+        Ok(difference.map(|offset| {
+            let address = part.address.0 + offset as u64;
+            self.problem(
+                Outcome::CodeDiffers,
+                &format!(
+                    "the code of function '{name}' differs at link-time address {address:#x} from what the \
+                     patch was built against"
+                ),
+            )
+        }))
+    }
+
+    /// Whether an enabled patch changes the function.
+    fn is_patched(&self, function: &str) -> bool {
+        let build_id = self.object.build_id.to_string();
+        let patches = self.status.map_or(&[][..], |status| &status.patches);
+        let mut objects = patches
+            .iter()
+            .filter(|patch| patch.state != PatchState::Disabled)
+            .flat_map(|patch| &patch.objects)
+            .filter(|object| object.build_id == build_id);
+        objects.any(|object| object.functions.iter().any(|name| name == function))
+    }
+
+    /// The symbols that no module defines. Versions are not compared, so a symbol that is there in other
+    /// versions only is not found out.
+    fn check_imports(&self) -> Result<Vec<Error>, Error> {
+        let mut names = Vec::new();
+        for relocation in &self.object.image.relocations {
+            if let RelocationTarget::Import(import) = &relocation.target
+                && !import.weak
+                && !names.contains(&import.name.as_str())
+            {
+                names.push(import.name.as_str());
+            }
+        }
+        let mut problems = Vec::new();
+        for name in names {
+            let mut defined = false;
+            for module in self.modules {
+                let symbol = module.symbol(self.process.memory(), name.as_bytes())?;
+                defined |= symbol.is_some();
+            }
+            if !defined {
+                let text = format!("no loaded module defines the symbol '{name}'");
+                problems.push(self.problem(Outcome::SymbolMissing, &text));
+            }
+        }
+        Ok(problems)
+    }
+}
+
+/// `jmp rel32`.
+const JUMP: u8 = 0xe9;
+const DETOUR_LENGTH: usize = 5;
+const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+
+/// Where in a function its detour goes: the agent's rule (crates/engraft-agent/src/code.rs).
+fn detour_offset(code: &[u8]) -> Option<usize> {
+    match code.len() {
+        length if length >= ENDBR64.len() + DETOUR_LENGTH && code.starts_with(&ENDBR64) => {
+            Some(ENDBR64.len())
+        }
+        length if length >= DETOUR_LENGTH => Some(0),
+        _ => None,
+    }
+}

@@ -1,0 +1,316 @@
+//! What is done to several processes: which, one after the other, each with its own line of result. A failure
+//! in one does not keep the others from their turn, and is what the command ends with.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use engraft::{Applied, Error, PatchState, Selected, Waiting, exit_code};
+use engraft_patch::Patch;
+use engraft_process::{OpenError, Process};
+
+use super::{complain, say};
+
+/// The processes that a patch is applied to: exactly one way to say so.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Target {
+    /// A process; may be given several times.
+    #[arg(long, value_name = "PID")]
+    pid: Vec<i32>,
+    /// Every process that runs this file.
+    #[arg(long, value_name = "PATH")]
+    exe: Option<PathBuf>,
+    /// Every process that has loaded something that the patch changes.
+    #[arg(long)]
+    all: bool,
+}
+
+/// The processes that have something.
+#[derive(Debug, clap::Args)]
+pub(super) struct Holders {
+    /// A process; may be given several times. Without it: every process that has what is named.
+    #[arg(long, value_name = "PID")]
+    pid: Vec<i32>,
+}
+
+impl Holders {
+    /// What is to be done in the named processes, or else in those that `find` finds; without these, it is
+    /// for nothing.
+    fn work(
+        &self,
+        wanted: String,
+        find: impl Fn() -> Result<Selected, Error>,
+    ) -> Result<Work, Error> {
+        if !self.pid.is_empty() {
+            return Ok(Work::with_numbers(&self.pid));
+        }
+        let work = Work::on(find()?).implicitly();
+        match work.is_empty() {
+            true => Err(Error::NonePatched { wanted }),
+            false => Ok(work),
+        }
+    }
+}
+
+/// Processes to be worked on.
+#[derive(Default)]
+pub(super) struct Work {
+    processes: Vec<(i32, Result<Process, OpenError>)>,
+    /// The processes were found, not named: one that has ended meanwhile is not missed.
+    implicit: bool,
+    failed: Vec<i32>,
+    first: Option<Error>,
+    count: usize,
+}
+
+impl Work {
+    /// On the processes that were found; says how many could not be looked at.
+    pub(super) fn on(selected: Selected) -> Self {
+        report_hidden(&selected.hidden);
+        let processes = selected.processes.into_iter();
+        Self {
+            processes: processes
+                .map(|process| (process.pid(), Ok(process)))
+                .collect(),
+            ..Self::default()
+        }
+    }
+
+    fn with_numbers(pids: &[i32]) -> Self {
+        // Each once, in the order in which they were given.
+        let mut seen = BTreeSet::new();
+        let pids = pids.iter().filter(|pid| seen.insert(**pid));
+        Self {
+            processes: pids.map(|pid| (*pid, Process::open(*pid))).collect(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn implicitly(self) -> Self {
+        Self {
+            implicit: true,
+            ..self
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.processes.is_empty()
+    }
+
+    /// Does it, and says what failed and where.
+    pub(super) fn each(
+        mut self,
+        work: impl FnMut(&Process) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.some(work);
+        self.finish()
+    }
+
+    /// Does it for the processes that are left.
+    fn some(&mut self, mut work: impl FnMut(&Process) -> Result<(), Error>) {
+        let processes = std::mem::take(&mut self.processes);
+        // With one process, the command itself ends with its error.
+        let single = self.count + processes.len() == 1;
+        if let Some(error) = self.first.as_ref().filter(|_| self.count == 1 && !single) {
+            complain(error);
+        }
+        self.count += processes.len();
+        for (pid, process) in processes {
+            let done = process.map_err(Error::from).and_then(|it| work(&it));
+            let Err(error) = done else { continue };
+            if self.implicit && error.exit_code() == exit_code::NO_SUCH_PROCESS {
+                eprintln!("note: process {pid} has ended meanwhile");
+                continue;
+            }
+            if !single {
+                complain(&error);
+            }
+            self.failed.push(pid);
+            self.first.get_or_insert(error);
+        }
+    }
+
+    fn finish(self) -> Result<(), Error> {
+        match self.first {
+            None => Ok(()),
+            Some(error) if self.count == 1 => Err(error),
+            Some(error) => Err(Error::SomeFailed {
+                failed: self.failed,
+                of: self.count,
+                exit_code: error.exit_code(),
+            }),
+        }
+    }
+}
+
+/// Says in one line which processes were passed over.
+fn report_hidden(hidden: &[(i32, Error)]) {
+    let denied = hidden
+        .iter()
+        .filter(|(_, error)| error.exit_code() == exit_code::PERMISSION_DENIED)
+        .count();
+    let other = hidden
+        .iter()
+        .find(|(_, error)| error.exit_code() != exit_code::PERMISSION_DENIED);
+    let mut reasons = Vec::new();
+    if denied > 0 {
+        reasons.push(format!("no permission for {denied}"));
+    }
+    if let Some((_, error)) = other {
+        reasons.push(error.to_string());
+    }
+    if !hidden.is_empty() {
+        let (count, reasons) = (hidden.len(), reasons.join("; "));
+        eprintln!("note: {count} processes could not be looked at: {reasons}");
+    }
+}
+
+pub(super) fn apply(patch: &Patch, target: Target, timeout: Duration) -> Result<(), Error> {
+    let name = &patch.name;
+    let (find, wanted): (Box<dyn Fn() -> Result<Selected, Error>>, _) =
+        match (target.exe, target.all) {
+            (Some(path), _) => {
+                let wanted = format!("runs {}", path.display());
+                (Box::new(move || Selected::running(&path)), wanted)
+            }
+            (None, true) => {
+                let wanted = format!("has loaded anything that patch '{name}' changes");
+                (Box::new(|| Selected::holding(patch)), wanted)
+            }
+            (None, false) => {
+                return Work::with_numbers(&target.pid)
+                    .each(|process| apply_to(process, patch, timeout));
+            }
+        };
+    let mut work = Work::on(find()?).implicitly();
+    if work.is_empty() {
+        return Err(Error::NoneSelected { wanted });
+    }
+    let mut seen = BTreeSet::new();
+    loop {
+        seen.extend(work.processes.iter().map(|(pid, _)| *pid));
+        work.some(|process| apply_to(process, patch, timeout));
+        // Who was born meanwhile to a process that had its turn later. A child of a patched process has the
+        // patch, so this comes to an end.
+        let born = find()?.processes.into_iter();
+        let born = born.filter(|process| !seen.contains(&process.pid()) && !has(process, name));
+        work.processes = born.map(|process| (process.pid(), Ok(process))).collect();
+        if work.is_empty() {
+            return work.finish();
+        }
+    }
+}
+
+/// Whether the patch is enabled there.
+fn has(process: &Process, name: &str) -> bool {
+    let patches = engraft::status(process).map(|status| status.patches);
+    let mut patches = patches.unwrap_or_default().into_iter();
+    patches.any(|patch| patch.name == name && patch.state != PatchState::Disabled)
+}
+
+fn apply_to(process: &Process, patch: &Patch, timeout: Duration) -> Result<(), Error> {
+    let applied = engraft::apply(process, patch, timeout)?;
+    say_applied(process.pid(), &patch.name, "applied to", applied);
+    Ok(())
+}
+
+fn say_applied(pid: i32, name: &str, verb: &str, applied: Applied) {
+    match applied {
+        Applied::Already => say(&format!("patch '{name}' is already {verb} process {pid}\n")),
+        Applied::Now {
+            waiting,
+            stopped_for,
+        } => {
+            say(&format!(
+                "patch '{name}' {verb} process {pid}, stopped for {stopped_for:.1?}\n"
+            ));
+            say_waiting(pid, &waiting);
+        }
+    }
+}
+
+fn say_waiting(pid: i32, waiting: &[Waiting]) {
+    for object in waiting {
+        say(&format!(
+            "{} (build-id {}) is not loaded in process {pid}: the patch waits for it\n",
+            object.file_name, object.build_id
+        ));
+    }
+}
+
+pub(super) fn check(patch: &Patch, pids: &[i32]) -> Result<(), Error> {
+    let name = &patch.name;
+    Work::with_numbers(pids).each(|process| {
+        let pid = process.pid();
+        let checked = engraft::check(process, patch)?;
+        say_waiting(pid, &checked.waiting);
+        for doubt in checked.doubts {
+            say(&format!("process {pid}: {doubt}\n"));
+        }
+        let mut problems = checked.problems.into_iter();
+        let Some(first) = problems.next() else {
+            say(&match checked.already {
+                true => format!("patch '{name}' is already applied to process {pid}\n"),
+                false => format!("patch '{name}' can be applied to process {pid}\n"),
+            });
+            return Ok(());
+        };
+        // The first one is what the command ends with.
+        problems.for_each(|problem| complain(&problem));
+        Err(first)
+    })
+}
+
+pub(super) fn disable(name: &str, holders: Holders, timeout: Duration) -> Result<(), Error> {
+    let wanted = format!("has an enabled patch '{name}'");
+    let work = holders.work(wanted, || Selected::with_enabled_patch(name))?;
+    work.each(|process| {
+        let disabled = engraft::disable(process, name, timeout)?;
+        let (pid, stopped_for) = (process.pid(), disabled.stopped_for);
+        say(&format!(
+            "patch '{name}' disabled in process {pid}, stopped for {stopped_for:.1?}\n"
+        ));
+        Ok(())
+    })
+}
+
+pub(super) fn enable(name: &str, holders: Holders, timeout: Duration) -> Result<(), Error> {
+    let work = holders.work(has_patch(name), || Selected::with_patch(name))?;
+    work.each(|process| {
+        let enabled = engraft::enable(process, name, timeout)?;
+        say_applied(process.pid(), name, "enabled in", enabled);
+        Ok(())
+    })
+}
+
+pub(super) fn remove(name: &str, holders: Holders, timeout: Duration) -> Result<(), Error> {
+    let work = holders.work(has_patch(name), || Selected::with_patch(name))?;
+    work.each(|process| {
+        let removed = engraft::remove(process, name, timeout)?;
+        let (pid, stays) = (process.pid(), removed.stays);
+        say(&format!("patch '{name}' removed from process {pid}\n"));
+        if stays > 0 {
+            say(&format!(
+                "{stays} bytes of it stay in process {pid}: the program may hold addresses of functions there\n"
+            ));
+        }
+        Ok(())
+    })
+}
+
+pub(super) fn remove_agent(holders: Holders, timeout: Duration) -> Result<(), Error> {
+    let work = holders.work("has an agent".to_owned(), Selected::with_agent)?;
+    work.each(|process| {
+        let pid = process.pid();
+        say(&match engraft::remove_agent(process, timeout)? {
+            true => format!("agent removed from process {pid}\n"),
+            false => format!("process {pid} has no agent\n"),
+        });
+        Ok(())
+    })
+}
+
+fn has_patch(name: &str) -> String {
+    format!("has a patch '{name}'")
+}

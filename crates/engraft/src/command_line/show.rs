@@ -1,0 +1,57 @@
+//! The status of a process in words.
+
+use std::fmt::Write as _;
+
+use engraft::{PatchState, Status};
+
+/// The status in words.
+pub(super) fn describe(status: &Status) -> String {
+    let mut text = String::new();
+    let pid = status.pid;
+    // Writing to a String cannot fail.
+    let _ = match (&status.agent, status.patches.len()) {
+        (None, _) => writeln!(text, "process {pid}: never patched"),
+        (Some(_), 0) => writeln!(text, "process {pid}: no patches"),
+        (Some(_), 1) => writeln!(text, "process {pid}: 1 patch"),
+        (Some(_), count) => writeln!(text, "process {pid}: {count} patches"),
+    };
+    if status.agent.as_ref().is_some_and(|agent| agent.broken) {
+        text.push_str("  the agent found its own state damaged; it refuses all changes\n");
+    }
+    for patch in &status.patches {
+        let state = match patch.state {
+            PatchState::Disabled => "disabled",
+            PatchState::Enabled => "enabled",
+            PatchState::Enabling => "in transition: being enabled",
+            PatchState::Disabling => "in transition: being disabled",
+        };
+        // A disabled one has no place in the order.
+        let place = patch.order.map_or("-".into(), |order| format!("{order}."));
+        let _ = writeln!(text, "  {place} {} ({state})", patch.name);
+        for object in &patch.objects {
+            let functions = object.functions.join(", ");
+            let _ = writeln!(
+                text,
+                "     {} [{}]: {functions}",
+                object.file_name, object.build_id
+            );
+            for module in &object.modules {
+                let path = if module.path.is_empty() {
+                    "the program"
+                } else {
+                    &module.path
+                };
+                let what = if module.patched {
+                    "patched"
+                } else {
+                    "not patched"
+                };
+                let _ = writeln!(text, "       {path}: {what}");
+            }
+            if object.modules.is_empty() && patch.state != PatchState::Disabled {
+                text.push_str("       waits for it to be loaded\n");
+            }
+        }
+    }
+    text
+}
