@@ -255,3 +255,59 @@ impl From<gimli::Error> for DamagedEntry {
         Self::Form(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame_registers::FrameRegisters;
+    use crate::page_cache::PageCache;
+    use crate::process::Process;
+    use crate::registers::Registers;
+
+    /// A small generator, so that a failure is found again (xorshift, Marsaglia 2003).
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0
+        }
+    }
+
+    #[test]
+    fn damaged_tables_are_errors() {
+        // The signal restorer's entry, with expressions for everything, a plain one and a terminator.
+        const GOOD: &[u8] =
+            b"\x14\0\0\0\0\0\0\0\x01zRS\0\x01\x78\x10\x01\x00\x0c\x07\x08\x90\x01\0\
+            \x2c\0\0\0\x1c\0\0\0\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\x0f\x04\x77\xa0\x01\x06\
+            \x10\x08\x02\x77\x28\x16\x09\x02\x77\x30\x0a\x44\x0e\x20\x0b\x07\x10\0\0\
+            \0\0\0\0\0\0\0\0";
+        let process = Process::open(std::process::id().try_into().unwrap()).unwrap();
+        let memory = process.memory();
+        let pages = PageCache::new(memory);
+        let mut registers = Registers::default();
+        registers.rsp = GOOD.as_ptr() as u64;
+        let registers = FrameRegisters::from(&registers);
+        let mut numbers = Numbers(0x1234_5678_9abc_def1);
+        let mut understood = 0;
+        for round in 0..20_000 {
+            let mut bytes = GOOD.to_vec();
+            for _ in 0..round % 5 {
+                let place = numbers.next() as usize % bytes.len();
+                bytes[place] = numbers.next() as u8;
+            }
+            let start = TargetAddress::new(bytes.as_ptr() as u64);
+            let mut section = EhFrame::new(start.range(bytes.len() as u64));
+            for (at, entry) in section.index(memory, start).unwrap_or_default() {
+                let found = section.rules(memory, entry, at + round % 16);
+                if let Ok(Some(found)) = found {
+                    understood += 1;
+                    let _ = found.rules.apply(&registers, &pages);
+                }
+            }
+        }
+        assert!(understood > 4000, "{understood}");
+    }
+}

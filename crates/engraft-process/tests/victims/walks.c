@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <sched.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -58,15 +59,22 @@ NOINLINE void deep(unsigned long n) {
 void bare(void);
 __asm__(".text\n.globl bare\n.type bare, @function\nbare:\n sub $24, %rsp\n call target\n add $24, %rsp\n ret\n.size bare, .-bare\n");
 
+/* The last instruction is a call; what it returns to would be another function. */
+__attribute__((noinline, noclone, noreturn)) void never_returns(void) { announce(); for (;;) pause(); }
+NOINLINE void ends_in_call(void) { never_returns(); }
+
+NOINLINE void returning_handler(int signal) { BARRIER; }
+
 /* The same, but without a file, and with information that is not registered anywhere. */
-static void (*make_image(void (*callee)(void)))(void) {
-    unsigned char code[] = {0x48, 0x83, 0xec, 0x18, 0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xd0, 0x48, 0x83, 0xc4, 0x18, 0xc3};
+static void (*make_image(void (*callee)(void), int cfa_offset))(void) {
+    /* push $1 (three times), mov $callee, %rax, call *%rax, add $24, %rsp, ret */
+    unsigned char code[] = {0x6a, 1, 0x6a, 1, 0x6a, 1, 0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xd0, 0x48, 0x83, 0xc4, 0x18, 0xc3};
     unsigned char table[] = {
         20, 0, 0, 0, 0, 0, 0, 0, 1, 'z', 'R', 0, 1, 0x78, 16, 1, 0, 0x0c, 7, 8, 0x90, 1, 0, 0,
-        28, 0, 0, 0, 28, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, sizeof code, 0, 0, 0, 0, 0, 0, 0, 0, 0x44, 0x0e, 32, 0, 0, 0, 0,
+        28, 0, 0, 0, 28, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, sizeof code, 0, 0, 0, 0, 0, 0, 0, 0, 0x46, 0x0e, cfa_offset, 0, 0, 0, 0,
         0, 0, 0, 0};
     char *image = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    memcpy(code + 6, &callee, 8);
+    memcpy(code + 8, &callee, 8);
     memcpy(image, code, sizeof code);
     memcpy(table + 32, &image, 8);
     memcpy(image + 4096, table, sizeof table);
@@ -103,6 +111,7 @@ NOINLINE void aligned(unsigned long n) {
 /* Between calls, its own prologue and epilogue, stubs for library calls, library code, the vDSO. */
 NOINLINE void busy(void) {
     announce();
+    if (is("stepped")) pause();
     for (unsigned long n = 0;; n++) {
         with_many_registers(n);
         sorting(n);
@@ -132,14 +141,17 @@ NOINLINE void target(void) {
     else if (is("pointer") || is("pointer-in-coroutine")) holds_pointer();
     else if (is("stale")) { replaced_deep(); uninitialised(); }
     else if (is("stale-spinning")) { announce(); replaced(); for (;;) __asm__ volatile(""); }
-    else if (is("busy")) busy();
+    else if (is("busy") || is("stepped")) busy();
+    else if (is("noreturn")) ends_in_call();
     else if (is("vdso")) clock_spinner();
     else { announce(); for (;;) pause(); }
     BARRIER;
 }
 NOINLINE void middle(void) {
     if (is("bare")) bare();
-    else if (is("image")) make_image(target)();
+    else if (is("image")) make_image(target, 32)();
+    else if (is("image-stuck")) make_image(target, 0)();
+    else if (is("image-wrong")) make_image(target, 24)();
     else target();
     BARRIER;
 }
@@ -158,6 +170,8 @@ NOINLINE void *run(void *unused) {
     sigaltstack(&s, NULL);
     sigaction(SIGUSR1, &a, NULL);
     sigaction(SIGSEGV, &a, NULL);
+    a.sa_handler = returning_handler;
+    sigaction(SIGUSR2, &a, NULL);
     if (is("handler-bare")) {
         struct kernel_action k = {handler, 0x04000000, bare_restorer, 0};
         syscall(SYS_rt_sigaction, SIGUSR1, &k, NULL, 8);
@@ -174,6 +188,8 @@ NOINLINE void *run(void *unused) {
     return unused;
 }
 
+static int run_cloned(void *unused) { run(NULL); return 0; }
+
 int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     printf("ready\n");
@@ -182,7 +198,10 @@ int main(int argc, char **argv) {
     if (pipe(ends)) return 1;
     pthread_t t;
     if (!strcmp(where, "thread")) pthread_create(&t, NULL, run, NULL);
-    else {
+    else if (!strcmp(where, "clone")) {
+        int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+        clone(run_cloned, (char *)malloc(1 << 16) + (1 << 16), flags, NULL);
+    } else {
         printf("%d\n", getpid());
         run(NULL);
     }
