@@ -88,6 +88,13 @@ pub(crate) fn is_restorer(process: &Process, at: TargetAddress) -> bool {
     check(process, Some(at), &RESTORERS).is_some()
 }
 
+/// Does this code start by calling `rt_sigreturn`?
+pub(crate) fn starts_as_restorer(code: &[u8]) -> bool {
+    RESTORERS
+        .into_iter()
+        .any(|pattern| code.starts_with(pattern))
+}
+
 /// The address, if one of the patterns is still there.
 fn check(
     process: &Process,

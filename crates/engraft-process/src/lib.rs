@@ -9,7 +9,7 @@
 //! # A tour
 //! [`Process::open`] disturbs nothing: memory, [`Maps`], [`Modules`] and [`Task`] can be looked at.
 //! [`Process::seize`] makes us the tracer, [`SeizedProcess::stop`] stops all threads, and a
-//! [`StoppedProcess`] is scanned ([`StackScan`]), written to, and made to run code
+//! [`StoppedProcess`] is scanned ([`StackScan`]), its stacks are walked ([`StackWalk`]), it is written to, and made to run code
 //! ([`StoppedThread::call`]). It goes on by `resume` or `detach`, or when it is dropped.
 //!
 //! ```no_run
@@ -39,10 +39,14 @@ compile_error!("engraft-process is written for Linux on x86-64");
 
 mod address;
 mod auxv;
+mod call_site;
 mod deadline;
 mod effects;
+mod eh_frame;
 mod elf;
+mod file_sections;
 mod frame;
+mod frame_registers;
 mod gadgets;
 mod gaps;
 mod loader;
@@ -50,6 +54,7 @@ mod maps;
 mod memory;
 mod modules;
 mod obstacles;
+mod page_cache;
 mod process;
 mod registers;
 mod release;
@@ -58,6 +63,7 @@ mod remote_error;
 mod remote_thread;
 mod restart;
 mod scan;
+mod signal_context;
 mod stop_error;
 mod stopped;
 mod stopping;
@@ -65,7 +71,12 @@ mod symbols;
 mod sys;
 mod task;
 mod tracees;
+mod unwind_rules;
+mod unwind_table;
 mod wait;
+mod walk;
+mod walk_context;
+mod walk_error;
 
 pub use address::TargetAddress;
 pub use elf::{BuildId, ProgramHeader};
@@ -85,3 +96,6 @@ pub use stopped::{
     BorrowedThread, SeizedProcess, StoppedProcess, StoppedThread, ThreadState, on_tracer_thread,
 };
 pub use task::{Activity, SchedulerCounters, Task, TaskStat, TaskState};
+pub use walk::{Frame, StackWalk};
+pub use walk_context::{ExtraUnwindTable, WalkContext};
+pub use walk_error::{BrokenWalk, WalkError};

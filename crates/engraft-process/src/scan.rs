@@ -6,20 +6,22 @@
 //! the entry. The exact end of a range is a return address only if the last instruction is a call,
 //! one that does not return; then an exception can still lead from it to a handler inside.
 //!
-//! The precise walk by `.eh_frame`, for those that are not clear here, will be the neighbour of this
-//! file.
+//! Those that are not clear here are asked again by the precise walk: [`StackScan::check_precisely`].
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::address::TargetAddress;
+use crate::call_site::{TAIL, may_be_call};
 use crate::elf::word;
 use crate::gadgets::is_restorer;
 use crate::maps::{Mapping, Maps};
 use crate::memory::MemoryError;
 use crate::process::Process;
 use crate::stopped::ThreadState;
+use crate::walk::{Frame, StackWalk};
+use crate::walk_error::BrokenWalk;
 
 /// The ABI lets a function use this much below the stack pointer without moving it.
 const RED_ZONE: u64 = 128;
@@ -52,6 +54,9 @@ pub enum Verdict {
         at: TargetAddress,
         /// The value.
         value: TargetAddress,
+        /// The frame that will return there, if the stack was walked. Without a walk it may be a
+        /// left-over.
+        frame: Option<Frame>,
     },
     /// Not everything could be looked at: not clear.
     Unreliable(Unreliable),
@@ -83,6 +88,9 @@ pub enum Unreliable {
     /// It could not be read.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// Something may be a return address, and the walk that was to tell could not.
+    #[error(transparent)]
+    Walk(#[from] BrokenWalk),
 }
 
 /// A scan for a set of ranges, prepared once for all threads of a process.
@@ -159,6 +167,18 @@ impl<'s> StackScan<'s> {
         }
         self.check_stacks(thread)
             .unwrap_or_else(Verdict::Unreliable)
+    }
+
+    /// Looks at a stopped thread, and where that finds something that may be a return address (and
+    /// may be a function pointer, or a left-over in a dead part of a frame), walks its stack.
+    pub fn check_precisely(&self, thread: &ThreadState, walk: &StackWalk<'_>) -> Verdict {
+        match self.check(thread) {
+            Verdict::Sleeping { .. } => {
+                let ranges = self.ranges.iter().map(|target| &target.range);
+                walk.check(thread, ranges)
+            }
+            verdict => verdict,
+        }
     }
 
     fn check_stacks(&self, thread: &ThreadState) -> Result<Verdict, Unreliable> {
@@ -247,6 +267,7 @@ impl<'s> StackScan<'s> {
                     range: range.clone(),
                     at,
                     value,
+                    frame: None,
                 }));
             }
             if self.is_signal_frame(value) {
@@ -304,22 +325,21 @@ impl<'s> StackScan<'s> {
     }
 }
 
-/// May the code that ends here end in a call instruction? `e8` with a displacement, or `ff /2` with
-/// any operand. What cannot be read may.
+/// May the code that ends here end in a call instruction? What cannot be read may.
 fn may_end_in_call(process: &Process, end: TargetAddress) -> bool {
-    const LENGTHS_OF_INDIRECT: [usize; 5] = [2, 3, 4, 6, 7];
-    let Ok(tail) = process.memory().read_array::<7>(end - 7) else {
-        return true;
-    };
-    let indirect = |length: usize| matches!(&tail[7 - length..], [0xff, operand, ..] if operand & 0x38 == 0x10);
-    tail[2] == 0xe8 || LENGTHS_OF_INDIRECT.into_iter().any(indirect)
+    let tail = process.memory().read_array(end - TAIL as u64);
+    tail.map_or(true, |tail| may_be_call(&tail))
 }
 
 /// Is this the stack that the thread was started on?
 ///
 /// The first thread's has a name. Other threads have their thread control block at the upper end of
 /// their stack, in glibc and musl alike. Heaps do not count: a static program has the first thread's block there.
-fn is_own_stack(thread: &ThreadState, stack_pointer: TargetAddress, mapping: &Mapping) -> bool {
+pub(crate) fn is_own_stack(
+    thread: &ThreadState,
+    stack_pointer: TargetAddress,
+    mapping: &Mapping,
+) -> bool {
     if mapping.name == "[stack]" {
         return true;
     }

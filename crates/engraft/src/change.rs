@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use engraft_abi::{CodeRange, Command};
 use engraft_process::{
-    Maps, Process, StackScan, StoppedProcess, TargetAddress, ThreadState, Verdict,
+    Maps, Process, StackScan, StackWalk, StoppedProcess, TargetAddress, ThreadState, Verdict,
+    WalkContext,
 };
 
 use crate::agent::Plan;
@@ -40,6 +41,9 @@ impl Change {
 
     /// Makes the change; how long the threads stood still for it.
     pub(crate) fn make(self, session: &Session<'_>) -> Result<Duration, Error> {
+        // The conservative scan costs microseconds and is enough for most threads. Only when one is in the
+        // way is it worth to find out, while everybody runs, how to walk stacks precisely.
+        let mut unwinding = None;
         loop {
             // All that can be done while everybody runs. A stack that is mapped later is not in the
             // map, and counts as not clear; a module that comes later changes the plan's generation.
@@ -49,12 +53,15 @@ impl Change {
             let plan = session.agent.plan()?;
             let maps = session.process.maps()?;
             let mut stopped = session.stop()?;
-            let attempt = self.attempt(session, &mut stopped, plan, &maps)?;
+            let attempt = self.attempt(session, &mut stopped, plan, &maps, unwinding.as_ref())?;
             stopped.detach()?;
             match attempt {
                 Attempt::Done { stopped_for } => return Ok(stopped_for),
                 Attempt::LoaderBusy => session.wait_for_loader()?,
-                Attempt::ThreadInside(error) => session.deadline.wait().map_err(|_| error)?,
+                Attempt::ThreadInside(error) => {
+                    session.deadline.wait().map_err(|_| error)?;
+                    unwinding = Some(WalkContext::prepare(session.process)?);
+                }
             }
         }
     }
@@ -66,6 +73,7 @@ impl Change {
         stopped: &mut StoppedProcess,
         mut plan: Plan,
         maps: &Maps,
+        mut unwinding: Option<&WalkContext>,
     ) -> Result<Attempt, Error> {
         let since = Instant::now();
         let pid = session.pid();
@@ -76,9 +84,11 @@ impl Change {
             }
             planned.done(pid)?;
             plan = session.agent.plan()?;
+            // Its unwind tables may be those of a module that has gone.
+            unwinding = None;
         }
         let timeout = session.deadline.timeout;
-        if let Some(error) = first_not_clear(stopped, maps, &plan.ranges, timeout) {
+        if let Some(error) = first_not_clear(stopped, maps, unwinding, &plan.ranges, timeout) {
             return Ok(Attempt::ThreadInside(error));
         }
         let (command, arguments) = self.command();
@@ -109,6 +119,7 @@ enum Attempt {
 pub(crate) fn first_not_clear(
     stopped: &StoppedProcess,
     maps: &Maps,
+    unwinding: Option<&WalkContext>,
     ranges: &[CodeRange],
     timeout: Duration,
 ) -> Option<Error> {
@@ -118,8 +129,13 @@ pub(crate) fn first_not_clear(
         .map(|range| range.start.into()..range.end.into())
         .collect();
     let scan = StackScan::new(process, maps, &addresses);
+    let walk = unwinding.map(|context| StackWalk::new(process, maps, context));
     for thread in stopped.threads() {
-        let (reason, start) = match scan.check(&thread) {
+        let verdict = match &walk {
+            Some(walk) => scan.check_precisely(&thread, walk),
+            None => scan.check(&thread),
+        };
+        let (reason, start) = match verdict {
             Verdict::Clear => continue,
             Verdict::Running { range, .. } => (Inside::Running, Some(range.start)),
             Verdict::Sleeping { range, .. } => (Inside::Sleeping, Some(range.start)),

@@ -130,7 +130,7 @@ pub fn remove_agent(process: &Process, timeout: Duration) -> Result<bool, Error>
         let inside = match &removed {
             Ok(false) => {
                 let maps = process.maps()?;
-                first_not_clear(&stopped, &maps, &[range], timeout)
+                first_not_clear(&stopped, &maps, None, &[range], timeout)
             }
             _ => None,
         };

@@ -19,6 +19,8 @@
     reason = "a test fails so"
 )]
 
+pub mod steps;
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;

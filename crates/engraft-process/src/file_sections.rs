@@ -1,0 +1,58 @@
+//! Where a section of the program is, when only its file says so.
+//!
+//! Static programs of many toolchains have an `.eh_frame` but no program header that leads to it. The
+//! section headers are not loaded; they are read from `/proc/PID/exe`, which is the very file that
+//! runs, also if it was deleted or replaced, or lies in another mount namespace, and which cannot be
+//! written while it runs. The section itself is still read from memory.
+
+use std::fs::File;
+use std::ops::Range;
+
+use object::LittleEndian;
+use object::elf::PT_LOAD;
+use object::read::elf::{ElfFile64, ProgramHeader as _};
+use object::read::{Object, ObjectSection, ReadCache};
+
+use crate::address::TargetAddress;
+use crate::modules::Module;
+use crate::process::Process;
+
+/// The place of the section in memory; `None` if there is none, or if the module is not what this file
+/// was loaded as.
+pub(crate) fn find_section(
+    process: &Process,
+    module: &Module,
+    name: &str,
+) -> Option<Range<TargetAddress>> {
+    let file = File::open(process.memory_task().path("exe")).ok()?;
+    let cache = ReadCache::new(file);
+    let file = ElfFile64::<LittleEndian, _>::parse(&cache).ok()?;
+    let endian = LittleEndian;
+    let of_file = file.elf_program_headers().iter().map(|header| {
+        (
+            header.p_type(endian),
+            header.p_offset(endian),
+            header.p_vaddr(endian),
+            header.p_memsz(endian),
+        )
+    });
+    let headers = module.program_headers.iter();
+    let of_module = headers.map(|header| {
+        (
+            header.kind,
+            header.offset,
+            header.address,
+            header.memory_size,
+        )
+    });
+    if !of_file.eq(of_module) {
+        return None;
+    }
+    let section = file.section_by_name(name)?;
+    let end = section.address().checked_add(section.size())?;
+    let is_loaded = module.program_headers.iter().any(|header| {
+        let end_of_load = header.address.saturating_add(header.file_size);
+        header.kind == PT_LOAD && header.address <= section.address() && end <= end_of_load
+    });
+    is_loaded.then(|| module.address(section.address())..module.address(end))
+}
