@@ -36,7 +36,7 @@ pub unsafe extern "C" fn remote_command(
     };
     // SAFETY: the caller's promise.
     let control = unsafe { ControlBlock::at(control) };
-    if control.read().filtered != 0 {
+    if control.is_filtered() {
         system::set_filtered();
     }
     let Ok(command) = Command::try_read_from_bytes(&command.to_ne_bytes()) else {

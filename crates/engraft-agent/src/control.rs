@@ -41,6 +41,14 @@ impl ControlBlock {
         unsafe { &*pointer }
     }
 
+    /// Whether the controller has seen a seccomp filter. Without the copy of the whole block that `read` makes.
+    pub(crate) fn is_filtered(self) -> bool {
+        // ORDERING: written by the controller before the call.
+        self.word(offset_of!(Control, filtered))
+            .load(Ordering::Relaxed)
+            != 0
+    }
+
     /// Writes a field of 64 bits.
     pub(crate) fn store(self, offset: usize, value: u64) {
         // ORDERING: read by the controller after the command has returned and the thread has stopped.

@@ -215,6 +215,8 @@ impl Drop for File {
 /// Copies memory of this process into `buffer`; false if not all of it is mapped and readable.
 ///
 /// For addresses that come from the target's own structures: a wrong one is an answer, not a crash.
+// Not inlined: it is used for many types, and the agent is to be small.
+#[inline(never)]
 pub(crate) fn read_own_memory(address: u64, buffer: &mut [u8]) -> bool {
     if is_restricted() {
         return read_if_mapped(address, buffer);
@@ -236,6 +238,7 @@ pub(crate) fn read_own_memory(address: u64, buffer: &mut [u8]) -> bool {
 
 /// The same without the call: mmap says whether something is there. A mapping that may not be read is still
 /// a crash, but none of those is behind an address in a loaded file.
+#[cold]
 fn read_if_mapped(address: u64, buffer: &mut [u8]) -> bool {
     const PAGE: u64 = 4096;
     let Some(end) = address.checked_add(buffer.len() as u64) else {

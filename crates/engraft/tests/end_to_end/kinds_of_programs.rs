@@ -78,6 +78,13 @@ fn stripped_and_patched_by_the_symbols_of_the_build() -> Result<()> {
     there_and_back(&victim, "answer", "stripped")
 }
 
+/// The same where nobody has the symbols: the functions are found by their code.
+#[test]
+fn stripped_and_patched_without_symbols() -> Result<()> {
+    let victim = Victim::build_with(&victims().join("answer"), &[])?;
+    there_and_back(&victim, "stripped", "stripped")
+}
+
 fn patched_and_back(make_arguments: &[&str]) -> Result<()> {
     let victim = Victim::build_with(&victims().join("answer"), make_arguments)?;
     there_and_back(&victim, "answer", "answer")
