@@ -295,8 +295,10 @@ mod tests {
         let start = stack.unwrap().range.start;
         let memory = process.memory();
         let pages = PageCache::new(memory);
-        let mut registers = Registers::default();
-        registers.rsp = start.get();
+        let registers = Registers {
+            rsp: start.get(),
+            ..Registers::default()
+        };
         let registers = FrameRegisters::from(&registers);
         let mut numbers = Numbers(0x1234_5678_9abc_def1);
         let mut understood = 0;
