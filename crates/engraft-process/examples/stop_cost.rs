@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use engraft_process::{Process, StackScan};
+use engraft_process::{Process, StackScan, StackWalk, WalkContext};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pid = std::env::args()
@@ -15,7 +15,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let entry = ranges
         .map(|range| range.start.range(64))
         .ok_or("no program")?;
-    println!("threads  stop  maps  scan of all  system call  detach (us)");
+    let start = Instant::now();
+    let context = WalkContext::prepare(&process)?;
+    println!("walks prepared in {} us", start.elapsed().as_micros());
+    println!("threads  stop  maps  scan of all  walk of all  system call  detach (us)");
     for _ in 0..9 {
         let start = Instant::now();
         let mut stopped = process.stop(Duration::from_secs(5))?;
@@ -26,6 +29,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let threads: Vec<_> = stopped.threads().collect();
         let verdicts: Vec<_> = threads.iter().map(|thread| scan.check(thread)).collect();
         let scanned = start.elapsed();
+        let walk = StackWalk::new(&process, &maps, &context);
+        let known = |thread| walk.walk(thread).map_or(0, |frames| frames.len());
+        let frames: usize = threads.iter().map(known).sum();
+        let walked = start.elapsed();
         let mut thread = stopped.calling_thread().ok_or("no thread")?;
         thread.system_call(39, [0; 6])?;
         let called = start.elapsed();
@@ -35,14 +42,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             stop,
             mapped - stop,
             scanned - mapped,
-            called - scanned,
+            walked - scanned,
+            called - walked,
             end - called,
         ];
         let times: Vec<_> = times
             .iter()
             .map(|time| time.as_micros().to_string())
             .collect();
-        println!("{} {}", verdicts.len(), times.join(" "));
+        println!("{} {} ({frames} frames)", verdicts.len(), times.join(" "));
     }
     Ok(())
 }

@@ -258,6 +258,9 @@ impl From<gimli::Error> for DamagedEntry {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+
     use super::*;
     use crate::frame_registers::FrameRegisters;
     use crate::page_cache::PageCache;
@@ -285,9 +288,19 @@ mod tests {
             \x10\x08\x02\x77\x28\x16\x09\x02\x77\x30\x0a\x44\x0e\x20\x0b\x07\x10\0\0\
             \0\0\0\0\0\0\0\0";
         // Nobody runs there: its memory is only a place from which to read.
-        let mut child = std::process::Command::new("sleep")
-            .arg("1000")
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
+            .unwrap();
+        // It answers, so it is what it is going to be.
+        let mut answer = [0; 1];
+        child.stdin.as_mut().unwrap().write_all(b"?").unwrap();
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut answer)
             .unwrap();
         let process = Process::open(child.id().try_into().unwrap()).unwrap();
         let maps = process.maps().unwrap();

@@ -65,13 +65,14 @@ NOINLINE void ends_in_call(void) { never_returns(); }
 
 NOINLINE void returning_handler(int signal) { BARRIER; }
 
-/* The same, but without a file, and with information that is not registered anywhere. */
+/* As bare, but without a file, and with information that is not registered anywhere. A negative offset: the return
+ * address is marked as undefined. */
 static void (*make_image(void (*callee)(void), int cfa_offset))(void) {
     /* push $1 (three times), mov $callee, %rax, call *%rax, add $24, %rsp, ret */
     unsigned char code[] = {0x6a, 1, 0x6a, 1, 0x6a, 1, 0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xd0, 0x48, 0x83, 0xc4, 0x18, 0xc3};
     unsigned char table[] = {
         20, 0, 0, 0, 0, 0, 0, 0, 1, 'z', 'R', 0, 1, 0x78, 16, 1, 0, 0x0c, 7, 8, 0x90, 1, 0, 0,
-        28, 0, 0, 0, 28, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, sizeof code, 0, 0, 0, 0, 0, 0, 0, 0, 0x46, 0x0e, cfa_offset, 0, 0, 0, 0,
+        28, 0, 0, 0, 28, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, sizeof code, 0, 0, 0, 0, 0, 0, 0, 0, 0x46, cfa_offset < 0 ? 7 : 0x0e, cfa_offset < 0 ? 16 : cfa_offset, 0, 0, 0, 0,
         0, 0, 0, 0};
     char *image = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     memcpy(code + 8, &callee, 8);
@@ -150,6 +151,7 @@ NOINLINE void target(void) {
 NOINLINE void middle(void) {
     if (is("bare")) bare();
     else if (is("image")) make_image(target, 32)();
+    else if (is("image-end")) make_image(target, -1)();
     else if (is("image-stuck")) make_image(target, 0)();
     else if (is("image-wrong")) make_image(target, 24)();
     else target();
