@@ -154,7 +154,11 @@ impl Caller<'_> {
             .get_or_init(|| Gadgets::find(&process));
         let instruction = gadgets.system_call(&process);
         let pid = process.pid();
-        let (entry, returns) = instruction.ok_or(RemoteCallError::NoInstruction { pid })?;
+        // Nothing is found either in a process that has just been killed.
+        let (entry, returns) = instruction.ok_or_else(|| match process.is_alive() {
+            true => RemoteCallError::NoInstruction { pid },
+            false => RemoteCallError::Gone { pid },
+        })?;
         let restorer = gadgets.restorer(&process).filter(|_| returns);
         let borrowed = match restorer {
             Some(restorer) => self.borrow_stack(restorer)?,

@@ -169,7 +169,7 @@ fn a_sleeping_call_is_neither_interrupted_nor_shortened_by_remote_calls() {
         ("epoll_pwait", libc::SYS_epoll_pwait, "0 in time"),
         ("select", libc::SYS_select, "0 in time"),
     ] {
-        let mut victim = Victim::start(&program, &[call, "300"]);
+        let mut victim = Victim::start(&program, &[call, "1000"]);
         let tid: i32 = victim.line().parse().unwrap();
         victim.await_sleep(tid, number);
         let mut stopped = victim.stop();

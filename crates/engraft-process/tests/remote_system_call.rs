@@ -50,13 +50,13 @@ fn a_sleeping_call_is_neither_interrupted_nor_shortened() {
         ("ppoll", libc::SYS_ppoll),
         ("select", libc::SYS_select),
     ] {
-        disturb(call, number, "400", "0 in time");
+        disturb(call, number, "1000", "0 in time");
     }
 }
 
 #[test]
 fn a_futex_wait_is_neither_interrupted_nor_shortened() {
-    disturb("futex", libc::SYS_futex, "400", "timeout in time");
+    disturb("futex", libc::SYS_futex, "1000", "timeout in time");
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_tracer_that_dies_anywhere_does_not_interrupt_a_sleep() {
         ("epoll_wait", libc::SYS_epoll_wait),
     ] {
         for step in 1.. {
-            let mut victim = Victim::start(&program, &[call, "50"]);
+            let mut victim = Victim::start(&program, &[call, "1000"]);
             let tid: i32 = victim.line().parse().unwrap();
             victim.await_sleep(tid, number);
             let status = Command::new(std::env::current_exe().unwrap())
