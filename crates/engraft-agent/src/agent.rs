@@ -253,10 +253,7 @@ impl Agent {
                 let path = path
                     .filter(|path| !path.is_empty())
                     .unwrap_or(b"the program");
-                let text = Text::EMPTY
-                    .push(path)
-                    .push(b": ")
-                    .push(failure.text.as_bytes());
+                let text = Text::EMPTY.push(path).push(b": ").push(failure.words());
                 Failure { text, ..failure }
             }
             Error::PrePatch(_, failure) | Error::Threads(_, failure) => failure,

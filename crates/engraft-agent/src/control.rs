@@ -68,7 +68,7 @@ impl ControlBlock {
                 outcome
             }
             Err(failure) => {
-                let text = failure.text.as_bytes();
+                let text = failure.words();
                 response.text_length = text.len() as u64;
                 response
                     .text

@@ -1,40 +1,34 @@
 //! Why something could not be done, in a form that needs no memory: a kind for programs and a text for
 //! people, which ends up in `dlerror` or in the controller's error message.
 
+use alloc::vec::Vec;
+
 use engraft_abi::Outcome;
 
 use crate::system::Errno;
 
-/// A message of bounded length.
-#[derive(Clone, Copy)]
+/// A message of bounded length. Where there is no memory for a part, the part is missing.
+#[derive(Default)]
 pub(crate) struct Text {
-    bytes: [u8; 400],
-    length: usize,
+    bytes: Vec<u8>,
 }
 
 impl Text {
     /// No text.
-    pub(crate) const EMPTY: Self = Self {
-        bytes: [0; 400],
-        length: 0,
-    };
+    pub(crate) const EMPTY: Self = Self { bytes: Vec::new() };
+
+    /// What fits into a response, and into the loader's error with a zero byte behind it.
+    const LONGEST: usize = 399;
 
     /// Appends what fits.
     // Not inlined, nor are its neighbours: failures are rare, and the agent is to be small.
     #[inline(never)]
     pub(crate) fn push(mut self, part: &[u8]) -> Self {
-        // One byte stays zero, so that the text is a C string too.
-        let free = self.bytes.len() - 1 - self.length;
-        let count = part.len().min(free);
-        for (to, from) in self
-            .bytes
-            .iter_mut()
-            .skip(self.length)
-            .zip(part.iter().take(count))
-        {
-            *to = *from;
+        let free = Self::LONGEST - self.bytes.len().min(Self::LONGEST);
+        let part = part.get(..part.len().min(free)).unwrap_or_default();
+        if self.bytes.try_reserve(part.len()).is_ok() {
+            self.bytes.extend_from_slice(part);
         }
-        self.length += count;
         self
     }
 
@@ -67,10 +61,11 @@ impl Text {
     /// The same text as a library name that glibc looks up literally: with a slash, so that no search
     /// path is tried, and without `$`, which would be expanded.
     pub(crate) fn fit_for_library_name(mut self) -> Self {
-        self.bytes
-            .iter_mut()
-            .filter(|byte| **byte == b'$')
-            .for_each(|byte| *byte = b'?');
+        for byte in &mut self.bytes {
+            if *byte == b'$' {
+                *byte = b'?';
+            }
+        }
         if self.as_bytes().contains(&b'/') {
             self
         } else {
@@ -80,17 +75,22 @@ impl Text {
 
     /// What was appended.
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
+        &self.bytes
     }
 
-    /// The text, followed by a zero byte, as C wants it.
-    pub(crate) fn as_c_string(&self) -> *const u8 {
+    /// The text, followed by a zero byte, as C wants it. It lives as long as the text.
+    pub(crate) fn as_c_string(&mut self) -> *const u8 {
+        if self.bytes.last() != Some(&0) {
+            match self.bytes.try_reserve(1) {
+                Ok(()) => self.bytes.push(0),
+                Err(_) => return c"engraft: out of memory /".as_ptr().cast(),
+            }
+        }
         self.bytes.as_ptr()
     }
 }
 
 /// What went wrong.
-#[derive(Clone, Copy)]
 pub(crate) struct Failure {
     /// For programs.
     pub outcome: Outcome,
@@ -105,6 +105,14 @@ impl Failure {
         Self {
             outcome,
             text: Text::EMPTY.push(text),
+        }
+    }
+
+    /// The text, or what it means that there is none.
+    pub(crate) fn words(&self) -> &[u8] {
+        match self.text.as_bytes() {
+            b"" => b"the agent's memory is used up",
+            text => text,
         }
     }
 
@@ -156,6 +164,9 @@ mod tests {
     fn a_long_text_is_cut_and_still_ends_in_zero() {
         let text = Text::EMPTY.push(&[b'x'; 1000]);
         assert_eq!(text.as_bytes().len(), 399);
-        assert_eq!(text.bytes.last(), Some(&0));
+        let mut text = text;
+        let c_string = text.as_c_string();
+        assert_eq!(c_string, text.bytes.as_ptr());
+        assert_eq!((text.bytes.len(), text.bytes.last()), (400, Some(&0)));
     }
 }

@@ -295,9 +295,7 @@ impl Agent {
             .and_then(|patch| self.core.patch(patch));
         let text = Text::EMPTY.push(b"engraft: patch '");
         let text = text.push(patch.map(|patch| patch.name()).unwrap_or_default());
-        let text = text
-            .push(b"' cannot be applied to ")
-            .push(failure.text.as_bytes());
+        let text = text.push(b"' cannot be applied to ").push(failure.words());
         let hook = self.hook.as_mut()?;
         match activity {
             Activity::Adding(_) => {
