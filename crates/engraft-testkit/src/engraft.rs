@@ -36,6 +36,9 @@ pub mod exit {
     pub const WRONG_STATE: i32 = 11;
 }
 
+/// How long commands wait for threads, unless that is what is tested: long enough for a loaded machine.
+const PATIENCE: [&str; 2] = ["--timeout", "50"];
+
 /// The `engraft` binary.
 #[derive(Debug, Clone)]
 pub struct Engraft {
@@ -91,7 +94,8 @@ impl Engraft {
         run(
             self.command(["apply"])
                 .arg(patch)
-                .args(["--pid", &pid.to_string()]),
+                .args(["--pid", &pid.to_string()])
+                .args(PATIENCE),
             TIME_LIMIT,
         )
     }
@@ -99,7 +103,8 @@ impl Engraft {
     /// `engraft disable`.
     pub fn disable(&self, name: &str, pid: u32) -> Result<Outcome> {
         run(
-            &mut self.command(["disable", name, "--pid", &pid.to_string()]),
+            self.command(["disable", name, "--pid", &pid.to_string()])
+                .args(PATIENCE),
             TIME_LIMIT,
         )
     }
