@@ -137,11 +137,9 @@ impl Agent {
         let new = PatchId(self.next_patch);
         self.host.payloads.add(new, address, length)?;
         let payload = self.host.payload(new)?;
-        let mut enabled = self.core.patches().iter();
-        if let Some(known) = enabled.find(|patch| patch.name() == payload.name()) {
-            let number = known.id().0.into();
+        if let Some(known) = self.enabled(payload.name()) {
             self.host.payloads.remove(new)?;
-            return Ok((Outcome::AlreadyThere, number));
+            return Ok((Outcome::AlreadyThere, known.0.into()));
         }
         // The same patch once more: what is left of it is used again.
         let patch = match self.host.payloads.same_content(new) {
@@ -178,11 +176,17 @@ impl Agent {
         Ok((Outcome::Done, patch.0.into()))
     }
 
+    /// The enabled patch of a name.
+    pub(crate) fn enabled(&self, name: &[u8]) -> Option<PatchId> {
+        let mut patches = self.core.patches().iter();
+        let patch = patches.find(|patch| patch.name() == name)?;
+        Some(patch.id())
+    }
+
     /// Finds an enabled patch.
     pub(crate) fn find(&mut self, name: &[u8]) -> Answer {
-        let mut patches = self.core.patches().iter();
-        match patches.find(|patch| patch.name() == name) {
-            Some(patch) => Ok((Outcome::Done, patch.id().0.into())),
+        match self.enabled(name) {
+            Some(patch) => Ok((Outcome::Done, patch.0.into())),
             None => {
                 let text = Text::EMPTY.push(b"no patch '").push(name);
                 let text = text.push(b"' is enabled");

@@ -34,9 +34,8 @@ impl Agent {
         if let Some(payload) = named.max_by_key(|payload| payload.patch().0) {
             return Ok((Outcome::Done, payload.patch().0.into()));
         }
-        let mut enabled = self.core.patches().iter();
-        match enabled.find(|patch| patch.name() == name) {
-            Some(patch) => Ok((Outcome::AlreadyThere, patch.id().0.into())),
+        match self.enabled(name) {
+            Some(patch) => Ok((Outcome::AlreadyThere, patch.0.into())),
             None => {
                 let text = Text::EMPTY.push(b"there is no patch '").push(name);
                 Err(Failure {
@@ -50,10 +49,8 @@ impl Agent {
     /// Prepares a disabled patch for all modules that are alive; nothing runs it yet.
     pub(crate) fn prepare_again(&mut self, patch: PatchId) -> Answer {
         let payload = self.disabled_payload(patch)?;
-        let name = payload.name();
-        let mut enabled = self.core.patches().iter();
-        if let Some(known) = enabled.find(|known| known.name() == name) {
-            return Ok((Outcome::AlreadyThere, known.id().0.into()));
+        if let Some(known) = self.enabled(payload.name()) {
+            return Ok((Outcome::AlreadyThere, known.0.into()));
         }
         let definition = definition(payload)?;
         let prepared = self.core.prepare(&mut self.host, patch, definition);

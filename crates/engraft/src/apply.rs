@@ -61,10 +61,7 @@ pub fn disable(process: &Process, name: &str, timeout: Duration) -> Result<Disab
             text,
         });
     };
-    let memory = session.target_memory(name.as_bytes())?;
-    let found = session.command(Command::Find, memory.arguments());
-    memory.free()?;
-    let number = found?.done(pid)?.value;
+    let number = session.find_patch(Command::Find, name)?.done(pid)?.value;
     let stopped_for = Change::Disable(number).make(&session)?;
     Ok(Disabled { stopped_for })
 }
@@ -103,24 +100,12 @@ fn prepare(session: &Session<'_>, payload: &[u8]) -> Result<Answer, Error> {
     session.command(Command::Prepare, memory.arguments())
 }
 
-/// Prepares a patch while everybody stands still: a failure is not the work of a thread that was unloading
-/// a library at that moment.
+/// Prepares a patch while everybody stands still.
 fn prepare_stopped(session: &Session<'_>, payload: &[u8]) -> Result<Answer, Error> {
     let memory = session.target_memory(payload)?;
-    loop {
-        let mut stopped = session.stop()?;
-        let settled = session.command_stopped(&mut stopped, Command::Settle, [0; 2])?;
-        if !settled.is_busy() {
-            settled.done(session.pid())?;
-            let arguments = memory.arguments();
-            let prepared = session.command_stopped(&mut stopped, Command::Prepare, arguments)?;
-            stopped.detach()?;
-            return Ok(prepared);
-        }
-        stopped.detach()?;
-        if let Err(error) = session.wait_for_loader() {
-            memory.free()?;
-            return Err(error);
-        }
+    let prepared = session.command_settled(Command::Prepare, memory.arguments());
+    if let Err(Error::LoaderBusy { .. }) = prepared {
+        memory.free()?;
     }
+    prepared
 }

@@ -3,6 +3,7 @@
 //! A thread that is not clear makes the whole change wait: all are let go, and looked at again later.
 //! There is nothing to wait for but time: a thread that leaves a function tells nobody.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use engraft_abi::{CodeRange, Command};
@@ -124,11 +125,7 @@ pub(crate) fn first_not_clear(
     timeout: Duration,
 ) -> Option<Error> {
     let process = stopped.process();
-    let addresses: Vec<_> = ranges
-        .iter()
-        .map(|range| range.start.into()..range.end.into())
-        .collect();
-    let scan = StackScan::new(process, maps, &addresses);
+    let scan = StackScan::new(process, maps, &addresses(ranges));
     let walk = unwinding.map(|context| StackWalk::new(process, maps, context));
     for thread in stopped.threads() {
         let verdict = match &walk {
@@ -149,6 +146,12 @@ pub(crate) fn first_not_clear(
         ));
     }
     None
+}
+
+/// Ranges of the agent's as addresses of the target.
+pub(crate) fn addresses(ranges: &[CodeRange]) -> Vec<Range<TargetAddress>> {
+    let addresses = |range: &CodeRange| range.start.into()..range.end.into();
+    ranges.iter().map(addresses).collect()
 }
 
 fn thread_inside(

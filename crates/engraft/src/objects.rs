@@ -31,12 +31,8 @@ pub(crate) fn waiting(process: &Process, patch: &Patch) -> Result<Vec<Waiting>, 
 }
 
 pub(crate) fn is_loaded(modules: &Modules, object: &Object) -> bool {
-    modules.iter().any(|module| {
-        module
-            .build_id
-            .as_ref()
-            .is_some_and(|id| id.as_bytes() == object.build_id.as_bytes())
-    })
+    let id = BuildId::new(object.build_id.as_bytes());
+    modules.with_build_id(&id).next().is_some()
 }
 
 /// Finds the modules, and makes sure that no object is there in another build: a patch that silently waits

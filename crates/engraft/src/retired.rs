@@ -11,9 +11,8 @@ use std::time::Duration;
 use engraft_abi::{CodeRange, Command, Outcome};
 use engraft_process::{Process, StackScan, StoppedProcess, TargetAddress, Verdict};
 
-use crate::agent::Answer;
 use crate::apply::{Applied, switch_to};
-use crate::change::first_not_clear;
+use crate::change::{addresses, first_not_clear};
 use crate::deadline::Deadline;
 use crate::error::{Error, Reference};
 use crate::inject;
@@ -32,10 +31,11 @@ pub struct Removed {
 /// clear of the old code.
 pub fn enable(process: &Process, name: &str, timeout: Duration) -> Result<Applied, Error> {
     let session = session(process, name, timeout)?;
-    if find(&session, Command::Find, name)?.outcome == Outcome::Done {
+    if session.find_patch(Command::Find, name)?.outcome == Outcome::Done {
         return Ok(Applied::Already);
     }
-    let number = find(&session, Command::FindDisabled, name)?
+    let number = session
+        .find_patch(Command::FindDisabled, name)?
         .done(process.pid())?
         .value;
     let enabled = session
@@ -58,7 +58,7 @@ pub fn enable(process: &Process, name: &str, timeout: Duration) -> Result<Applie
 pub fn remove(process: &Process, name: &str, timeout: Duration) -> Result<Removed, Error> {
     let pid = process.pid();
     let session = session(process, name, timeout)?;
-    let found = find(&session, Command::FindDisabled, name)?;
+    let found = session.find_patch(Command::FindDisabled, name)?;
     if found.outcome == Outcome::AlreadyThere {
         let name = name.to_owned();
         return Err(Error::StillEnabled { pid, name });
@@ -75,10 +75,7 @@ pub fn remove(process: &Process, name: &str, timeout: Duration) -> Result<Remove
         }
         planned.done(pid)?;
         let ranges = session.agent.plan()?.ranges;
-        let ranges: Vec<_> = ranges
-            .iter()
-            .map(|range| range.start.into()..range.end.into())
-            .collect();
+        let ranges = addresses(&ranges);
         let scan = StackScan::new(process, &maps, &ranges);
         let reference = first_reference(&mut stopped, &scan, &ranges)?;
         let Some((tid, reference)) = reference else {
@@ -160,31 +157,12 @@ fn session<'p>(process: &'p Process, name: &str, timeout: Duration) -> Result<Se
     Session::find(process, Deadline::after(timeout))?.ok_or_else(none)
 }
 
-/// Asks for a patch by its name. Not finding it is an answer.
-fn find(session: &Session<'_>, what: Command, name: &str) -> Result<Answer, Error> {
-    let memory = session.target_memory(name.as_bytes())?;
-    let found = session.command(what, memory.arguments());
-    memory.free()?;
-    found
-}
-
 /// Has the agent prepare a patch that it kept, and switches to it; `None` if it is enabled already.
 fn enable_again(session: &Session<'_>, number: u64) -> Result<Option<Duration>, Error> {
     let arguments = [number, 0];
     let mut answer = session.command(Command::PrepareAgain, arguments)?;
-    while !matches!(answer.outcome, Outcome::Done | Outcome::AlreadyThere) {
-        // A failure while everybody runs may be the work of a thread that was unloading a library.
-        let mut stopped = session.stop()?;
-        let settled = session.command_stopped(&mut stopped, Command::Settle, [0; 2])?;
-        if settled.is_busy() {
-            stopped.detach()?;
-            session.wait_for_loader()?;
-            continue;
-        }
-        settled.done(session.pid())?;
-        answer = session.command_stopped(&mut stopped, Command::PrepareAgain, arguments)?;
-        stopped.detach()?;
-        break;
+    if !matches!(answer.outcome, Outcome::Done | Outcome::AlreadyThere) {
+        answer = session.command_settled(Command::PrepareAgain, arguments)?;
     }
     if answer.outcome == Outcome::AlreadyThere {
         return Ok(None);

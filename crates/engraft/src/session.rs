@@ -23,8 +23,7 @@ pub(crate) struct Session<'p> {
 impl<'p> Session<'p> {
     /// With the agent that is in the process; `None` if there is none.
     pub(crate) fn find(process: &'p Process, deadline: Deadline) -> Result<Option<Self>, Error> {
-        let agent = RunningAgent::find(process)?;
-        agent.as_ref().map_or(Ok(()), RunningAgent::note_filter)?;
+        let agent = find_agent(process)?;
         Ok(agent.map(|agent| Self {
             process,
             agent,
@@ -38,11 +37,8 @@ impl<'p> Session<'p> {
         modules: &Modules,
         deadline: Deadline,
     ) -> Result<Self, Error> {
-        let agent = match RunningAgent::find(process)? {
-            Some(agent) => {
-                agent.note_filter()?;
-                agent
-            }
+        let agent = match find_agent(process)? {
+            Some(agent) => agent,
             None => {
                 let injection = Injection::plan(process, modules)?;
                 process.prepare_calls();
@@ -87,6 +83,35 @@ impl<'p> Session<'p> {
         let pid = self.pid();
         let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;
         self.agent.command(&mut thread, what, arguments)
+    }
+
+    /// Gives a command while everybody stands still and no library is coming or going, so that a failure is
+    /// not the work of a thread that was unloading one at that moment.
+    pub(crate) fn command_settled(
+        &self,
+        what: Command,
+        arguments: [u64; 2],
+    ) -> Result<Answer, Error> {
+        loop {
+            let mut stopped = self.stop()?;
+            let settled = self.command_stopped(&mut stopped, Command::Settle, [0; 2])?;
+            if !settled.is_busy() {
+                settled.done(self.pid())?;
+                let answer = self.command_stopped(&mut stopped, what, arguments)?;
+                stopped.detach()?;
+                return Ok(answer);
+            }
+            stopped.detach()?;
+            self.wait_for_loader()?;
+        }
+    }
+
+    /// Asks for a patch by its name. Not finding it is an answer.
+    pub(crate) fn find_patch(&self, what: Command, name: &str) -> Result<Answer, Error> {
+        let memory = self.target_memory(name.as_bytes())?;
+        let found = self.command(what, memory.arguments());
+        memory.free()?;
+        found
     }
 
     /// Lets the thread in the loader go on for a moment.
@@ -179,6 +204,15 @@ impl TargetMemory<'_, '_> {
         let answer = self.session.command(Command::Free, self.arguments())?;
         answer.done(self.session.pid()).map(drop)
     }
+}
+
+/// The agent that is in the process, told of a seccomp filter that was put on since.
+fn find_agent(process: &Process) -> Result<Option<RunningAgent>, Error> {
+    let agent = RunningAgent::find(process)?;
+    if let Some(agent) = &agent {
+        agent.note_filter()?;
+    }
+    Ok(agent)
 }
 
 /// Borrows one thread; all others go on.
