@@ -16,9 +16,10 @@ use object::elf::{
     DT_VERDEF, DT_VERDEFNUM, DT_VERSYM, ELFMAG, NT_GNU_BUILD_ID, PF_X, PT_DYNAMIC, PT_LOAD,
     PT_NOTE, SHN_UNDEF, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT, VERSYM_VERSION,
 };
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::memory::{equals, probe};
+use crate::system::read_own_memory;
 
 /// `Elf64_Phdr`.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -94,10 +95,22 @@ impl LoadedElf {
         ))
     }
 
+    /// Read several at once: each reading is a system call, and in a remote call each of these is two
+    /// stops, while all threads may be standing still.
     fn headers(&self) -> impl Iterator<Item = ProgramHeader> + use<> {
-        let start = self.program_headers;
-        (0..self.program_header_count)
-            .map_while(move |index| probe(start + index * size_of::<ProgramHeader>() as u64))
+        const AT_ONCE: u64 = 16;
+        const SIZE: u64 = size_of::<ProgramHeader>() as u64;
+        let (start, count) = (self.program_headers, self.program_header_count);
+        (0..count.div_ceil(AT_ONCE))
+            .map_while(move |batch| {
+                let first = batch * AT_ONCE;
+                let wanted = (count - first).min(AT_ONCE) as usize;
+                let mut headers = [ProgramHeader::new_zeroed(); AT_ONCE as usize];
+                let part = headers.get_mut(..wanted)?;
+                read_own_memory(start + first * SIZE, part.as_mut_bytes())
+                    .then(|| headers.into_iter().take(wanted))
+            })
+            .flatten()
     }
 
     fn range(&self, header: &ProgramHeader) -> Range<u64> {
@@ -199,7 +212,7 @@ fn build_id_note(range: Range<u64>, alignment: u64) -> Option<BuildId> {
         if kind == NT_GNU_BUILD_ID && name_size == 4 && probe::<[u8; 4]>(name)? == *b"GNU\0" {
             let mut bytes = [0; 32];
             let used = bytes.get_mut(..size as usize)?;
-            return crate::system::read_own_memory(description, used)
+            return read_own_memory(description, used)
                 .then(|| BuildId::new(used))
                 .flatten();
         }
