@@ -13,6 +13,10 @@
 //!    registers it was stopped with: the kernel's restart logic is then still to come, as if
 //!    nothing had happened.
 //!
+//! # Requests
+//! Code that runs in a call may ask us to do something ([`REQUEST_LENGTH`]). It cannot tell whether its
+//! tracer still lives and holds the other threads, so what needs that it must leave to the tracer.
+//!
 //! # seccomp
 //! Filters are evaluated after us, also for the number -1. In a thread with a filter that we cannot
 //! suspend, `rt_sigreturn` is executed, and a thread that sleeps in nanosleep and the like is refused.
@@ -24,6 +28,7 @@ use crate::deadline::Deadline;
 use crate::frame::{Saved, SignalFrame};
 use crate::gadgets::Gadgets;
 use crate::memory::MemoryError;
+use crate::registers::Registers;
 use crate::remote_error::RemoteCallError;
 use crate::remote_thread::{Caller, Result};
 use crate::restart::{has_restart_block, restart_ready_without_kernel};
@@ -50,6 +55,19 @@ pub struct RemoteCall {
     /// filter that we cannot suspend.
     pub only_loader_calls: bool,
 }
+
+/// What is in `rdx` of a system call that is a request of the called function to its caller: "engraf".
+///
+/// The function executes `read(-1, record, REQUEST_LENGTH)`, all of the low half of `rdi` set. At its
+/// entry, [`StoppedThread::call_serving`](crate::StoppedThread::call_serving) serves the record at this
+/// address; then the system call is executed as it stands, and fails with `EBADF`. Without a tracer only that happens,
+/// which is harmless, and which every seccomp filter allows that lets a loader live; the function
+/// sees by its record that nothing was done. So what is to happen only while other threads
+/// stand still, happens while we live, or not at all.
+pub const REQUEST_LENGTH: u64 = 0x656e_6772_6166;
+
+/// Serves a request whose record is at the address.
+pub(crate) type Serve<'f> = dyn FnMut(TargetAddress) -> std::result::Result<(), MemoryError> + 'f;
 
 /// System calls that every dynamic loader makes: a filter that forbids them cannot be in place.
 const LOADER_CALLS: [i64; 8] = [
@@ -104,7 +122,11 @@ impl Caller<'_> {
     }
 
     /// Calls a function.
-    pub(crate) fn call(mut self, call: &RemoteCall) -> Result<u64> {
+    pub(crate) fn call(
+        mut self,
+        call: &RemoteCall,
+        mut serve: Option<&mut Serve<'_>>,
+    ) -> Result<u64> {
         let alarm = Alarm::start();
         let _alarm = self.check("start a timer for", alarm)?;
         self.suspend_filter(call.only_loader_calls)?;
@@ -117,15 +139,38 @@ impl Caller<'_> {
             .memory()
             .write(frame.address, &frame.bytes)?;
         self.set_off(call.entry, frame.address, call.arguments, 0)?;
-        let result = self.run_to_return(&frame, call.timeout);
-        self.finish(result)
+        let mut served = Ok(());
+        let result = self.run_to_return(&frame, call.timeout, |record| {
+            if let Some(serve) = &mut serve {
+                keep_first(&mut served, serve(record));
+            }
+        });
+        let result = self.finish(result)?;
+        served?;
+        Ok(result)
     }
 
-    fn run_to_return(&mut self, frame: &SignalFrame, timeout: Duration) -> Result<u64> {
+    fn run_to_return(
+        &mut self,
+        frame: &SignalFrame,
+        timeout: Duration,
+        mut serve: impl FnMut(TargetAddress),
+    ) -> Result<u64> {
         let deadline = Deadline::after(timeout);
+        // Entries and exits look alike, and take turns: the thread was set off in user mode, so the
+        // first is an entry. No event in between takes the place of one of them.
+        let mut enters = false;
         loop {
             self.run_to_system_call(&deadline)?;
+            enters = !enters;
+            if !enters {
+                continue;
+            }
             let now = self.check("read the registers of", ptrace::registers(self.tid))?;
+            if let Some(record) = request(&now) {
+                serve(record);
+                continue;
+            }
             let returns = now.orig_rax == libc::SYS_rt_sigreturn as u64
                 && now.stack_pointer() == frame.stack_pointer_at_return();
             if !returns {
@@ -204,6 +249,24 @@ impl Caller<'_> {
         let registers = self.check("read the registers of", ptrace::registers(self.tid))?;
         Ok(registers.rax)
     }
+}
+
+/// Of several failures the first is told: the others may follow from it.
+fn keep_first(
+    so_far: &mut std::result::Result<(), MemoryError>,
+    now: std::result::Result<(), MemoryError>,
+) {
+    if so_far.is_ok() {
+        *so_far = now;
+    }
+}
+
+/// The record of the request, if this is the entry of one.
+fn request(registers: &Registers) -> Option<TargetAddress> {
+    let is_request = registers.orig_rax == libc::SYS_read as u64
+        && registers.rdi as u32 == u32::MAX
+        && registers.rdx == REQUEST_LENGTH;
+    is_request.then_some(TargetAddress::new(registers.rsi))
 }
 
 struct Borrowed {

@@ -18,6 +18,27 @@ use crate::wait::{Waited, wait};
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
 impl Tracees {
+    /// Stops the threads that sleep. Those that run, or are found to run by now, go on.
+    pub(crate) fn stop_sleepers(&mut self, deadline: &Deadline) -> Result<(), StopError> {
+        let _alarm = Alarm::start().map_err(|error| self.system("start a timer", error))?;
+        self.wanted = true;
+        let (_, sleepers) = self.running_by_kind()?;
+        self.interrupt_and_await(&sleepers, deadline)?;
+        // From now on, whatever happens to those that run is answered by letting go.
+        self.wanted = false;
+        self.refuse_end_of_program()
+    }
+
+    fn refuse_end_of_program(&self) -> Result<(), StopError> {
+        if self.executed {
+            return Err(StopError::Executed { pid: self.pid() });
+        }
+        if self.threads.is_empty() || !self.process.is_alive() {
+            return Err(self.gone());
+        }
+        Ok(())
+    }
+
     /// Stops every thread: sleepers first, so that those who run stand still as briefly as possible.
     pub(crate) fn stop(&mut self, deadline: &Deadline) -> Result<(), StopError> {
         let _alarm = Alarm::start().map_err(|error| self.system("start a timer", error))?;
@@ -26,12 +47,7 @@ impl Tracees {
             let (runners, sleepers) = self.running_by_kind()?;
             self.interrupt_and_await(&sleepers, deadline)?;
             self.interrupt_and_await(&runners, deadline)?;
-            if self.executed {
-                return Err(StopError::Executed { pid: self.pid() });
-            }
-            if self.threads.is_empty() || !self.process.is_alive() {
-                return Err(self.gone());
-            }
+            self.refuse_end_of_program()?;
             let all = self
                 .threads
                 .values()

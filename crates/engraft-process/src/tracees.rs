@@ -57,7 +57,7 @@ pub(crate) struct Tracees {
     pub(crate) strangers: Vec<i32>,
     /// Do we want the threads to stop? Otherwise every stop is answered by letting go.
     pub(crate) wanted: bool,
-    /// Do we trace all threads? Otherwise one, and those that it starts.
+    /// Do we trace all threads? Otherwise some, and those that they start.
     pub(crate) everyone: bool,
     pub(crate) executed: bool,
     /// ptrace is per thread: neither `Send` nor `Sync`.
@@ -83,16 +83,24 @@ impl Tracees {
         Ok(tracees)
     }
 
-    /// Becomes the tracer of one thread; `None` if it has ended.
-    pub(crate) fn seize_one(
+    /// Becomes the tracer of some threads; those that have ended are left out.
+    pub(crate) fn seize_some(
         process: &Process,
-        tid: i32,
+        tids: &[i32],
         deadline: &Deadline,
-    ) -> Result<Option<Self>, StopError> {
+    ) -> Result<Self, StopError> {
         let mut tracees = Self::none(process, false);
         tracees.refuse_core_dump()?;
-        tracees.await_uninterruptible(&[tid], deadline)?;
-        Ok(tracees.seize_thread(tid)?.then_some(tracees))
+        tracees.await_uninterruptible(tids, deadline)?;
+        for tid in tids {
+            // A number that is not in the list of this process may have become somebody else's.
+            let stat = process.task(*tid).stat();
+            let stat = stat.map_err(|error| tracees.system("read the state", error))?;
+            if stat.is_some() {
+                tracees.seize_thread(*tid)?;
+            }
+        }
+        Ok(tracees)
     }
 
     fn none(process: &Process, everyone: bool) -> Self {
