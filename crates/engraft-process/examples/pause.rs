@@ -140,7 +140,8 @@ impl Agent {
 
     fn prepared(&self) -> Result<()> {
         let seized = self.process.seize(PATIENCE)?;
-        let partly = seized.stop_sleepers(PATIENCE)?;
+        let mut partly = seized.stop_sleepers(PATIENCE)?;
+        partly.prepare_call(&self.call())?;
         let mut stopped = partly.stop_rest(PATIENCE)?;
         self.call_in(stopped.calling_thread().ok_or("no thread")?)?;
         Ok(stopped.detach()?)

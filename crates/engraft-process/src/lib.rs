@@ -56,6 +56,7 @@ mod modules;
 mod obstacles;
 mod page_cache;
 mod partly_stopped;
+mod prepared;
 mod process;
 mod protected;
 mod registers;

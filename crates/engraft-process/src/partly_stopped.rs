@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::deadline::Deadline;
 use crate::process::Process;
+use crate::remote::RemoteCall;
+use crate::remote_error::RemoteCallError;
 use crate::stop_error::StopError;
 use crate::stopped::StoppedProcess;
 use crate::stopped_thread::ThreadState;
@@ -32,6 +34,15 @@ impl PartlyStopped {
     /// killed) until everybody is let go. What they share with others may change.
     pub fn threads(&self) -> impl Iterator<Item = ThreadState> {
         self.tracees.states()
+    }
+
+    /// Prepares a call in one of the sleepers; `None` if there is none that can make it.
+    ///
+    /// The call can then begin at once when all stand still: in
+    /// [`StoppedProcess::calling_thread`], any call with the same stack, restorer and system calls. Until
+    /// then the stack belongs to it. A call that is prepared and not made leaves no mark.
+    pub fn prepare_call(&mut self, call: &RemoteCall) -> Result<Option<i32>, RemoteCallError> {
+        self.tracees.prepare_call(call)
     }
 
     /// Answers what has happened to those who run: delivers signals, takes on new threads, which run

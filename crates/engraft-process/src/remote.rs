@@ -9,6 +9,7 @@
 //! 4. The thread runs until it is about to enter `rt_sigreturn`. There it is restored from outside, and
 //!    the system call is skipped (number -1): executing it would make the kernel forget how to
 //!    resume an interrupted nanosleep, poll or futex.
+//!    That may be left until others have been let go.
 //! 5. It is brought to an ordinary stop before it executes any instruction, and gets back exactly the
 //!    registers it was stopped with: the kernel's restart logic is then still to come, as if
 //!    nothing had happened.
@@ -28,11 +29,11 @@ use crate::deadline::Deadline;
 use crate::frame::{Saved, SignalFrame};
 use crate::gadgets::Gadgets;
 use crate::memory::MemoryError;
+use crate::prepared::Prepared;
 use crate::registers::Registers;
 use crate::remote_error::RemoteCallError;
 use crate::remote_thread::{Caller, Result};
 use crate::restart::{has_restart_block, restart_ready_without_kernel};
-use crate::sys::alarm::Alarm;
 use crate::sys::ptrace;
 use crate::tracees::OPTIONS;
 
@@ -100,10 +101,10 @@ impl Caller<'_> {
         if mode == 0 {
             return Ok(());
         }
-        self.filtered = true;
-        self.suspended =
+        self.kept.filtered = true;
+        self.kept.suspended =
             ptrace::set_options(self.tid, OPTIONS | libc::PTRACE_O_SUSPEND_SECCOMP).is_ok();
-        if self.suspended || (allowed && mode != SECCOMP_STRICT) {
+        if self.kept.suspended || (allowed && mode != SECCOMP_STRICT) {
             return Ok(());
         }
         Err(RemoteCallError::Seccomp { tid: self.tid })
@@ -111,43 +112,60 @@ impl Caller<'_> {
 
     fn frame(&self, top: TargetAddress, restorer: TargetAddress) -> Result<SignalFrame> {
         let saved = Saved {
-            registers: &restart_ready_without_kernel(&self.registers),
-            signal_mask: self.signal_mask,
-            extended_state: &self.extended_state,
+            registers: &restart_ready_without_kernel(&self.kept.registers),
+            signal_mask: self.kept.signal_mask,
+            extended_state: &self.kept.extended_state,
         };
         SignalFrame::new(top, restorer, &saved).ok_or(RemoteCallError::ExtendedState {
             tid: self.tid,
-            length: self.extended_state.len(),
+            length: self.kept.extended_state.len(),
         })
     }
 
-    /// Calls a function.
-    pub(crate) fn call(
-        mut self,
-        call: &RemoteCall,
-        mut serve: Option<&mut Serve<'_>>,
-    ) -> Result<u64> {
-        let alarm = Alarm::start();
-        let _alarm = self.check("start a timer for", alarm)?;
+    /// Everything up to the moment at which the thread is set off. Its outcome may be left lying: the
+    /// stack is nobody's but the call's.
+    pub(crate) fn prepare(mut self, call: &RemoteCall) -> Result<Prepared> {
         self.suspend_filter(call.only_loader_calls)?;
-        if self.filtered && !self.suspended && has_restart_block(&self.registers) {
+        let frame = self.write_frame(call);
+        if frame.is_err() && self.kept.suspended {
+            self.check("set the options of", ptrace::set_options(self.tid, OPTIONS))?;
+        }
+        Ok(Prepared::new(self.kept, frame?, call))
+    }
+
+    fn write_frame(&self, call: &RemoteCall) -> Result<SignalFrame> {
+        if self.kept.filtered && !self.kept.suspended && has_restart_block(&self.kept.registers) {
             return Err(RemoteCallError::Seccomp { tid: self.tid });
         }
         let frame = self.frame(call.stack_top, call.restorer)?;
-        self.tracees
-            .process
-            .memory()
-            .write(frame.address, &frame.bytes)?;
-        self.set_off(call.entry, frame.address, call.arguments, 0)?;
+        let memory = self.tracees.process.memory();
+        memory.write(frame.address, &frame.bytes)?;
+        Ok(frame)
+    }
+
+    /// Calls a function, for which everything has been prepared.
+    pub(crate) fn call(
+        mut self,
+        frame: &SignalFrame,
+        call: &RemoteCall,
+        mut serve: Option<&mut Serve<'_>>,
+    ) -> Result<u64> {
         let mut served = Ok(());
-        let result = self.run_to_return(&frame, call.timeout, |record| {
-            if let Some(serve) = &mut serve {
-                keep_first(&mut served, serve(record));
-            }
+        let begun = self.set_off(call.entry, frame.address, call.arguments, 0);
+        let result = begun.and_then(|()| {
+            self.run_to_return(frame, call.timeout, |record| {
+                if let Some(serve) = &mut serve {
+                    keep_first(&mut served, serve(record));
+                }
+            })
         });
-        let result = self.finish(result)?;
+        let value = match result {
+            Ok(value) => value,
+            failure => return self.finish(failure),
+        };
+        self.leave();
         served?;
-        Ok(result)
+        Ok(value)
     }
 
     fn run_to_return(
@@ -176,7 +194,7 @@ impl Caller<'_> {
             if !returns {
                 continue;
             }
-            if self.filtered && !self.suspended {
+            if self.kept.filtered && !self.kept.suspended {
                 // A filter would see the number -1 and may end the process for it.
                 self.run_to_system_call(&deadline)?;
             }
@@ -189,8 +207,6 @@ impl Caller<'_> {
     /// Where the target has no restorer, or the stack has no room, there is no frame: then a thread
     /// whose tracer is killed during these few microseconds would go on at the borrowed instruction.
     pub(crate) fn system_call(mut self, number: i64, arguments: [u64; 6]) -> Result<u64> {
-        let alarm = Alarm::start();
-        let _alarm = self.check("start a timer for", alarm)?;
         self.suspend_filter(LOADER_CALLS.contains(&number))?;
         let process = self.tracees.process.clone();
         let gadgets = *process
@@ -211,9 +227,9 @@ impl Caller<'_> {
         };
         let stack = borrowed
             .as_ref()
-            .map_or(self.registers.rsp.into(), |b| b.frame.address);
-        self.set_off(entry, stack, arguments, number as u64)?;
-        let result = self.run_system_call();
+            .map_or(self.kept.registers.rsp.into(), |b| b.frame.address);
+        let begun = self.set_off(entry, stack, arguments, number as u64);
+        let result = begun.and_then(|()| self.run_system_call());
         let result = self.finish(result);
         if let Some(borrowed) = borrowed {
             process
@@ -227,7 +243,7 @@ impl Caller<'_> {
     /// be a small piece of something else, so what was there is put back.
     fn borrow_stack(&self, restorer: TargetAddress) -> Result<Option<Borrowed>> {
         let memory = self.tracees.process.memory();
-        let frame = self.frame(self.registers.stack_pointer() - RED_ZONE, restorer)?;
+        let frame = self.frame(self.kept.registers.stack_pointer() - RED_ZONE, restorer)?;
         let length = frame.bytes.len() as u64;
         let before = match memory.read_bytes(frame.address, length, length) {
             Ok(before) => before,

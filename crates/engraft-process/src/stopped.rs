@@ -7,6 +7,7 @@ use crate::deadline::Deadline;
 use crate::gadgets::Gadgets;
 use crate::memory::{Memory, MemoryError};
 use crate::partly_stopped::PartlyStopped;
+use crate::prepared::Prepared;
 use crate::process::Process;
 use crate::protected::ProtectedWriter;
 use crate::stop_error::StopError;
@@ -122,15 +123,13 @@ impl StoppedProcess {
         self.tracees.stopped_thread(tid)
     }
 
-    /// The thread that is best suited for remote calls: one that runs code of the program, the
-    /// first one if possible, whose stack is known to have room.
+    /// The thread that is best suited for remote calls: one for which a call has been prepared; otherwise one
+    /// that runs code of the program and slept, the first one if possible, whose stack is known to
+    /// have room.
     pub fn calling_thread(&mut self) -> Option<StoppedThread<'_>> {
-        let usable = |thread: &ThreadState| !thread.is_kernel_worker;
-        let best = self
-            .threads()
-            .filter(usable)
-            .min_by_key(|thread| !thread.is_first)?;
-        self.thread(best.tid)
+        let prepared = self.tracees.prepared.as_ref().map(Prepared::tid);
+        let best = prepared.or_else(|| self.tracees.calling_order().first().copied())?;
+        self.thread(best)
     }
 
     /// Writes bytes, also where the pages are read-only: see [`ProtectedWriter::write`].

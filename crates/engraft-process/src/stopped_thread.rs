@@ -85,12 +85,20 @@ impl StoppedThread<'_> {
 
     /// Its x87, SSE, AVX, ... state, in the XSAVE format.
     pub fn extended_state(&self) -> Result<Vec<u8>, StopError> {
+        // After a call it holds the call's until it is restored.
+        if let Some(kept) = &self.tracees.returned
+            && kept.tid == self.state.tid
+        {
+            return Ok(kept.extended_state.clone());
+        }
         let state = ptrace::extended_state(self.state.tid);
         state.map_err(|error| self.tracees.system("read the extended state", error))
     }
 
     /// Replaces its general registers. It goes on with these when it is let go.
     pub fn set_registers(&mut self, registers: &Registers) -> Result<(), StopError> {
+        self.tracees.finish_call()?;
+        self.tracees.forget_prepared(self.state.tid);
         let result = ptrace::set_registers(self.state.tid, registers);
         result.map_err(|error| self.tracees.system("set the registers", error))?;
         if let Some(tracee) = self.tracees.threads.get_mut(&self.state.tid) {
@@ -110,7 +118,7 @@ impl StoppedThread<'_> {
     /// still meanwhile. Whatever comes of it, the thread is then as it was before. Requests
     /// ([`REQUEST_LENGTH`](crate::REQUEST_LENGTH)) are ignored.
     pub fn call(&mut self, call: &RemoteCall) -> Result<u64, RemoteCallError> {
-        Caller::new(self.tracees, self.state.tid)?.call(call, None)
+        self.tracees.call(self.state.tid, call, None)
     }
 
     /// Calls a function that may make requests ([`REQUEST_LENGTH`](crate::REQUEST_LENGTH)): `serve` gets the
@@ -124,7 +132,7 @@ impl StoppedThread<'_> {
         call: &RemoteCall,
         serve: &mut dyn FnMut(TargetAddress) -> Result<(), MemoryError>,
     ) -> Result<u64, RemoteCallError> {
-        Caller::new(self.tracees, self.state.tid)?.call(call, Some(serve))
+        self.tracees.call(self.state.tid, call, Some(serve))
     }
 
     /// Makes a system call in this thread; an error number is [`RemoteCallError::SystemCall`].

@@ -7,11 +7,10 @@ use rustix::io::Errno;
 
 use crate::deadline::Deadline;
 use crate::stop_error::StopError;
-use crate::sys::alarm::Alarm;
 use crate::sys::ptrace;
 use crate::task::TaskState;
 use crate::tracees::{Condition, Tracee, Tracees};
-use crate::wait::{Waited, wait};
+use crate::wait::{Waited, wait_soon};
 
 /// How often a thread in an uninterruptible sleep is looked at. There is no event to wait for: a
 /// stop request would leave it stopped whenever it wakes, perhaps long after we have given up.
@@ -20,7 +19,7 @@ const LOOK_AGAIN: Duration = Duration::from_micros(200);
 impl Tracees {
     /// Stops the threads that sleep. Those that run, or are found to run by now, go on.
     pub(crate) fn stop_sleepers(&mut self, deadline: &Deadline) -> Result<(), StopError> {
-        let _alarm = Alarm::start().map_err(|error| self.system("start a timer", error))?;
+        self.start_alarm()?;
         self.wanted = true;
         let (_, sleepers) = self.running_by_kind()?;
         self.interrupt_and_await(&sleepers, deadline)?;
@@ -41,7 +40,7 @@ impl Tracees {
 
     /// Stops every thread: sleepers first, so that those who run stand still as briefly as possible.
     pub(crate) fn stop(&mut self, deadline: &Deadline) -> Result<(), StopError> {
-        let _alarm = Alarm::start().map_err(|error| self.system("start a timer", error))?;
+        self.start_alarm()?;
         self.wanted = true;
         loop {
             let (runners, sleepers) = self.running_by_kind()?;
@@ -131,12 +130,12 @@ impl Tracees {
                 Some(stat) => {
                     tracee.is_kernel_worker = stat.is_kernel_worker();
                     tracee.was_running = stat.state == TaskState::Running;
-                    let kind = if tracee.was_running {
-                        &mut runners
+                    if tracee.was_running {
+                        runners.push(tid);
+                        self.runners.push(tid);
                     } else {
-                        &mut sleepers
-                    };
-                    kind.push(tid);
+                        sleepers.push(tid);
+                    }
                 }
                 None => sleepers.push(tid),
             }
@@ -165,7 +164,7 @@ impl Tracees {
 
     pub(crate) fn await_stop(&mut self, tid: i32, deadline: &Deadline) -> Result<(), StopError> {
         while self.is_running(tid) {
-            match wait(tid, true).map_err(|error| self.system("wait for a thread", error))? {
+            match wait_soon(tid).map_err(|error| self.system("wait for a thread", error))? {
                 Waited::Event(event) => self.note(tid, event)?,
                 Waited::Nothing => {
                     // Another thread may have ended, and the one we wait for may wait, inside an

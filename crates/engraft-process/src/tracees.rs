@@ -10,10 +10,13 @@ use std::marker::PhantomData;
 use rustix::io::Errno;
 
 use crate::deadline::Deadline;
+use crate::prepared::Prepared;
 use crate::process::Process;
 use crate::registers::Registers;
+use crate::remote_thread::Kept;
 use crate::restart::hide_our_interrupt;
 use crate::stop_error::StopError;
+use crate::sys::alarm::Alarm;
 use crate::sys::ptrace::{self, Go};
 use crate::task::{Task, TaskState};
 use crate::wait::{Event, Waited, wait};
@@ -60,6 +63,14 @@ pub(crate) struct Tracees {
     /// Do we trace all threads? Otherwise some, and those that they start.
     pub(crate) everyone: bool,
     pub(crate) executed: bool,
+    /// Those of the stopped threads that were running: the first to go on.
+    pub(crate) runners: Vec<i32>,
+    /// A call that can begin at once.
+    pub(crate) prepared: Option<Prepared>,
+    /// The thread whose call has returned, before it is restored.
+    pub(crate) returned: Option<Kept>,
+    /// From the first stop until all go on: waits look up now and then.
+    alarm: Option<Alarm>,
     /// ptrace is per thread: neither `Send` nor `Sync`.
     _this_thread: PhantomData<*const ()>,
 }
@@ -112,6 +123,10 @@ impl Tracees {
             wanted: false,
             everyone,
             executed: false,
+            runners: Vec::new(),
+            prepared: None,
+            returned: None,
+            alarm: None,
             _this_thread: PhantomData,
         }
     }
@@ -134,6 +149,19 @@ impl Tracees {
             operation,
             source: source.into(),
         }
+    }
+
+    /// Started once for each stop: making a timer costs more than a wait that it guards.
+    pub(crate) fn start_alarm(&mut self) -> Result<(), StopError> {
+        if self.alarm.is_none() {
+            let alarm = Alarm::start().map_err(|error| self.system("start a timer", error))?;
+            self.alarm = Some(alarm);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn end_alarm(&mut self) {
+        self.alarm = None;
     }
 
     fn refuse_core_dump(&self) -> Result<(), StopError> {
