@@ -1,5 +1,6 @@
 //! Stopping all traced threads, in the order and within the time that hurts least.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use rustix::io::Errno;
 use crate::deadline::Deadline;
 use crate::stop_error::StopError;
 use crate::sys::ptrace;
-use crate::task::TaskState;
+use crate::task::{TaskState, or_gone};
 use crate::tracees::{Condition, Tracee, Tracees};
 use crate::wait::{Waited, wait_soon};
 
@@ -42,6 +43,11 @@ impl Tracees {
     pub(crate) fn stop(&mut self, deadline: &Deadline) -> Result<(), StopError> {
         self.start_alarm()?;
         self.wanted = true;
+        if self.everyone && self.directory.is_none() {
+            let directory = File::open(format!("/proc/{}/task", self.pid()));
+            let directory = or_gone(directory);
+            self.directory = directory.map_err(|error| self.system("list the threads", error))?;
+        }
         loop {
             let (runners, sleepers) = self.running_by_kind()?;
             self.interrupt_and_await(&sleepers, deadline)?;
@@ -67,14 +73,15 @@ impl Tracees {
 
     /// Every thread that is started while we trace is announced to us, except with
     /// `CLONE_UNTRACED`. The link count of the task directory, two more than threads, tells of these
-    /// at the price of one system call.
+    /// at the price of one system call. It is asked for while everybody waits, so the directory is
+    /// opened before: the count is made anew for each question.
     pub(crate) fn is_complete(&self) -> bool {
         if !self.everyone {
             return true;
         }
-        let directory = std::fs::metadata(format!("/proc/{}/task", self.pid()));
         let expected = self.threads.len() as u64 + self.ended + 2;
-        directory.is_ok_and(|directory| directory.nlink() == expected)
+        let now = self.directory.as_ref().map(File::metadata);
+        matches!(now, Some(Ok(now)) if now.nlink() == expected)
     }
 
     /// Waits, with everybody still running, until no thread is in an uninterruptible sleep.

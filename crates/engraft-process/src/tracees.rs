@@ -4,6 +4,7 @@
 //! thread that attached. So nothing in here is `Send`.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
 
@@ -62,6 +63,8 @@ pub(crate) struct Tracees {
     pub(crate) wanted: bool,
     /// Do we trace all threads? Otherwise some, and those that they start.
     pub(crate) everyone: bool,
+    /// The list of threads, opened: whether we know all of them.
+    pub(crate) directory: Option<File>,
     pub(crate) executed: bool,
     /// Those of the stopped threads that were running: the first to go on.
     pub(crate) runners: Vec<i32>,
@@ -122,6 +125,7 @@ impl Tracees {
             strangers: Vec::new(),
             wanted: false,
             everyone,
+            directory: None,
             executed: false,
             runners: Vec::new(),
             prepared: None,
