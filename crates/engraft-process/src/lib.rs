@@ -12,6 +12,10 @@
 //! [`StoppedProcess`] is scanned ([`StackScan`]), its stacks are walked ([`StackWalk`]), it is written to, and made to run code
 //! ([`StoppedThread::call`]). It goes on by `resume` or `detach`, or when it is dropped.
 //!
+//! For a short pause of those who are busy, the stop has two halves ([`SeizedProcess::stop_sleepers`],
+//! [`PartlyStopped::stop_rest`]), and what can be done in between is. [`Process::stop_threads`] stops
+//! some threads and leaves the others alone.
+//!
 //! ```no_run
 //! use std::time::Duration;
 //! use engraft_process::Process;

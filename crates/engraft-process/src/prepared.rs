@@ -5,6 +5,7 @@ use crate::frame::SignalFrame;
 use crate::remote::{RemoteCall, Serve};
 use crate::remote_error::RemoteCallError;
 use crate::remote_thread::{Caller, Kept, Result};
+use crate::restart::has_restart_block;
 use crate::stop_error::StopError;
 use crate::stopped_thread::ThreadState;
 use crate::sys::ptrace;
@@ -61,6 +62,9 @@ impl Tracees {
 
     /// Prepares a call in the first of the threads that can make it; `None` if none can.
     pub(crate) fn prepare_call(&mut self, call: &RemoteCall) -> Result<Option<i32>> {
+        // Requests may want to write; if it cannot be opened, whoever writes will say so.
+        let file = self.process.memory().open_for_writing().ok();
+        self.protected.replace(file);
         for tid in self.calling_order() {
             match Caller::new(self, tid).and_then(|caller| caller.prepare(call)) {
                 Ok(prepared) => {
@@ -92,6 +96,30 @@ impl Tracees {
             .collect();
         threads.sort_unstable();
         threads.into_iter().map(|(_, _, tid)| tid).collect()
+    }
+
+    /// The first of these in which a call of any kind can be made.
+    pub(crate) fn calling_tid(&self) -> Option<i32> {
+        if let Some(prepared) = &self.prepared {
+            return Some(prepared.tid());
+        }
+        let order = self.calling_order();
+        let free = order.iter().find(|tid| !self.is_bound_by_filter(**tid));
+        free.or(order.first()).copied()
+    }
+
+    /// Does it sleep in a call whose rest only the kernel knows, under a filter that we cannot suspend? Then a
+    /// function cannot be called in it: see [`crate::remote`].
+    fn is_bound_by_filter(&self, tid: i32) -> bool {
+        let tracee = self.threads.get(&tid);
+        if !tracee.is_some_and(|tracee| has_restart_block(&tracee.registers)) {
+            return false;
+        }
+        if ptrace::set_options(tid, OPTIONS | libc::PTRACE_O_SUSPEND_SECCOMP).is_ok() {
+            return ptrace::set_options(tid, OPTIONS).is_err();
+        }
+        let status = self.process.task(tid).status();
+        matches!(status, Ok(Some(status)) if status.seccomp != 0)
     }
 
     /// What was prepared in this thread is of no use any more.

@@ -1,6 +1,9 @@
 //! Writing into pages that the program itself may only read.
 
+use std::cell::RefCell;
+use std::fs::File;
 use std::marker::PhantomData;
+use std::rc::Rc;
 
 use crate::address::TargetAddress;
 use crate::memory::MemoryError;
@@ -16,14 +19,17 @@ use crate::sys::ptrace;
 pub struct ProtectedWriter {
     process: Process,
     tid: i32,
+    /// Opened once for all writers of one stop, if possible before anybody waits for it.
+    file: Rc<RefCell<Option<File>>>,
     _this_thread: PhantomData<*const ()>,
 }
 
 impl ProtectedWriter {
-    pub(crate) fn new(process: &Process, tid: i32) -> Self {
+    pub(crate) fn new(process: &Process, tid: i32, file: &Rc<RefCell<Option<File>>>) -> Self {
         Self {
             process: process.clone(),
             tid,
+            file: Rc::clone(file),
             _this_thread: PhantomData,
         }
     }
@@ -31,7 +37,8 @@ impl ProtectedWriter {
     /// Writes bytes, also where the pages are read-only. Falls back to ptrace where the kernel is told
     /// to refuse such writes through /proc (`proc_mem.force_override`, Linux 6.12).
     pub fn write(&self, address: TargetAddress, bytes: &[u8]) -> Result<(), MemoryError> {
-        match self.process.memory().write_protected(address, bytes) {
+        let file = &mut *self.file.borrow_mut();
+        match self.process.memory().write_through(file, address, bytes) {
             Err(MemoryError::PermissionDenied { .. } | MemoryError::Unmapped { .. }) => {
                 self.poke(address, bytes)
             }

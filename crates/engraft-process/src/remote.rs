@@ -88,9 +88,16 @@ const MAX_ERRNO: i64 = 4095;
 /// How long a remote system call may take.
 const SYSTEM_CALL_TIMEOUT: Duration = Duration::from_secs(10);
 impl Caller<'_> {
-    /// Looks for a filter, and suspends it if we may (CAP_SYS_ADMIN, and a kernel built with
-    /// CHECKPOINT_RESTORE). `allowed` says whether the call is harmless under any filter.
+    /// Suspends the filter, if we may (CAP_SYS_ADMIN, and a kernel built with CHECKPOINT_RESTORE); otherwise
+    /// looks whether there is one. `allowed` says whether the call is harmless under any filter.
     fn suspend_filter(&mut self, allowed: bool) -> Result<()> {
+        // First this, which does no harm where there is no filter: looking takes ten times as long, and
+        // threads may be waiting.
+        self.kept.suspended =
+            ptrace::set_options(self.tid, OPTIONS | libc::PTRACE_O_SUSPEND_SECCOMP).is_ok();
+        if self.kept.suspended {
+            return Ok(());
+        }
         let status = self.tracees.process.task(self.tid).status();
         let status = status.map_err(|source| RemoteCallError::System {
             tid: self.tid,
@@ -98,13 +105,8 @@ impl Caller<'_> {
             source,
         })?;
         let mode = status.map_or(0, |status| status.seccomp);
-        if mode == 0 {
-            return Ok(());
-        }
-        self.kept.filtered = true;
-        self.kept.suspended =
-            ptrace::set_options(self.tid, OPTIONS | libc::PTRACE_O_SUSPEND_SECCOMP).is_ok();
-        if self.kept.suspended || (allowed && mode != SECCOMP_STRICT) {
+        self.kept.filtered = mode != 0;
+        if mode == 0 || (allowed && mode != SECCOMP_STRICT) {
             return Ok(());
         }
         Err(RemoteCallError::Seccomp { tid: self.tid })

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::address::TargetAddress;
 use crate::deadline::Deadline;
+use crate::frame;
 use crate::gadgets::Gadgets;
 use crate::memory::{Memory, MemoryError};
 use crate::partly_stopped::PartlyStopped;
-use crate::prepared::Prepared;
 use crate::process::Process;
 use crate::protected::ProtectedWriter;
 use crate::stop_error::StopError;
@@ -50,6 +50,7 @@ impl Process {
     /// the process stands still.
     pub fn prepare_calls(&self) {
         self.shared.gadgets.get_or_init(|| Gadgets::find(self));
+        frame::prepare();
     }
 }
 
@@ -127,9 +128,8 @@ impl StoppedProcess {
     /// that runs code of the program and slept, the first one if possible, whose stack is known to
     /// have room.
     pub fn calling_thread(&mut self) -> Option<StoppedThread<'_>> {
-        let prepared = self.tracees.prepared.as_ref().map(Prepared::tid);
-        let best = prepared.or_else(|| self.tracees.calling_order().first().copied())?;
-        self.thread(best)
+        let tid = self.tracees.calling_tid()?;
+        self.thread(tid)
     }
 
     /// Writes bytes, also where the pages are read-only: see [`ProtectedWriter::write`].
@@ -137,7 +137,7 @@ impl StoppedProcess {
         let pid = self.tracees.pid();
         let tid = self.tracees.threads.keys().next();
         let tid = *tid.ok_or(MemoryError::Gone { pid })?;
-        ProtectedWriter::new(self.process(), tid).write(address, bytes)
+        ProtectedWriter::new(self.process(), tid, &self.tracees.protected).write(address, bytes)
     }
 
     /// Lets all threads go on, runners first, still traced.

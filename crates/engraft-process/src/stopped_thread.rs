@@ -111,7 +111,7 @@ impl StoppedThread<'_> {
     /// What writes into pages that the program may only read, also while this thread is busy with a
     /// call.
     pub fn protected_writer(&self) -> ProtectedWriter {
-        ProtectedWriter::new(self.process(), self.state.tid)
+        ProtectedWriter::new(self.process(), self.state.tid, &self.tracees.protected)
     }
 
     /// Calls a function in this thread; the result is what it returns. The threads that are stopped stand

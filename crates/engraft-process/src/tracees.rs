@@ -3,10 +3,12 @@
 //! ptrace belongs to the tracing thread, not to its process: every request must come from the
 //! thread that attached. So nothing in here is `Send`.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
+use std::rc::Rc;
 
 use rustix::io::Errno;
 
@@ -65,6 +67,8 @@ pub(crate) struct Tracees {
     pub(crate) everyone: bool,
     /// The list of threads, opened: whether we know all of them.
     pub(crate) directory: Option<File>,
+    /// The memory, opened for writing into read-only pages.
+    pub(crate) protected: Rc<RefCell<Option<File>>>,
     pub(crate) executed: bool,
     /// Those of the stopped threads that were running: the first to go on.
     pub(crate) runners: Vec<i32>,
@@ -126,6 +130,7 @@ impl Tracees {
             wanted: false,
             everyone,
             directory: None,
+            protected: Rc::default(),
             executed: false,
             runners: Vec::new(),
             prepared: None,
