@@ -333,3 +333,26 @@ fn a_process_survives_the_failure_of_any_effect_of_a_call_with_requests() {
     }
     victim.finish();
 }
+
+#[test]
+fn a_filter_is_in_force_again_when_a_prepared_call_is_not_made() {
+    let mut victim = Victim::start(&compile("idle.c", "idle", &[]), &[]);
+    let process = victim.process();
+    let code = Code::inject(process.clone());
+    assert_eq!(victim.ask("seccomp"), "0");
+    victim.await_sleep(victim.pid, libc::SYS_read);
+    let seized = process.seize(LONG).unwrap();
+    let mut partly = seized.stop_sleepers(LONG).unwrap();
+    let prepared = partly.prepare_call(&code.call()).unwrap();
+    assert_eq!(prepared, Some(victim.pid));
+    let mut seized = partly.stop_rest(LONG).unwrap().resume().unwrap();
+    assert!(victim.ask("address").starts_with("0x"));
+    // Not allowed.
+    victim.tell("pid");
+    let started = Instant::now();
+    while seized.service().is_ok() && process.is_alive() {
+        assert!(started.elapsed() < LONG);
+    }
+    drop(seized);
+    assert_eq!(victim.line(), "");
+}
