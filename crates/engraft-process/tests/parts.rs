@@ -108,6 +108,7 @@ fn threads_that_are_born_between_the_halves_are_stopped() {
         stopped.detach().unwrap();
         // All of them, also those that were still to come, are there.
         while process.threads().unwrap().len() < 5 {
+            assert!(started.elapsed() < LONG);
             std::thread::yield_now();
         }
         assert_eq!(victim.ask("?"), "goes on");
