@@ -12,6 +12,10 @@
 //! [`StoppedProcess`] is scanned ([`StackScan`]), its stacks are walked ([`StackWalk`]), it is written to, and made to run code
 //! ([`StoppedThread::call`]). It goes on by `resume` or `detach`, or when it is dropped.
 //!
+//! For a short pause of those who are busy, the stop has two halves ([`SeizedProcess::stop_sleepers`],
+//! [`PartlyStopped::stop_rest`]), and what can be done in between is. [`Process::stop_threads`] stops
+//! some threads and leaves the others alone.
+//!
 //! ```no_run
 //! use std::time::Duration;
 //! use engraft_process::Process;
@@ -55,7 +59,10 @@ mod memory;
 mod modules;
 mod obstacles;
 mod page_cache;
+mod partly_stopped;
+mod prepared;
 mod process;
+mod protected;
 mod registers;
 mod release;
 mod remote;
@@ -64,8 +71,10 @@ mod remote_thread;
 mod restart;
 mod scan;
 mod signal_context;
+mod some_threads;
 mod stop_error;
 mod stopped;
+mod stopped_thread;
 mod stopping;
 mod symbols;
 mod sys;
@@ -86,15 +95,17 @@ pub use maps::{Mapping, Maps, MapsError};
 pub use memory::{Memory, MemoryError};
 pub use modules::{Module, ModuleError, ModuleKind, Modules};
 pub use obstacles::{Obstacles, Seccomp};
+pub use partly_stopped::PartlyStopped;
 pub use process::{OpenError, Process};
+pub use protected::ProtectedWriter;
 pub use registers::Registers;
-pub use remote::RemoteCall;
+pub use remote::{REQUEST_LENGTH, RemoteCall};
 pub use remote_error::RemoteCallError;
 pub use scan::{StackScan, Unreliable, Verdict};
+pub use some_threads::{BorrowedThread, StoppedThreads};
 pub use stop_error::StopError;
-pub use stopped::{
-    BorrowedThread, SeizedProcess, StoppedProcess, StoppedThread, ThreadState, on_tracer_thread,
-};
+pub use stopped::{SeizedProcess, StoppedProcess, on_tracer_thread};
+pub use stopped_thread::{StoppedThread, ThreadState};
 pub use task::{Activity, SchedulerCounters, Task, TaskStat, TaskState};
 pub use walk::{Frame, StackWalk};
 pub use walk_context::{ExtraUnwindTable, WalkContext};

@@ -1,6 +1,6 @@
 //! The target's memory, read and written in bulk.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 
@@ -77,6 +77,24 @@ fn skip(ranges: &mut Vec<(TargetAddress, &mut [u8])>, mut done: usize) {
     ranges.drain(..whole);
 }
 
+fn errno(error: io::Error) -> Errno {
+    match error.kind() {
+        // The thread has ended: its directory is gone, or its memory is.
+        io::ErrorKind::NotFound => Errno::SRCH,
+        _ => Errno::from_io_error(&error).unwrap_or(Errno::IO),
+    }
+}
+
+fn write_to_file(file: &File, address: TargetAddress, bytes: &[u8]) -> Result<usize, Errno> {
+    match file.write_at(bytes, address.get()) {
+        // A memory without an owner: the process has ended since the file was opened.
+        Ok(0) => Err(Errno::SRCH),
+        Ok(count) => Ok(count),
+        Err(error) if error.raw_os_error() == Some(libc::EIO) => Err(Errno::FAULT),
+        Err(error) => Err(errno(error)),
+    }
+}
+
 impl<'p> Memory<'p> {
     pub(crate) fn new(process: &'p Process) -> Self {
         Self { process }
@@ -120,29 +138,34 @@ impl<'p> Memory<'p> {
     /// Linux 6.12 and later can be told to refuse this (`proc_mem.force_override`):
     /// `PermissionDenied`; see [`crate::StoppedProcess::write_protected`].
     pub fn write_protected(&self, address: TargetAddress, bytes: &[u8]) -> Result<(), MemoryError> {
+        self.write_through(&mut None, address, bytes)
+    }
+
+    /// The same, through a file that is opened if need be, and kept. It leads to the memory that the process
+    /// had then: this is for as long as it runs the same program.
+    pub(crate) fn write_through(
+        &self,
+        file: &mut Option<File>,
+        address: TargetAddress,
+        bytes: &[u8],
+    ) -> Result<(), MemoryError> {
         let mut done = 0;
         while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
             let at = address + done as u64;
-            done += self.transfer(at, |_| effect(|| self.write_through_file(at, rest)))?;
+            done += self.transfer(at, |_| {
+                let file = match file {
+                    Some(file) => file,
+                    None => file.insert(self.open_for_writing()?),
+                };
+                effect(|| write_to_file(file, at, rest))
+            })?;
         }
         Ok(())
     }
 
-    fn write_through_file(&self, address: TargetAddress, bytes: &[u8]) -> Result<usize, Errno> {
-        let errno = |error: io::Error| match error.kind() {
-            // The thread has ended: its directory is gone, or its memory is.
-            io::ErrorKind::NotFound => Errno::SRCH,
-            _ => Errno::from_io_error(&error).unwrap_or(Errno::IO),
-        };
+    pub(crate) fn open_for_writing(&self) -> Result<File, Errno> {
         let path = self.process.memory_task().path("mem");
-        let file = OpenOptions::new().write(true).open(path).map_err(errno)?;
-        match file.write_at(bytes, address.get()) {
-            // A memory without an owner: the process has ended since the file was opened.
-            Ok(0) => Err(Errno::SRCH),
-            Ok(count) => Ok(count),
-            Err(error) if error.raw_os_error() == Some(libc::EIO) => Err(Errno::FAULT),
-            Err(error) => Err(errno(error)),
-        }
+        OpenOptions::new().write(true).open(path).map_err(errno)
     }
 
     /// One transfer, tried again through another thread if the one at hand has ended.

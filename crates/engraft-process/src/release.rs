@@ -5,10 +5,10 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::deadline::Deadline;
+use crate::prepared::Prepared;
 use crate::stop_error::StopError;
-use crate::sys::alarm::Alarm;
 use crate::sys::ptrace::{self, Go};
-use crate::tracees::{Condition, Tracee, Tracees};
+use crate::tracees::{Condition, Tracees};
 use crate::wait::{Waited, wait};
 
 /// How long the backstop in `drop` waits for threads that it must first stop.
@@ -25,53 +25,75 @@ impl Tracees {
         }
     }
 
-    /// The stopped threads, those first that are to go on first.
-    fn stopped_in_order(&self) -> Vec<(i32, Tracee)> {
-        let stopped = self
-            .threads
-            .iter()
-            .filter(|(_, tracee)| tracee.condition != Condition::Running);
-        let mut order: Vec<_> = stopped.map(|(tid, tracee)| (*tid, *tracee)).collect();
-        order.sort_by_key(|(_, tracee)| !tracee.was_running);
-        order
+    fn is_stopped(&self, tid: i32) -> bool {
+        let tracee = self.threads.get(&tid);
+        tracee.is_some_and(|tracee| tracee.condition != Condition::Running)
+    }
+
+    /// Lets the stopped threads go on, each by `go`: those first that were running, and do not have to be
+    /// restored before; then the one that made a call; then the sleepers.
+    fn let_go(
+        &mut self,
+        mut go: impl FnMut(&mut Self, i32) -> Result<(), StopError>,
+    ) -> Result<(), StopError> {
+        let mut outcome = Ok(());
+        // Nothing is looked for or sorted while these wait.
+        for tid in std::mem::take(&mut self.runners) {
+            if self.is_stopped(tid) && !self.is_returned(tid) {
+                outcome = outcome.and(go(self, tid));
+            }
+        }
+        let returned = self.returned.as_ref().map(|kept| kept.tid);
+        outcome = outcome.and(self.finish_call());
+        let first = returned.filter(|tid| self.is_stopped(*tid));
+        let tids: Vec<i32> = self.threads.keys().copied().collect();
+        for tid in first.into_iter().chain(tids) {
+            if self.is_stopped(tid) {
+                outcome = outcome.and(go(self, tid));
+            }
+        }
+        outcome
     }
 
     /// Lets all threads go on, still traced.
     pub(crate) fn resume(&mut self) -> Result<(), StopError> {
-        self.wanted = false;
-        for (tid, tracee) in self.stopped_in_order() {
-            let result = match tracee.condition {
-                Condition::Stopped { group: true } => ptrace::listen(tid),
-                _ => ptrace::go(tid, Go::Continue, 0),
-            };
-            self.accept(result)?;
-            if let Some(tracee) = self.threads.get_mut(&tid) {
-                tracee.condition = Condition::Running;
-            }
+        if let Some(tid) = self.prepared.as_ref().map(Prepared::tid) {
+            self.forget_prepared(tid);
         }
+        self.wanted = false;
+        self.let_go(|tracees, tid| {
+            let Some(tracee) = tracees.threads.get_mut(&tid) else {
+                return Ok(());
+            };
+            let group = tracee.condition == Condition::Stopped { group: true };
+            tracee.condition = Condition::Running;
+            let result = if group {
+                ptrace::listen(tid)
+            } else {
+                ptrace::go(tid, Go::Continue, 0)
+            };
+            tracees.accept(result)
+        })?;
+        self.end_alarm();
         Ok(())
     }
 
     /// Lets all threads go on, no longer traced. Every thread is tried; the first failure is told.
     pub(crate) fn detach_stopped(&mut self) -> Result<(), StopError> {
-        let mut outcome = Ok(());
-        for (tid, _) in self.stopped_in_order() {
-            match ptrace::detach(tid) {
-                Ok(()) => {
-                    self.threads.remove(&tid);
-                }
-                // Killed while stopped: to be reaped below.
-                Err(Errno::SRCH) => {
-                    if let Some(tracee) = self.threads.get_mut(&tid) {
-                        tracee.condition = Condition::Running;
-                    }
-                }
-                Err(error) => {
-                    outcome = outcome.and(Err(self.system("detach from a thread", error)))
-                }
+        self.let_go(|tracees, tid| match ptrace::detach(tid) {
+            Ok(()) => {
+                tracees.threads.remove(&tid);
+                Ok(())
             }
-        }
-        outcome
+            // Killed while stopped: to be reaped below.
+            Err(Errno::SRCH) => {
+                if let Some(tracee) = tracees.threads.get_mut(&tid) {
+                    tracee.condition = Condition::Running;
+                }
+                Ok(())
+            }
+            Err(error) => Err(tracees.system("detach from a thread", error)),
+        })
     }
 
     /// Lets go of everything, whatever state it is in: the way back from every error.
@@ -81,7 +103,7 @@ impl Tracees {
             return detached;
         }
         // What is left runs, or has been killed. A thread can be let go only while it is stopped.
-        let _alarm = Alarm::start().map_err(|error| self.system("start a timer", error))?;
+        self.start_alarm()?;
         self.wanted = true;
         let deadline = Deadline::after(LAST_CHANCE);
         // The first thread of a killed process can be reaped only after all others.

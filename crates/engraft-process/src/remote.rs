@@ -9,9 +9,14 @@
 //! 4. The thread runs until it is about to enter `rt_sigreturn`. There it is restored from outside, and
 //!    the system call is skipped (number -1): executing it would make the kernel forget how to
 //!    resume an interrupted nanosleep, poll or futex.
+//!    That may be left until others have been let go.
 //! 5. It is brought to an ordinary stop before it executes any instruction, and gets back exactly the
 //!    registers it was stopped with: the kernel's restart logic is then still to come, as if
 //!    nothing had happened.
+//!
+//! # Requests
+//! Code that runs in a call may ask us to do something ([`REQUEST_LENGTH`]). It cannot tell whether its
+//! tracer still lives and holds the other threads, so what needs that it must leave to the tracer.
 //!
 //! # seccomp
 //! Filters are evaluated after us, also for the number -1. In a thread with a filter that we cannot
@@ -24,10 +29,11 @@ use crate::deadline::Deadline;
 use crate::frame::{Saved, SignalFrame};
 use crate::gadgets::Gadgets;
 use crate::memory::MemoryError;
+use crate::prepared::Prepared;
+use crate::registers::Registers;
 use crate::remote_error::RemoteCallError;
 use crate::remote_thread::{Caller, Result};
 use crate::restart::{has_restart_block, restart_ready_without_kernel};
-use crate::sys::alarm::Alarm;
 use crate::sys::ptrace;
 use crate::tracees::OPTIONS;
 
@@ -51,6 +57,19 @@ pub struct RemoteCall {
     pub only_loader_calls: bool,
 }
 
+/// What is in `rdx` of a system call that is a request of the called function to its caller: "engraf".
+///
+/// The function executes `read(-1, record, REQUEST_LENGTH)`, all of the low half of `rdi` set. At its
+/// entry, [`StoppedThread::call_serving`](crate::StoppedThread::call_serving) serves the record at this
+/// address; then the system call is executed as it stands, and fails with `EBADF`. Without a tracer only that happens,
+/// which is harmless, and which every seccomp filter allows that lets a loader live; the function
+/// sees by its record that nothing was done. So what is to happen only while other threads
+/// stand still, happens while we live, or not at all.
+pub const REQUEST_LENGTH: u64 = 0x656e_6772_6166;
+
+/// Serves a request whose record is at the address.
+pub(crate) type Serve<'f> = dyn FnMut(TargetAddress) -> std::result::Result<(), MemoryError> + 'f;
+
 /// System calls that every dynamic loader makes: a filter that forbids them cannot be in place.
 const LOADER_CALLS: [i64; 8] = [
     libc::SYS_mmap,
@@ -69,9 +88,16 @@ const MAX_ERRNO: i64 = 4095;
 /// How long a remote system call may take.
 const SYSTEM_CALL_TIMEOUT: Duration = Duration::from_secs(10);
 impl Caller<'_> {
-    /// Looks for a filter, and suspends it if we may (CAP_SYS_ADMIN, and a kernel built with
-    /// CHECKPOINT_RESTORE). `allowed` says whether the call is harmless under any filter.
+    /// Suspends the filter, if we may (CAP_SYS_ADMIN, and a kernel built with CHECKPOINT_RESTORE); otherwise
+    /// looks whether there is one. `allowed` says whether the call is harmless under any filter.
     fn suspend_filter(&mut self, allowed: bool) -> Result<()> {
+        // First this, which does no harm where there is no filter: looking takes ten times as long, and
+        // threads may be waiting.
+        self.kept.suspended =
+            ptrace::set_options(self.tid, OPTIONS | libc::PTRACE_O_SUSPEND_SECCOMP).is_ok();
+        if self.kept.suspended {
+            return Ok(());
+        }
         let status = self.tracees.process.task(self.tid).status();
         let status = status.map_err(|source| RemoteCallError::System {
             tid: self.tid,
@@ -79,13 +105,8 @@ impl Caller<'_> {
             source,
         })?;
         let mode = status.map_or(0, |status| status.seccomp);
-        if mode == 0 {
-            return Ok(());
-        }
-        self.filtered = true;
-        self.suspended =
-            ptrace::set_options(self.tid, OPTIONS | libc::PTRACE_O_SUSPEND_SECCOMP).is_ok();
-        if self.suspended || (allowed && mode != SECCOMP_STRICT) {
+        self.kept.filtered = mode != 0;
+        if mode == 0 || (allowed && mode != SECCOMP_STRICT) {
             return Ok(());
         }
         Err(RemoteCallError::Seccomp { tid: self.tid })
@@ -93,45 +114,89 @@ impl Caller<'_> {
 
     fn frame(&self, top: TargetAddress, restorer: TargetAddress) -> Result<SignalFrame> {
         let saved = Saved {
-            registers: &restart_ready_without_kernel(&self.registers),
-            signal_mask: self.signal_mask,
-            extended_state: &self.extended_state,
+            registers: &restart_ready_without_kernel(&self.kept.registers),
+            signal_mask: self.kept.signal_mask,
+            extended_state: &self.kept.extended_state,
         };
         SignalFrame::new(top, restorer, &saved).ok_or(RemoteCallError::ExtendedState {
             tid: self.tid,
-            length: self.extended_state.len(),
+            length: self.kept.extended_state.len(),
         })
     }
 
-    /// Calls a function.
-    pub(crate) fn call(mut self, call: &RemoteCall) -> Result<u64> {
-        let alarm = Alarm::start();
-        let _alarm = self.check("start a timer for", alarm)?;
+    /// Everything up to the moment at which the thread is set off. Its outcome may be left lying: the
+    /// stack is nobody's but the call's.
+    pub(crate) fn prepare(mut self, call: &RemoteCall) -> Result<Prepared> {
         self.suspend_filter(call.only_loader_calls)?;
-        if self.filtered && !self.suspended && has_restart_block(&self.registers) {
+        let frame = self.write_frame(call);
+        if frame.is_err() && self.kept.suspended {
+            self.check("set the options of", ptrace::set_options(self.tid, OPTIONS))?;
+        }
+        Ok(Prepared::new(self.kept, frame?, call))
+    }
+
+    fn write_frame(&self, call: &RemoteCall) -> Result<SignalFrame> {
+        if self.kept.filtered && !self.kept.suspended && has_restart_block(&self.kept.registers) {
             return Err(RemoteCallError::Seccomp { tid: self.tid });
         }
         let frame = self.frame(call.stack_top, call.restorer)?;
-        self.tracees
-            .process
-            .memory()
-            .write(frame.address, &frame.bytes)?;
-        self.set_off(call.entry, frame.address, call.arguments, 0)?;
-        let result = self.run_to_return(&frame, call.timeout);
-        self.finish(result)
+        let memory = self.tracees.process.memory();
+        memory.write(frame.address, &frame.bytes)?;
+        Ok(frame)
     }
 
-    fn run_to_return(&mut self, frame: &SignalFrame, timeout: Duration) -> Result<u64> {
+    /// Calls a function, for which everything has been prepared.
+    pub(crate) fn call(
+        mut self,
+        frame: &SignalFrame,
+        call: &RemoteCall,
+        mut serve: Option<&mut Serve<'_>>,
+    ) -> Result<u64> {
+        let mut served = Ok(());
+        let begun = self.set_off(call.entry, frame.address, call.arguments, 0);
+        let result = begun.and_then(|()| {
+            self.run_to_return(frame, call.timeout, |record| {
+                if let Some(serve) = &mut serve {
+                    keep_first(&mut served, serve(record));
+                }
+            })
+        });
+        let value = match result {
+            Ok(value) => value,
+            failure => return self.finish(failure),
+        };
+        self.leave();
+        served?;
+        Ok(value)
+    }
+
+    fn run_to_return(
+        &mut self,
+        frame: &SignalFrame,
+        timeout: Duration,
+        mut serve: impl FnMut(TargetAddress),
+    ) -> Result<u64> {
         let deadline = Deadline::after(timeout);
+        // Entries and exits look alike, and take turns: the thread was set off in user mode, so the
+        // first is an entry. No event in between takes the place of one of them.
+        let mut enters = false;
         loop {
             self.run_to_system_call(&deadline)?;
+            enters = !enters;
+            if !enters {
+                continue;
+            }
             let now = self.check("read the registers of", ptrace::registers(self.tid))?;
+            if let Some(record) = request(&now) {
+                serve(record);
+                continue;
+            }
             let returns = now.orig_rax == libc::SYS_rt_sigreturn as u64
                 && now.stack_pointer() == frame.stack_pointer_at_return();
             if !returns {
                 continue;
             }
-            if self.filtered && !self.suspended {
+            if self.kept.filtered && !self.kept.suspended {
                 // A filter would see the number -1 and may end the process for it.
                 self.run_to_system_call(&deadline)?;
             }
@@ -144,8 +209,6 @@ impl Caller<'_> {
     /// Where the target has no restorer, or the stack has no room, there is no frame: then a thread
     /// whose tracer is killed during these few microseconds would go on at the borrowed instruction.
     pub(crate) fn system_call(mut self, number: i64, arguments: [u64; 6]) -> Result<u64> {
-        let alarm = Alarm::start();
-        let _alarm = self.check("start a timer for", alarm)?;
         self.suspend_filter(LOADER_CALLS.contains(&number))?;
         let process = self.tracees.process.clone();
         let gadgets = *process
@@ -166,9 +229,9 @@ impl Caller<'_> {
         };
         let stack = borrowed
             .as_ref()
-            .map_or(self.registers.rsp.into(), |b| b.frame.address);
-        self.set_off(entry, stack, arguments, number as u64)?;
-        let result = self.run_system_call();
+            .map_or(self.kept.registers.rsp.into(), |b| b.frame.address);
+        let begun = self.set_off(entry, stack, arguments, number as u64);
+        let result = begun.and_then(|()| self.run_system_call());
         let result = self.finish(result);
         if let Some(borrowed) = borrowed {
             process
@@ -182,7 +245,7 @@ impl Caller<'_> {
     /// be a small piece of something else, so what was there is put back.
     fn borrow_stack(&self, restorer: TargetAddress) -> Result<Option<Borrowed>> {
         let memory = self.tracees.process.memory();
-        let frame = self.frame(self.registers.stack_pointer() - RED_ZONE, restorer)?;
+        let frame = self.frame(self.kept.registers.stack_pointer() - RED_ZONE, restorer)?;
         let length = frame.bytes.len() as u64;
         let before = match memory.read_bytes(frame.address, length, length) {
             Ok(before) => before,
@@ -204,6 +267,24 @@ impl Caller<'_> {
         let registers = self.check("read the registers of", ptrace::registers(self.tid))?;
         Ok(registers.rax)
     }
+}
+
+/// Of several failures the first is told: the others may follow from it.
+fn keep_first(
+    so_far: &mut std::result::Result<(), MemoryError>,
+    now: std::result::Result<(), MemoryError>,
+) {
+    if so_far.is_ok() {
+        *so_far = now;
+    }
+}
+
+/// The record of the request, if this is the entry of one.
+fn request(registers: &Registers) -> Option<TargetAddress> {
+    let is_request = registers.orig_rax == libc::SYS_read as u64
+        && registers.rdi as u32 == u32::MAX
+        && registers.rdx == REQUEST_LENGTH;
+    is_request.then_some(TargetAddress::new(registers.rsi))
 }
 
 struct Borrowed {

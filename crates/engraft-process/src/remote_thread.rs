@@ -11,7 +11,7 @@ use crate::remote_error::RemoteCallError;
 use crate::restart::{restart_ready, will_restart};
 use crate::sys::ptrace::{self, Go};
 use crate::tracees::{Condition, OPTIONS, Tracees};
-use crate::wait::{Event, Waited, wait};
+use crate::wait::{Event, Waited, wait, wait_soon};
 
 /// SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS: raised by instructions.
 const SYNCHRONOUS: u64 = 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 30;
@@ -20,16 +20,23 @@ const DIRECTION_AND_TRAP: u64 = 1 << 10 | 1 << 8;
 /// How long the way back may take; it runs no code of the target.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// One thread borrowed for a call.
-pub(crate) struct Caller<'t> {
-    pub(crate) tracees: &'t mut Tracees,
+/// What a thread that is borrowed for a call needs in order to be as it was.
+pub(crate) struct Kept {
     pub(crate) tid: i32,
     /// As it was stopped.
     pub(crate) registers: Registers,
+    condition: Condition,
     pub(crate) signal_mask: u64,
     pub(crate) extended_state: Vec<u8>,
     pub(crate) filtered: bool,
     pub(crate) suspended: bool,
+}
+
+/// One thread borrowed for a call.
+pub(crate) struct Caller<'t> {
+    pub(crate) tracees: &'t mut Tracees,
+    pub(crate) tid: i32,
+    pub(crate) kept: Kept,
 }
 
 pub(crate) type Result<T> = std::result::Result<T, RemoteCallError>;
@@ -37,37 +44,50 @@ pub(crate) type Result<T> = std::result::Result<T, RemoteCallError>;
 impl<'t> Caller<'t> {
     /// Saves the state of a stopped thread.
     pub(crate) fn new(tracees: &'t mut Tracees, tid: i32) -> Result<Self> {
+        tracees.restore_returned()?;
+        tracees.forget_prepared(tid);
         let tracee = tracees.threads.get(&tid).copied();
         let tracee = tracee.ok_or(RemoteCallError::ThreadEnded { tid })?;
         if tracee.is_kernel_worker {
             return Err(RemoteCallError::KernelWorker { tid });
         }
-        let mut caller = Self {
-            tracees,
+        let kept = Kept {
             tid,
             registers: tracee.registers,
+            condition: tracee.condition,
             signal_mask: 0,
             extended_state: Vec::new(),
             filtered: false,
             suspended: false,
         };
+        let mut caller = Self::with(tracees, kept);
         caller.refuse_unknown_entry()?;
         if ptrace::has_shadow_stack(tid) {
             return Err(RemoteCallError::ShadowStack { tid });
         }
-        caller.signal_mask = caller.check("read the signal mask of", ptrace::signal_mask(tid))?;
+        let mask = ptrace::signal_mask(tid);
+        caller.kept.signal_mask = caller.check("read the signal mask of", mask)?;
         let state = ptrace::extended_state(tid);
-        caller.extended_state = caller.check("read the extended state of", state)?;
+        caller.kept.extended_state = caller.check("read the extended state of", state)?;
         Ok(caller)
+    }
+
+    /// Takes up again what was kept.
+    pub(crate) fn with(tracees: &'t mut Tracees, kept: Kept) -> Self {
+        Self {
+            tid: kept.tid,
+            tracees,
+            kept,
+        }
     }
 
     /// The kernel steps back over two bytes to restart a call; with us, the thread would do it by
     /// itself, and must find the instruction there that it came by.
     fn refuse_unknown_entry(&self) -> Result<()> {
-        if !will_restart(&self.registers) {
+        if !will_restart(&self.kept.registers) {
             return Ok(());
         }
-        let at = self.registers.instruction_pointer() - 2;
+        let at = self.kept.registers.instruction_pointer() - 2;
         let instruction: [u8; 2] = self.tracees.process.memory().read_array(at)?;
         if instruction == [0x0f, 0x05] {
             return Ok(());
@@ -119,8 +139,8 @@ impl<'t> Caller<'t> {
             rax,
             // In no system call: the kernel restarts nothing.
             orig_rax: u64::MAX,
-            eflags: self.registers.eflags & !DIRECTION_AND_TRAP,
-            ..self.registers
+            eflags: self.kept.registers.eflags & !DIRECTION_AND_TRAP,
+            ..self.kept.registers
         };
         self.check(
             "set the registers of",
@@ -129,7 +149,7 @@ impl<'t> Caller<'t> {
         if let Some(tracee) = self.tracees.threads.get_mut(&self.tid) {
             tracee.condition = Condition::Running;
         }
-        let mask = !SYNCHRONOUS | self.signal_mask;
+        let mask = !SYNCHRONOUS | self.kept.signal_mask;
         self.check(
             "block the signals of",
             ptrace::set_signal_mask(self.tid, mask),
@@ -184,7 +204,7 @@ impl<'t> Caller<'t> {
 
     fn await_event(&mut self, deadline: &Deadline) -> Result<Event> {
         loop {
-            match self.check("wait for", wait(self.tid, true))? {
+            match self.check("wait for", wait_soon(self.tid))? {
                 Waited::Event(event) => return Ok(event),
                 Waited::Nothing if deadline.has_passed() => return self.give_up(deadline),
                 // A killed process: its first thread is reported after all others.
@@ -229,17 +249,27 @@ impl<'t> Caller<'t> {
         restored.map(|()| value)
     }
 
-    fn restore(&mut self) -> Result<()> {
+    /// The call has returned: its thread is about to restore itself, and stands still before that. It is
+    /// restored from outside when it is used again or let go, so that those whom this would keep waiting
+    /// can be let go before. If we die until then, it does restore itself.
+    pub(crate) fn leave(self) {
+        if let Some(tracee) = self.tracees.threads.get_mut(&self.tid) {
+            tracee.condition = self.kept.condition;
+        }
+        self.tracees.returned = Some(self.kept);
+    }
+
+    pub(crate) fn restore(&mut self) -> Result<()> {
         // In this order: with the registers the thread leaves the reach of the frame, so by then
         // everything else must be in place.
-        let state = ptrace::set_extended_state(self.tid, &self.extended_state);
+        let state = ptrace::set_extended_state(self.tid, &self.kept.extended_state);
         self.check("restore the extended state of", state)?;
-        let mask = ptrace::set_signal_mask(self.tid, self.signal_mask);
+        let mask = ptrace::set_signal_mask(self.tid, self.kept.signal_mask);
         self.check("restore the signal mask of", mask)?;
-        let ready = ptrace::set_registers(self.tid, &restart_ready(&self.registers));
+        let ready = ptrace::set_registers(self.tid, &restart_ready(&self.kept.registers));
         self.check("restore the registers of", ready)?;
         self.reach_ordinary_stop()?;
-        if self.suspended {
+        if self.kept.suspended {
             self.check("set the options of", ptrace::set_options(self.tid, OPTIONS))?;
         }
         Ok(())
@@ -255,11 +285,11 @@ impl<'t> Caller<'t> {
         loop {
             match self.await_event(&deadline)? {
                 Event::Stop { group } => {
-                    let original = ptrace::set_registers(self.tid, &self.registers);
+                    let original = ptrace::set_registers(self.tid, &self.kept.registers);
                     self.check("restore the registers of", original)?;
                     if let Some(tracee) = self.tracees.threads.get_mut(&self.tid) {
                         tracee.condition = Condition::Stopped { group };
-                        tracee.registers = self.registers;
+                        tracee.registers = self.kept.registers;
                     }
                     return Ok(());
                 }

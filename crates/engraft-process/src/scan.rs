@@ -19,7 +19,7 @@ use crate::gadgets::is_restorer;
 use crate::maps::{Mapping, Maps};
 use crate::memory::MemoryError;
 use crate::process::Process;
-use crate::stopped::ThreadState;
+use crate::stopped_thread::ThreadState;
 use crate::walk::{Frame, StackWalk};
 use crate::walk_error::BrokenWalk;
 

@@ -1,5 +1,6 @@
 //! Stopping all traced threads, in the order and within the time that hurts least.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -7,31 +8,51 @@ use rustix::io::Errno;
 
 use crate::deadline::Deadline;
 use crate::stop_error::StopError;
-use crate::sys::alarm::Alarm;
 use crate::sys::ptrace;
-use crate::task::TaskState;
+use crate::task::{TaskState, or_gone};
 use crate::tracees::{Condition, Tracee, Tracees};
-use crate::wait::{Waited, wait};
+use crate::wait::{Waited, wait_soon};
 
 /// How often a thread in an uninterruptible sleep is looked at. There is no event to wait for: a
 /// stop request would leave it stopped whenever it wakes, perhaps long after we have given up.
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
 impl Tracees {
+    /// Stops the threads that sleep. Those that run, or are found to run by now, go on.
+    pub(crate) fn stop_sleepers(&mut self, deadline: &Deadline) -> Result<(), StopError> {
+        self.start_alarm()?;
+        self.wanted = true;
+        let (_, sleepers) = self.running_by_kind()?;
+        self.interrupt_and_await(&sleepers, deadline)?;
+        // From now on, whatever happens to those that run is answered by letting go.
+        self.wanted = false;
+        self.refuse_end_of_program()
+    }
+
+    fn refuse_end_of_program(&self) -> Result<(), StopError> {
+        if self.executed {
+            return Err(StopError::Executed { pid: self.pid() });
+        }
+        if self.threads.is_empty() || !self.process.is_alive() {
+            return Err(self.gone());
+        }
+        Ok(())
+    }
+
     /// Stops every thread: sleepers first, so that those who run stand still as briefly as possible.
     pub(crate) fn stop(&mut self, deadline: &Deadline) -> Result<(), StopError> {
-        let _alarm = Alarm::start().map_err(|error| self.system("start a timer", error))?;
+        self.start_alarm()?;
         self.wanted = true;
+        if self.everyone && self.directory.is_none() {
+            let directory = File::open(format!("/proc/{}/task", self.pid()));
+            let directory = or_gone(directory);
+            self.directory = directory.map_err(|error| self.system("list the threads", error))?;
+        }
         loop {
             let (runners, sleepers) = self.running_by_kind()?;
             self.interrupt_and_await(&sleepers, deadline)?;
             self.interrupt_and_await(&runners, deadline)?;
-            if self.executed {
-                return Err(StopError::Executed { pid: self.pid() });
-            }
-            if self.threads.is_empty() || !self.process.is_alive() {
-                return Err(self.gone());
-            }
+            self.refuse_end_of_program()?;
             let all = self
                 .threads
                 .values()
@@ -52,14 +73,15 @@ impl Tracees {
 
     /// Every thread that is started while we trace is announced to us, except with
     /// `CLONE_UNTRACED`. The link count of the task directory, two more than threads, tells of these
-    /// at the price of one system call.
+    /// at the price of one system call. It is asked for while everybody waits, so the directory is
+    /// opened before: the count is made anew for each question.
     pub(crate) fn is_complete(&self) -> bool {
         if !self.everyone {
             return true;
         }
-        let directory = std::fs::metadata(format!("/proc/{}/task", self.pid()));
         let expected = self.threads.len() as u64 + self.ended + 2;
-        directory.is_ok_and(|directory| directory.nlink() == expected)
+        let now = self.directory.as_ref().map(File::metadata);
+        matches!(now, Some(Ok(now)) if now.nlink() == expected)
     }
 
     /// Waits, with everybody still running, until no thread is in an uninterruptible sleep.
@@ -115,12 +137,12 @@ impl Tracees {
                 Some(stat) => {
                     tracee.is_kernel_worker = stat.is_kernel_worker();
                     tracee.was_running = stat.state == TaskState::Running;
-                    let kind = if tracee.was_running {
-                        &mut runners
+                    if tracee.was_running {
+                        runners.push(tid);
+                        self.runners.push(tid);
                     } else {
-                        &mut sleepers
-                    };
-                    kind.push(tid);
+                        sleepers.push(tid);
+                    }
                 }
                 None => sleepers.push(tid),
             }
@@ -149,7 +171,7 @@ impl Tracees {
 
     pub(crate) fn await_stop(&mut self, tid: i32, deadline: &Deadline) -> Result<(), StopError> {
         while self.is_running(tid) {
-            match wait(tid, true).map_err(|error| self.system("wait for a thread", error))? {
+            match wait_soon(tid).map_err(|error| self.system("wait for a thread", error))? {
                 Waited::Event(event) => self.note(tid, event)?,
                 Waited::Nothing => {
                     // Another thread may have ended, and the one we wait for may wait, inside an

@@ -3,17 +3,23 @@
 //! ptrace belongs to the tracing thread, not to its process: every request must come from the
 //! thread that attached. So nothing in here is `Send`.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
+use std::rc::Rc;
 
 use rustix::io::Errno;
 
 use crate::deadline::Deadline;
+use crate::prepared::Prepared;
 use crate::process::Process;
 use crate::registers::Registers;
+use crate::remote_thread::Kept;
 use crate::restart::hide_our_interrupt;
 use crate::stop_error::StopError;
+use crate::sys::alarm::Alarm;
 use crate::sys::ptrace::{self, Go};
 use crate::task::{Task, TaskState};
 use crate::wait::{Event, Waited, wait};
@@ -57,9 +63,21 @@ pub(crate) struct Tracees {
     pub(crate) strangers: Vec<i32>,
     /// Do we want the threads to stop? Otherwise every stop is answered by letting go.
     pub(crate) wanted: bool,
-    /// Do we trace all threads? Otherwise one, and those that it starts.
+    /// Do we trace all threads? Otherwise some, and those that they start.
     pub(crate) everyone: bool,
+    /// The list of threads, opened: whether we know all of them.
+    pub(crate) directory: Option<File>,
+    /// The memory, opened for writing into read-only pages.
+    pub(crate) protected: Rc<RefCell<Option<File>>>,
     pub(crate) executed: bool,
+    /// Those of the stopped threads that were running: the first to go on.
+    pub(crate) runners: Vec<i32>,
+    /// A call that can begin at once.
+    pub(crate) prepared: Option<Prepared>,
+    /// The thread whose call has returned, before it is restored.
+    pub(crate) returned: Option<Kept>,
+    /// From the first stop until all go on: waits look up now and then.
+    alarm: Option<Alarm>,
     /// ptrace is per thread: neither `Send` nor `Sync`.
     _this_thread: PhantomData<*const ()>,
 }
@@ -83,16 +101,24 @@ impl Tracees {
         Ok(tracees)
     }
 
-    /// Becomes the tracer of one thread; `None` if it has ended.
-    pub(crate) fn seize_one(
+    /// Becomes the tracer of some threads; those that have ended are left out.
+    pub(crate) fn seize_some(
         process: &Process,
-        tid: i32,
+        tids: &[i32],
         deadline: &Deadline,
-    ) -> Result<Option<Self>, StopError> {
+    ) -> Result<Self, StopError> {
         let mut tracees = Self::none(process, false);
         tracees.refuse_core_dump()?;
-        tracees.await_uninterruptible(&[tid], deadline)?;
-        Ok(tracees.seize_thread(tid)?.then_some(tracees))
+        tracees.await_uninterruptible(tids, deadline)?;
+        for tid in tids {
+            // A number that is not in the list of this process may have become somebody else's.
+            let stat = process.task(*tid).stat();
+            let stat = stat.map_err(|error| tracees.system("read the state", error))?;
+            if stat.is_some() {
+                tracees.seize_thread(*tid)?;
+            }
+        }
+        Ok(tracees)
     }
 
     fn none(process: &Process, everyone: bool) -> Self {
@@ -103,7 +129,13 @@ impl Tracees {
             strangers: Vec::new(),
             wanted: false,
             everyone,
+            directory: None,
+            protected: Rc::default(),
             executed: false,
+            runners: Vec::new(),
+            prepared: None,
+            returned: None,
+            alarm: None,
             _this_thread: PhantomData,
         }
     }
@@ -126,6 +158,19 @@ impl Tracees {
             operation,
             source: source.into(),
         }
+    }
+
+    /// Started once for each stop: making a timer costs more than a wait that it guards.
+    pub(crate) fn start_alarm(&mut self) -> Result<(), StopError> {
+        if self.alarm.is_none() {
+            let alarm = Alarm::start().map_err(|error| self.system("start a timer", error))?;
+            self.alarm = Some(alarm);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn end_alarm(&mut self) {
+        self.alarm = None;
     }
 
     fn refuse_core_dump(&self) -> Result<(), StopError> {

@@ -1,9 +1,14 @@
 //! Waiting for what happens to one traced thread.
 
+use std::time::{Duration, Instant};
+
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::sys::ptrace::EVENT_STOP;
+
+/// How long an event that is expected at once is looked for before we fall asleep over it.
+const AT_ONCE: Duration = Duration::from_micros(30);
 
 /// What `wait` said about a tracee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +48,23 @@ fn decode(status: i32) -> Event {
         0 => Event::Signal(signal),
         _ => Event::Clone,
     }
+}
+
+/// Waits for the next event of one thread, which is expected at once, until the alarm rings at the
+/// latest.
+///
+/// A thread on another processor stops, or comes to its next system call, within microseconds. Falling asleep and
+/// being woken takes longer than that, above all where the processor falls asleep too. A thread that
+/// has to wait for our own processor is kept from it no longer than a change of threads takes.
+pub(crate) fn wait_soon(tid: i32) -> Result<Waited, Errno> {
+    let start = Instant::now();
+    while start.elapsed() < AT_ONCE {
+        if let Waited::Event(event) = wait(tid, false)? {
+            return Ok(Waited::Event(event));
+        }
+        std::hint::spin_loop();
+    }
+    wait(tid, true)
 }
 
 /// Waits for the next event of one thread. `block` waits until the alarm rings at the latest.

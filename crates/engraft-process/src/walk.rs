@@ -45,7 +45,7 @@ use crate::page_cache::PageCache;
 use crate::process::Process;
 use crate::scan::{Unreliable, Verdict, is_own_stack};
 use crate::signal_context;
-use crate::stopped::ThreadState;
+use crate::stopped_thread::ThreadState;
 use crate::unwind_rules::{Caller, UnwindRules};
 use crate::walk_context::WalkContext;
 use crate::walk_error::{BrokenWalk, WalkError};

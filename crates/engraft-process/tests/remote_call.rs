@@ -351,6 +351,8 @@ fn tracer_that_dies() {
             .unwrap()
             .call(&code.call(CLOBBER, [0; 6]));
     }
+    // What is put off until everybody is let go belongs to the call.
+    drop(stopped);
     // The stop point of a further step than there are.
     std::process::exit(42);
 }

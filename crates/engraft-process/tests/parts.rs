@@ -1,0 +1,198 @@
+//! Stops in two halves, and stops of some threads: who stands still, and who goes on.
+#![expect(clippy::unwrap_used, reason = "a test fails so")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use engraft_process::{Process, TargetAddress, TaskState, ThreadState};
+use support::{LONG, Victim, compile};
+
+fn state(process: &Process, tid: i32) -> TaskState {
+    process.task(tid).stat().unwrap().unwrap().state
+}
+
+/// Waits until all threads but `running` sleep.
+fn settle(process: &Process, running: usize) -> (Vec<i32>, Vec<i32>) {
+    loop {
+        let tids = process.threads().unwrap();
+        let sleeps = |tid: &i32| state(process, *tid) == TaskState::Sleeping;
+        let (sleepers, runners): (Vec<i32>, Vec<i32>) = tids.into_iter().partition(sleeps);
+        if runners.len() == running {
+            return (sleepers, runners);
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Waits until a thread has run for a while.
+fn await_progress(process: &Process, tid: i32) {
+    let ran = || {
+        process
+            .task(tid)
+            .scheduler_counters()
+            .unwrap()
+            .unwrap()
+            .running
+    };
+    let (before, started) = (ran(), Instant::now());
+    while ran() < before + 1_000_000 {
+        assert!(started.elapsed() < LONG, "thread {tid} stands still");
+        std::thread::yield_now();
+    }
+}
+
+fn spinner(spinning: &str, sleeping: &str) -> Victim {
+    Victim::start(&compile("spinner.c", "spinner", &[]), &[spinning, sleeping])
+}
+
+#[test]
+fn sleepers_stand_still_for_good_while_runners_go_on() {
+    let mut victim = spinner("1", "20");
+    let process = victim.process();
+    let (sleepers, runners) = settle(&process, 1);
+    let partly = process.seize(LONG).unwrap().stop_sleepers(LONG).unwrap();
+    let before: Vec<ThreadState> = partly.threads().collect();
+    assert_eq!(before.len(), sleepers.len());
+    for thread in &before {
+        assert!(sleepers.contains(&thread.tid) && !thread.was_running);
+        assert_eq!(state(&process, thread.tid), TaskState::Traced);
+    }
+    await_progress(&process, runners[0]);
+    assert_eq!(state(&process, runners[0]), TaskState::Running);
+    let mut stopped = partly.stop_rest(LONG).unwrap();
+    assert_eq!(stopped.threads().count(), 22);
+    for thread in &before {
+        let after = stopped.thread(thread.tid).unwrap();
+        assert_eq!(*after.registers(), thread.registers);
+    }
+    let runner = stopped.thread(runners[0]).unwrap();
+    assert!(runner.state().was_running);
+    stopped.detach().unwrap();
+    assert_eq!(victim.ask("?"), "right");
+    // It may also end half-way, in both ways.
+    let partly = || process.seize(LONG).unwrap().stop_sleepers(LONG).unwrap();
+    drop(partly());
+    assert_eq!(victim.ask("?"), "right");
+    partly().detach().unwrap();
+    assert_eq!(victim.ask("?"), "right");
+    victim.finish();
+}
+
+#[test]
+fn threads_that_are_born_between_the_halves_are_stopped() {
+    for answers in [true, false] {
+        let mut victim = Victim::start(&compile("births.c", "births", &[]), &[]);
+        let wanted = TargetAddress::new(victim.line().parse().unwrap());
+        let process = victim.process();
+        settle(&process, 1);
+        let mut partly = process.seize(LONG).unwrap().stop_sleepers(LONG).unwrap();
+        process.memory().write(wanted, &3u64.to_le_bytes()).unwrap();
+        // Unanswered, the thread that starts others stands still after the first.
+        let expected = if answers { 5 } else { 3 };
+        let started = Instant::now();
+        while process.threads().unwrap().len() < expected {
+            assert!(started.elapsed() < LONG);
+            if answers {
+                partly.service().unwrap();
+            }
+        }
+        // None of them has been stopped by it.
+        assert_eq!(partly.threads().count(), 1);
+        let stopped = partly.stop_rest(LONG).unwrap();
+        let tids = process.threads().unwrap();
+        assert_eq!(stopped.threads().count(), tids.len());
+        for tid in tids {
+            assert_eq!(state(&process, tid), TaskState::Traced);
+        }
+        stopped.detach().unwrap();
+        // All of them, also those that were still to come, are there.
+        while process.threads().unwrap().len() < 5 {
+            assert!(started.elapsed() < LONG);
+            std::thread::yield_now();
+        }
+        assert_eq!(victim.ask("?"), "goes on");
+        victim.finish();
+    }
+}
+
+#[test]
+fn halves_among_threads_that_come_and_go() {
+    let mut victim = Victim::start(&compile("churn.c", "churn", &[]), &["8"]);
+    for _ in 0..100 {
+        let seized = victim.process().seize(LONG).unwrap();
+        let mut partly = seized.stop_sleepers(LONG).unwrap();
+        partly.service().unwrap();
+        let stopped = partly.stop_rest(LONG).unwrap();
+        for tid in stopped.process().threads().unwrap() {
+            let state = state(stopped.process(), tid);
+            assert!(matches!(state, TaskState::Traced | TaskState::Dead));
+        }
+        stopped.detach().unwrap();
+    }
+    assert_eq!(victim.ask("?"), "goes on");
+    victim.finish();
+}
+
+#[test]
+fn only_the_threads_that_are_asked_for_are_stopped() {
+    let mut victim = spinner("1", "4");
+    let process = victim.process();
+    let (sleepers, runners) = settle(&process, 1);
+    // The first thread is to answer.
+    let chosen: Vec<i32> = sleepers
+        .iter()
+        .copied()
+        .filter(|tid| *tid != victim.pid)
+        .collect();
+    let chosen = &chosen[..2];
+    let mut some = process.stop_threads(chosen, LONG).unwrap();
+    let stopped: Vec<i32> = some.threads().map(|thread| thread.tid).collect();
+    assert_eq!(stopped, chosen);
+    for tid in process.threads().unwrap() {
+        let stands_still = state(&process, tid) == TaskState::Traced;
+        assert_eq!(stands_still, chosen.contains(&tid));
+    }
+    await_progress(&process, runners[0]);
+    assert_eq!(victim.ask("?"), "right");
+    let mut thread = some.thread(chosen[1]).unwrap();
+    let pid = thread.system_call(libc::SYS_getpid, [0; 6]).unwrap();
+    assert_eq!(pid, victim.pid as u64);
+    some.detach().unwrap();
+    // A runner alone; dropping lets it go too.
+    let some = process.stop_threads(&runners, LONG).unwrap();
+    assert_eq!(state(&process, runners[0]), TaskState::Traced);
+    drop(some);
+    assert_eq!(victim.ask("?"), "right");
+    victim.finish();
+}
+
+#[test]
+fn threads_that_have_ended_are_left_out() {
+    let victim = Victim::start(&compile("idle.c", "idle", &[]), &["exit-leader"]);
+    let stranger = spinner("0", "1");
+    let process = victim.process();
+    let other = loop {
+        let tids = process.threads().unwrap();
+        let other = tids.into_iter().find(|tid| *tid != victim.pid).unwrap();
+        if state(&process, victim.pid) == TaskState::Dead {
+            break other;
+        }
+    };
+    let some = process.stop_threads(&[victim.pid, stranger.pid, other], LONG);
+    let some = some.unwrap();
+    let tids: Vec<i32> = some.threads().map(|thread| thread.tid).collect();
+    assert_eq!(tids, [other]);
+    assert_eq!(stranger.status("TracerPid"), "0");
+    some.detach().unwrap();
+    let none = process.stop_threads(&[victim.pid], LONG).unwrap();
+    assert_eq!(none.threads().count(), 0);
+    none.detach().unwrap();
+    stranger.finish();
+    // The list of threads of a process that has ended is no list of threads.
+    let mut victim = victim;
+    victim.child.kill().unwrap();
+    victim.child.wait().unwrap();
+    let gone = process.stop_threads(&[other], Duration::from_secs(1));
+    assert!(gone.is_err());
+}

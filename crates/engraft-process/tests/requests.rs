@@ -1,0 +1,358 @@
+//! Requests of a called function to its caller: served by a tracer that lives, harmless without one; and
+//! calls in parts, prepared before all threads stand still.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails so")]
+
+mod support;
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use engraft_process::{
+    MemoryError, Process, REQUEST_LENGTH, RemoteCall, RemoteCallError, StoppedThread, TargetAddress,
+};
+use support::{LONG, Victim, compile};
+
+const STACK: u64 = 64 << 10;
+/// In the mapping: code, then what the function writes and reads, then the stack.
+const CODE_SIZE: u64 = 4096;
+const FUNCTION: u64 = 0x100;
+/// In the record: two words to be set by whoever serves, then how often the function began and ended.
+const BEGUN: u64 = 16;
+const ENDED: u64 = 24;
+
+/// A function that makes two requests, and a system call between them that is none.
+fn function() -> Vec<u8> {
+    // incq 16(%rdi); mov %rdi,%r8
+    let mut code = vec![0x48, 0xff, 0x47, 0x10, 0x49, 0x89, 0xf8];
+    // mov %r8,%rsi; mov $-1,%edi
+    code.extend([0x4c, 0x89, 0xc6, 0xbf, 0xff, 0xff, 0xff, 0xff]);
+    let request = |code: &mut Vec<u8>| {
+        // mov $REQUEST_LENGTH,%rdx; xor %eax,%eax; syscall
+        code.extend([0x48, 0xba]);
+        code.extend(REQUEST_LENGTH.to_le_bytes());
+        code.extend([0x31, 0xc0, 0x0f, 0x05]);
+    };
+    request(&mut code);
+    // mov $5,%edx; xor %eax,%eax; syscall
+    code.extend([0xba, 5, 0, 0, 0, 0x31, 0xc0, 0x0f, 0x05]);
+    // lea 8(%r8),%rsi
+    code.extend([0x49, 0x8d, 0x70, 0x08]);
+    request(&mut code);
+    // mov (%r8),%rax; add 8(%r8),%rax; incq 24(%r8); ret
+    code.extend([
+        0x49, 0x8b, 0x00, 0x49, 0x03, 0x40, 0x08, 0x49, 0xff, 0x40, 0x18, 0xc3,
+    ]);
+    code
+}
+
+struct Code {
+    process: Process,
+    base: TargetAddress,
+}
+
+impl Code {
+    fn inject(process: Process) -> Self {
+        let mut stopped = process.stop(LONG).unwrap();
+        let arguments = [0, CODE_SIZE + STACK, 3, 0x22, u64::MAX, 0];
+        let mut thread = stopped.calling_thread().unwrap();
+        let mapped = thread.system_call(libc::SYS_mmap, arguments).unwrap();
+        let arguments = [mapped, CODE_SIZE, 5, 0, 0, 0];
+        thread.system_call(libc::SYS_mprotect, arguments).unwrap();
+        let base = TargetAddress::new(mapped);
+        // mov %rax,%rbx; mov $15,%eax; syscall
+        let restorer = [0x48, 0x89, 0xc3, 0xb8, 15, 0, 0, 0, 0x0f, 0x05];
+        stopped.write_protected(base, &restorer).unwrap();
+        stopped
+            .write_protected(base + FUNCTION, &function())
+            .unwrap();
+        stopped.detach().unwrap();
+        Self { process, base }
+    }
+
+    fn record(&self) -> TargetAddress {
+        self.base + CODE_SIZE
+    }
+
+    fn word(&self, offset: u64) -> u64 {
+        self.process
+            .memory()
+            .read_u64(self.record() + offset)
+            .unwrap()
+    }
+
+    fn clear(&self) {
+        self.process
+            .memory()
+            .write(self.record(), &[0; 32])
+            .unwrap();
+    }
+
+    fn call(&self) -> RemoteCall {
+        RemoteCall {
+            entry: self.base + FUNCTION,
+            arguments: [self.record().get(), 0, 0, 0, 0, 0],
+            stack_top: self.base + CODE_SIZE + STACK,
+            restorer: self.base,
+            timeout: LONG,
+            only_loader_calls: true,
+        }
+    }
+
+    /// Makes the call, and serves the first request by 1, the second by 2, and so on.
+    fn serve(&self, thread: &mut StoppedThread<'_>) -> (Result<u64, RemoteCallError>, Vec<u64>) {
+        let mut seen = Vec::new();
+        let result = thread.call_serving(&self.call(), &mut |record| {
+            seen.push(record - self.record());
+            let value = seen.len() as u64;
+            self.process.memory().write(record, &value.to_le_bytes())
+        });
+        (result, seen)
+    }
+}
+
+fn spinner(spinning: &str, sleeping: &str) -> Victim {
+    Victim::start(&compile("spinner.c", "spinner", &[]), &[spinning, sleeping])
+}
+
+#[test]
+fn each_request_is_served_once_and_nothing_else_is() {
+    let mut victim = spinner("1", "1");
+    let code = Code::inject(victim.process());
+    let mut stopped = victim.stop();
+    let tids: Vec<i32> = stopped.threads().map(|thread| thread.tid).collect();
+    for tid in tids {
+        let mut thread = stopped.thread(tid).unwrap();
+        let before = (*thread.registers(), thread.extended_state().unwrap());
+        let (result, seen) = code.serve(&mut thread);
+        assert_eq!((result.unwrap(), seen), (3, vec![0, 8]));
+        let mut thread = stopped.thread(tid).unwrap();
+        assert_eq!(
+            (*thread.registers(), thread.extended_state().unwrap()),
+            before
+        );
+        // Restored early or late, it is the same.
+        let registers = *thread.registers();
+        thread.set_registers(&registers).unwrap();
+        assert_eq!(thread.extended_state().unwrap(), before.1);
+        code.clear();
+    }
+    stopped.detach().unwrap();
+    assert_eq!(victim.ask("?"), "right");
+    victim.finish();
+}
+
+#[test]
+fn requests_that_nobody_serves_are_harmless() {
+    let mut victim = spinner("1", "1");
+    let code = Code::inject(victim.process());
+    let mut stopped = victim.stop();
+    let mut thread = stopped.calling_thread().unwrap();
+    assert_eq!(thread.call(&code.call()).unwrap(), 0);
+    assert_eq!(code.word(ENDED), 1);
+    stopped.detach().unwrap();
+    assert_eq!(victim.ask("?"), "right");
+    victim.finish();
+}
+
+#[test]
+fn a_failure_to_serve_is_told_when_the_call_has_ended() {
+    let mut victim = spinner("1", "1");
+    let code = Code::inject(victim.process());
+    let mut stopped = victim.stop();
+    let mut thread = stopped.calling_thread().unwrap();
+    let before = *thread.registers();
+    let nowhere = |page: u64| TargetAddress::new(0x10_0000_0000 + page * 4096);
+    let mut served = 0;
+    let result = thread.call_serving(&code.call(), &mut |_| {
+        served += 1;
+        code.process.memory().write(nowhere(served), b"x")
+    });
+    match result {
+        Err(RemoteCallError::Memory(MemoryError::Unmapped { address, .. })) => {
+            assert_eq!(address, nowhere(1));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((served, code.word(BEGUN), code.word(ENDED)), (2, 1, 1));
+    let mut thread = stopped.calling_thread().unwrap();
+    assert_eq!(*thread.registers(), before);
+    assert_eq!(code.serve(&mut thread).0.unwrap(), 3);
+    stopped.detach().unwrap();
+    assert_eq!(victim.ask("?"), "right");
+    victim.finish();
+}
+
+#[test]
+fn read_only_pages_can_be_written_while_a_request_is_served() {
+    let mut victim = spinner("1", "1");
+    let code = Code::inject(victim.process());
+    let mut stopped = victim.stop();
+    let mut thread = stopped.calling_thread().unwrap();
+    let writer = thread.protected_writer();
+    let place = code.base + 0x803;
+    let result = thread.call_serving(&code.call(), &mut |_| writer.write(place, b"written"));
+    assert_eq!(result.unwrap(), 0);
+    assert_eq!(stopped.memory().read_array(place).unwrap(), *b"written");
+    stopped.detach().unwrap();
+    assert_eq!(victim.ask("?"), "right");
+    victim.finish();
+}
+
+#[test]
+fn a_call_is_prepared_while_runners_go_on() {
+    let mut victim = spinner("1", "3");
+    let process = victim.process();
+    let code = Code::inject(process.clone());
+    for round in 0..20 {
+        let seized = process.seize(LONG).unwrap();
+        let mut partly = seized.stop_sleepers(LONG).unwrap();
+        // The victim may find all of its threads on a processor at this moment.
+        let prepared = partly.prepare_call(&code.call()).unwrap();
+        let mut stopped = partly.stop_rest(LONG).unwrap();
+        if round % 4 == 0 {
+            // One that is not made leaves no mark.
+            stopped.detach().unwrap();
+            continue;
+        }
+        let mut thread = stopped.calling_thread().unwrap();
+        assert!(prepared.is_none_or(|tid| thread.state().tid == tid));
+        for _ in 0..2 {
+            let (result, seen) = code.serve(&mut thread);
+            assert_eq!((result.unwrap(), seen), (3, vec![0, 8]));
+            code.clear();
+        }
+        if round % 4 == 1 {
+            // Who made a call goes on like the others, still traced.
+            let mut seized = stopped.resume().unwrap();
+            let started = Instant::now();
+            while started.elapsed() < Duration::from_millis(1) {
+                seized.service().unwrap();
+            }
+            stopped = seized.stop(LONG).unwrap();
+        }
+        stopped.detach().unwrap();
+        assert_eq!(victim.ask("?"), "right");
+    }
+    victim.finish();
+}
+
+/// Not a test by itself: the tracer that kills itself, or fails, in the middle of a call. The tests
+/// below start this very program with it.
+#[test]
+fn tracer_that_dies() {
+    let Ok(plan) = std::env::var("ENGRAFT_TEST_TRACER") else {
+        return;
+    };
+    let words: Vec<u64> = plan.split(' ').map(|word| word.parse().unwrap()).collect();
+    let process = Process::open(words[0] as i32).unwrap();
+    let code = Code {
+        process: process.clone(),
+        base: words[1].into(),
+    };
+    let work = || -> Option<()> {
+        let seized = process.seize(LONG).ok()?;
+        let mut partly = seized.stop_sleepers(LONG).ok()?;
+        partly.prepare_call(&code.call()).ok()?;
+        let mut stopped = partly.stop_rest(LONG).ok()?;
+        let _ = code.serve(&mut stopped.calling_thread()?);
+        stopped.detach().ok()
+    };
+    let _ = work();
+    std::process::exit(42);
+}
+
+fn tracer(victim: &Victim, code: &Code, variable: &str, step: u32) -> Option<i32> {
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["tracer_that_dies", "--exact", "--nocapture"])
+        .env(
+            "ENGRAFT_TEST_TRACER",
+            format!("{} {}", victim.pid, code.base.get()),
+        )
+        .env(variable, step.to_string())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    match (status.signal(), status.code()) {
+        (Some(libc::SIGKILL), _) => None,
+        (_, Some(code)) => Some(code),
+        other => panic!("the tracer ended with {other:?}"),
+    }
+}
+
+/// Everybody goes on, and nobody blocks signals.
+fn is_undisturbed(victim: &mut Victim, code: &Code, step: u32) {
+    assert_eq!(victim.ask("?"), "right", "{step}");
+    assert_eq!(victim.status("TracerPid"), "0");
+    let started = Instant::now();
+    for tid in code.process.threads().unwrap() {
+        let status = format!("/proc/{}/task/{tid}/status", victim.pid);
+        let text = || std::fs::read_to_string(&status).unwrap();
+        while !text().contains("SigBlk:\t0000000000000000") {
+            assert!(started.elapsed() < LONG, "{step}\n{}", text());
+            std::thread::yield_now();
+        }
+    }
+    assert!(code.word(BEGUN) <= 1, "{step}");
+}
+
+#[test]
+fn a_process_survives_a_tracer_that_dies_anywhere_in_a_call_with_requests() {
+    let mut victim = spinner("1", "1");
+    let code = Code::inject(victim.process());
+    let (mut step, mut unserved) = (1, 0);
+    while tracer(&victim, &code, "ENGRAFT_PROCESS_DIE_AT", step).is_none() {
+        victim.ask("?");
+        let served = [0, 8].map(|word| code.word(word) != 0);
+        unserved += u32::from(code.word(BEGUN) == 1 && served != [true, true]);
+        is_undisturbed(&mut victim, &code, step);
+        // Served or not, a call that began has ended.
+        assert_eq!(code.word(BEGUN), code.word(ENDED), "{step}");
+        code.clear();
+        step += 1;
+    }
+    assert!(
+        step > 20 && unserved > 3,
+        "{step} steps, {unserved} unserved"
+    );
+    victim.finish();
+}
+
+#[test]
+fn a_process_survives_the_failure_of_any_effect_of_a_call_with_requests() {
+    let mut victim = spinner("1", "1");
+    let code = Code::inject(victim.process());
+    // More than there are: the last ones find nothing to make fail.
+    for step in 1..=45 {
+        let ended = tracer(&victim, &code, "ENGRAFT_PROCESS_FAIL_AT", step);
+        assert_eq!(ended, Some(42), "{step}");
+        // A call that we lost control of is withdrawn, wherever it is.
+        is_undisturbed(&mut victim, &code, step);
+        code.clear();
+    }
+    victim.finish();
+}
+
+#[test]
+fn a_filter_is_in_force_again_when_a_prepared_call_is_not_made() {
+    let mut victim = Victim::start(&compile("idle.c", "idle", &[]), &[]);
+    let process = victim.process();
+    let code = Code::inject(process.clone());
+    assert_eq!(victim.ask("seccomp"), "0");
+    victim.await_sleep(victim.pid, libc::SYS_read);
+    let seized = process.seize(LONG).unwrap();
+    let mut partly = seized.stop_sleepers(LONG).unwrap();
+    let prepared = partly.prepare_call(&code.call()).unwrap();
+    assert_eq!(prepared, Some(victim.pid));
+    let mut seized = partly.stop_rest(LONG).unwrap().resume().unwrap();
+    assert!(victim.ask("address").starts_with("0x"));
+    // Not allowed.
+    victim.tell("pid");
+    let started = Instant::now();
+    while seized.service().is_ok() && process.is_alive() {
+        assert!(started.elapsed() < LONG);
+    }
+    drop(seized);
+    assert_eq!(victim.line(), "");
+}
