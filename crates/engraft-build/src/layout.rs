@@ -129,6 +129,7 @@ impl Layout {
             data: self.data,
             bss_size: self.bss,
             relocations,
+            unwind: None,
             address_escapes,
         }
     }

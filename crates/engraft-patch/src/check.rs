@@ -6,8 +6,8 @@
 use std::collections::HashSet;
 
 use crate::model::{
-    Function, Image, ImageAddress, Import, LinkAddress, Object, Patch, Relocation, RelocationKind,
-    RelocationTarget, Segment,
+    Function, Image, ImageAddress, ImageRange, Import, LinkAddress, Object, Patch, Relocation,
+    RelocationKind, RelocationTarget, Segment, Trampoline,
 };
 
 /// The longest patch name, in bytes.
@@ -93,6 +93,42 @@ pub enum Inconsistency {
         size: u64,
         /// Bytes of text there are.
         text: u64,
+    },
+    /// An old function with no room for the jump to new code.
+    #[error("the old code of {function} is shorter than a jump")]
+    NoSite {
+        /// Its name.
+        function: String,
+    },
+    /// A trampoline that is not inside the image's text.
+    #[error(
+        "the trampoline of {function} ({segment:?} {offset:#x} + {size:#x}) is not inside the text of {text:#x} bytes"
+    )]
+    TrampolineOutsideText {
+        /// The function's name.
+        function: String,
+        /// Where it says it is.
+        segment: Segment,
+        /// Its offset.
+        offset: u64,
+        /// Its size.
+        size: u64,
+        /// Bytes of text there are.
+        text: u64,
+    },
+    /// Call frame information that is not inside the image's read-only bytes.
+    #[error(
+        "the call frame information ({segment:?} {offset:#x} + {size:#x}) is not inside the read-only data of {read_only:#x} bytes"
+    )]
+    UnwindOutsideReadOnly {
+        /// Where it says it is.
+        segment: Segment,
+        /// Its offset.
+        offset: u64,
+        /// Its size.
+        size: u64,
+        /// Bytes of read-only data there are.
+        read_only: u64,
     },
     /// An image that could never be placed near its object.
     #[error("the image has {size:#x} bytes; the limit is {MAXIMUM_IMAGE:#x}")]
@@ -202,21 +238,42 @@ fn check_function(function: &Function, image: &Image) -> Result<(), Inconsistenc
     for part in &function.parts {
         check_address(part.address, part.code.len() as u64, &function.name)?;
     }
+    if function.site().is_none() {
+        return Err(Inconsistency::NoSite {
+            function: function.name.clone(),
+        });
+    }
     let text = image.text.len() as u64;
     let ImageAddress { segment, offset } = function.new_entry;
-    let inside = offset
-        .checked_add(function.new_size)
-        .is_some_and(|end| end <= text);
-    if segment != Segment::Text || function.new_size == 0 || !inside {
+    let size = function.new_size;
+    if !is_inside(function.new_entry, size, Segment::Text, image) {
         return Err(Inconsistency::EntryOutsideText {
             function: function.name.clone(),
             segment,
             offset,
-            size: function.new_size,
+            size,
+            text,
+        });
+    }
+    let Trampoline { entry, size } = function.trampoline;
+    if !is_inside(entry, size, Segment::Text, image) {
+        let ImageAddress { segment, offset } = entry;
+        return Err(Inconsistency::TrampolineOutsideText {
+            function: function.name.clone(),
+            segment,
+            offset,
+            size,
             text,
         });
     }
     Ok(())
+}
+
+/// Whether something that is not empty lies inside the initialised bytes of a segment.
+fn is_inside(start: ImageAddress, size: u64, segment: Segment, image: &Image) -> bool {
+    let length = image.bytes(segment).len() as u64;
+    let end = start.offset.checked_add(size);
+    start.segment == segment && size > 0 && end.is_some_and(|end| end <= length)
 }
 
 fn check_overlaps(functions: &[Function]) -> Result<(), Inconsistency> {
@@ -246,6 +303,17 @@ fn check_image(image: &Image) -> Result<(), Inconsistency> {
     let size = bytes.saturating_add(image.bss_size);
     if size > MAXIMUM_IMAGE {
         return Err(Inconsistency::ImageTooLarge { size });
+    }
+    if let Some(ImageRange { start, size }) = image.unwind
+        && !is_inside(start, size, Segment::ReadOnly, image)
+    {
+        let ImageAddress { segment, offset } = start;
+        return Err(Inconsistency::UnwindOutsideReadOnly {
+            segment,
+            offset,
+            size,
+            read_only: image.read_only.len() as u64,
+        });
     }
     for relocation in &image.relocations {
         check_relocation(relocation, image)?;
