@@ -8,8 +8,7 @@ use engraft_abi::{
     relocation_target,
 };
 use engraft_patch::{
-    Function, ImageAddress, Import, Object, Patch, Relocation, RelocationKind, RelocationTarget,
-    Segment,
+    Function, Import, Object, Patch, Relocation, RelocationKind, RelocationTarget,
 };
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
@@ -221,7 +220,9 @@ fn encode_relocation(
 
 #[cfg(test)]
 mod tests {
-    use engraft_patch::{BuildId, Image, ImageRange, LinkAddress, OldPart, Trampoline};
+    use engraft_patch::{
+        BuildId, Image, ImageAddress, ImageRange, LinkAddress, OldPart, Segment, Trampoline,
+    };
 
     use super::*;
 

@@ -10,3 +10,4 @@ mod references;
 mod refusals;
 mod requests;
 mod support;
+mod trampolines;
