@@ -5,6 +5,7 @@
 
 mod references;
 mod slots;
+mod unwind;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -75,7 +76,8 @@ pub(crate) fn build(binary: &Binary, placed: &[Placed<'_>]) -> Result<Object, Ve
     let functions = functions.into_iter();
     let functions = functions.map(|changed| changed.finish(&mut builder.layout));
     let functions = functions.collect();
-    let image = builder.layout.finish(builder.escapes);
+    let unwind = builder.unwind();
+    let image = builder.layout.finish(unwind, builder.escapes);
     let (build_id, file_name) = (binary.build_id.clone(), binary.file_name());
     Ok(Object {
         build_id,

@@ -26,7 +26,7 @@ fn trampoline(code: &[u8]) -> Vec<u8> {
             offset: 0
         })
     );
-    let image = layout.finish(false);
+    let image = layout.finish(None, false);
     assert_eq!(trampoline.size, image.text.len() as u64);
     let mut bytes = image.text;
     for relocation in &image.relocations {

@@ -11,3 +11,4 @@ mod refusals;
 mod requests;
 mod support;
 mod trampolines;
+mod unwind;
