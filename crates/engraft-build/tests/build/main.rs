@@ -8,6 +8,7 @@
 mod changes;
 mod references;
 mod refusals;
+mod registers;
 mod requests;
 mod support;
 mod trampolines;
