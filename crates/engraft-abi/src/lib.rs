@@ -19,7 +19,7 @@ pub use control::{
 };
 pub use payload::{
     BuildIdBytes, PayloadFunction, PayloadHeader, PayloadImport, PayloadObject, PayloadPart,
-    PayloadRelocation, flags, relocation_kind, relocation_target,
+    PayloadRelocation, STUB_SIZE, WORDS_SIZE, flags, relocation_kind, relocation_target,
 };
 pub use snapshot::{
     SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject, SnapshotPatch, patch_state,

@@ -54,6 +54,11 @@ pub struct PayloadObject {
     pub imports: Table,
     /// Zero-initialised bytes behind `data`.
     pub bss_size: u64,
+    /// Where the call frame information of the new code starts, from the start of the image: in the form of an
+    /// `.eh_frame` section, among the constants.
+    pub unwind_offset: u64,
+    /// Its size in bytes, the zero word at its end included; 0 if there is none.
+    pub unwind_size: u64,
     /// Bits of [`flags`].
     pub flags: u64,
 }
@@ -76,7 +81,23 @@ pub struct PayloadFunction {
     pub new_offset: u64,
     /// Its size in bytes.
     pub new_size: u64,
+    /// Where the jump to new code goes, from the start of the old function.
+    pub site_offset: u64,
+    /// Where the way into the old code behind that jump starts, from the start of the image.
+    pub trampoline_offset: u64,
+    /// Its size in bytes.
+    pub trampoline_size: u64,
+    /// [`STUB_SIZE`] bytes of text that the agent fills, 16-byte aligned, from the start of the image. Until then
+    /// they trap.
+    pub stub_offset: u64,
+    /// [`WORDS_SIZE`] bytes of data for the agent, 16-byte aligned, from the start of the image. Zero at first.
+    pub words_offset: u64,
 }
+
+/// Size of the room at [`PayloadFunction::stub_offset`] in bytes.
+pub const STUB_SIZE: u64 = 48;
+/// Size of the room at [`PayloadFunction::words_offset`] in bytes.
+pub const WORDS_SIZE: u64 = 16;
 
 /// A contiguous piece of an old function.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]

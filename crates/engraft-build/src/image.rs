@@ -5,6 +5,7 @@
 
 mod references;
 mod slots;
+mod unwind;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -16,7 +17,10 @@ use crate::correlate::Correlation;
 use crate::layout::{Area, BSS_ALIGNMENT, Layout, Spot};
 use crate::refusal::Refusal;
 use crate::site;
+use crate::trampoline::MovedCode;
 use crate::unit::{Item, ItemId, Kind};
+
+pub(crate) use references::object_target;
 
 /// A compiled object whose original is in the binary.
 pub(crate) struct Placed<'a> {
@@ -60,7 +64,7 @@ pub(crate) fn build(binary: &Binary, placed: &[Placed<'_>]) -> Result<Object, Ve
         let removed = owners_of_removed(object);
         for &original in &object.comparison.changed {
             match builder.function(unit, original, &removed) {
-                Ok(function) => functions.push(function),
+                Ok(changed) => functions.push(changed),
                 Err(refusal) => builder.refusals.push(refusal),
             }
         }
@@ -69,7 +73,11 @@ pub(crate) fn build(binary: &Binary, placed: &[Placed<'_>]) -> Result<Object, Ve
     if !builder.refusals.is_empty() {
         return Err(builder.refusals);
     }
-    let image = builder.layout.finish(builder.escapes);
+    let functions = functions.into_iter();
+    let functions = functions.map(|changed| changed.finish(&mut builder.layout));
+    let functions = functions.collect();
+    let unwind = builder.unwind();
+    let image = builder.layout.finish(unwind, builder.escapes);
     let (build_id, file_name) = (binary.build_id.clone(), binary.file_name());
     Ok(Object {
         build_id,
@@ -121,7 +129,7 @@ impl<'a> Builder<'a> {
         unit: usize,
         original: ItemId,
         removed: &BTreeMap<ItemId, ItemId>,
-    ) -> Result<Function, Refusal> {
+    ) -> Result<Changed, Refusal> {
         let Placed {
             comparison,
             correlation,
@@ -159,7 +167,9 @@ impl<'a> Builder<'a> {
                 code: code.to_vec(),
             });
         }
-        site::check(&name, &parts)?;
+        let site = site::check(&name, &parts)?;
+        let entry = parts.first().ok_or_else(|| not_found(name.clone()))?;
+        let moved = MovedCode::new(&name, entry, site)?;
         let fixed = comparison
             .pairs
             .fixed(original)
@@ -170,11 +180,12 @@ impl<'a> Builder<'a> {
             segment: Segment::Text,
             offset: entry.offset,
         };
-        Ok(Function {
+        Ok(Changed {
             name,
             parts,
             new_entry,
             new_size,
+            moved,
         })
     }
 
@@ -246,6 +257,28 @@ impl<'a> Builder<'a> {
 
     fn item(&self, unit: usize, id: ItemId) -> Option<&'a Item> {
         self.placed.get(unit)?.comparison.fixed.item(id)
+    }
+}
+
+/// A changed function whose new code is in the image.
+struct Changed {
+    name: String,
+    parts: Vec<OldPart>,
+    new_entry: ImageAddress,
+    new_size: u64,
+    moved: MovedCode,
+}
+
+impl Changed {
+    /// Brings its trampoline, which goes behind all new code.
+    fn finish(self, layout: &mut Layout) -> Function {
+        Function {
+            name: self.name,
+            parts: self.parts,
+            new_entry: self.new_entry,
+            new_size: self.new_size,
+            trampoline: self.moved.place(layout),
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The bytes of an image while it grows.
 
-use engraft_patch::{Image, ImageAddress, Relocation, RelocationKind, RelocationTarget, Segment};
+use engraft_patch::{
+    Image, ImageAddress, ImageRange, Relocation, RelocationKind, RelocationTarget, Segment,
+};
 
 /// Where something is; zero-initialised bytes get their offset in the data segment at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,7 +102,7 @@ impl Layout {
         }
     }
 
-    pub(crate) fn finish(mut self, address_escapes: bool) -> Image {
+    pub(crate) fn finish(mut self, unwind: Option<ImageRange>, address_escapes: bool) -> Image {
         let mut relocations = Vec::new();
         for fixup in std::mem::take(&mut self.fixups) {
             if self.is_known(&fixup) {
@@ -129,6 +131,7 @@ impl Layout {
             data: self.data,
             bss_size: self.bss,
             relocations,
+            unwind,
             address_escapes,
         }
     }

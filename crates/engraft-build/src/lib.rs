@@ -10,6 +10,7 @@
 //! record, command      the build's compiles            compile, renumber    our own compiles
 //! tree, fix            source trees, the fix           unit, compare        objects and their differences
 //! binary, correlate    the binary, what is where       image, layout        new code for one binary
+//! site, trampoline     the entries of old functions
 //! ```
 //!
 //! This room must not know processes. What it does not offer: C++ exceptions through new code, thread-local
@@ -34,6 +35,7 @@ mod record;
 mod refusal;
 mod renumber;
 mod site;
+mod trampoline;
 mod tree;
 mod unit;
 
@@ -45,4 +47,5 @@ pub use error::{BuildError, Stage};
 pub use fix::FixError;
 pub use record::wrapper_main;
 pub use refusal::{Hex, Refusal};
+pub use trampoline::Unmovable;
 pub use unit::ObjectError;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use engraft_patch::LinkAddress;
 
 use crate::correlate::Mismatch;
+use crate::trampoline::Unmovable;
 
 /// One reason why a fix cannot become a patch as it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,7 +107,7 @@ pub enum Refusal {
     },
     /// The function jumps into the bytes that the jump to new code replaces.
     #[error(
-        "{function}: the instruction at {from} jumps to {to}, into the bytes that the jump to new code replaces"
+        "{function}: the instruction at {from} leads to {to}, into the bytes that the jump to new code replaces"
     )]
     JumpIntoEntry {
         /// The function.
@@ -115,6 +116,21 @@ pub enum Refusal {
         from: Hex,
         /// Where it goes.
         to: Hex,
+    },
+    /// Threads that are in the old function must go on with it, so its first instructions have to be moved.
+    #[error(
+        "{function}: the instruction {} at {address}, which the jump to new code replaces, cannot be moved: {reason}",
+        hexadecimal(bytes)
+    )]
+    UnmovableInstruction {
+        /// The function.
+        function: String,
+        /// Where the instruction is.
+        address: Hex,
+        /// Its bytes.
+        bytes: Vec<u8>,
+        /// Why.
+        reason: Unmovable,
     },
     /// New code needs something of the binary whose address is not known.
     #[error(
@@ -190,6 +206,11 @@ impl std::fmt::Display for Hex {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:#x}", self.0)
     }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    let bytes = bytes.iter().map(|byte| format!("{byte:02x}"));
+    bytes.collect::<Vec<_>>().join(" ")
 }
 
 fn used_by(users: &[String]) -> String {

@@ -2,35 +2,25 @@
 
 use std::ops::Range;
 
-use engraft_patch::OldPart;
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, OpKind};
+use engraft_patch::{OldPart, site};
+use iced_x86::{Decoder, DecoderOptions, OpKind};
 
 use crate::refusal::{Hex, Refusal};
 
-/// A jump with a 32-bit displacement.
-const JUMP: u64 = 5;
-/// A leading `endbr64` stays, so that indirect calls still find it; the jump goes behind it.
-const ENDBR: u64 = 4;
-
-/// Checks that nothing in the function, whose parts are given with the entry first, jumps into the middle of the
-/// bytes to be replaced.
+/// The site of a function, whose parts are given with the entry first. Checks that nothing in the function branches into its middle.
 ///
-/// A jump to their start is harmless, as a recursive call is: what runs there relies on nothing but what the ABI
+/// A jump to its start is harmless, as a recursive call is: what runs there relies on nothing but what the ABI
 /// says of a function's entry, because a first entry runs the same instructions.
-pub(crate) fn check(function: &str, parts: &[OldPart]) -> Result<(), Refusal> {
-    let Some(entry) = parts.first() else {
-        return Ok(());
-    };
-    let size = entry.code.len() as u64;
-    let site = site(&entry.code);
-    if size < site.end {
-        let function = function.to_owned();
+pub(crate) fn check(function: &str, parts: &[OldPart]) -> Result<Range<u64>, Refusal> {
+    let entry = parts.first();
+    let code = entry.map(|entry| entry.code.as_slice()).unwrap_or_default();
+    let (Some(entry), Some(site)) = (entry, site::of(code)) else {
         return Err(Refusal::TooShort {
-            function,
-            size,
-            minimum: site.end,
+            function: function.to_owned(),
+            size: code.len() as u64,
+            minimum: site::LENGTH,
         });
-    }
+    };
     let inside = entry.address.0 + site.start + 1..entry.address.0 + site.end;
     for part in parts {
         if let Some((from, to)) = jump_into(part, &inside) {
@@ -42,17 +32,7 @@ pub(crate) fn check(function: &str, parts: &[OldPart]) -> Result<(), Refusal> {
             });
         }
     }
-    Ok(())
-}
-
-/// The bytes to be replaced.
-fn site(code: &[u8]) -> Range<u64> {
-    let first = Decoder::new(64, code, DecoderOptions::NONE).decode();
-    if first.code() == Code::Endbr64 && code.len() as u64 >= ENDBR + JUMP {
-        ENDBR..ENDBR + JUMP
-    } else {
-        0..JUMP
-    }
+    Ok(site)
 }
 
 fn jump_into(part: &OldPart, inside: &Range<u64>) -> Option<(u64, u64)> {
@@ -60,8 +40,7 @@ fn jump_into(part: &OldPart, inside: &Range<u64>) -> Option<(u64, u64)> {
     decoder.into_iter().find_map(|instruction| {
         let near = instruction.op_count() > 0 && instruction.op0_kind() == OpKind::NearBranch64;
         let target = instruction.near_branch_target();
-        let jumps = near && instruction.flow_control() != FlowControl::Call;
-        (jumps && inside.contains(&target)).then_some((instruction.ip(), target))
+        (near && inside.contains(&target)).then_some((instruction.ip(), target))
     })
 }
 
@@ -116,11 +95,17 @@ mod tests {
             refused(&endbr),
             Some(Refusal::JumpIntoEntry { .. })
         ));
-        // A recursive call is a call.
-        assert_eq!(
-            refused(&[0x83, 0xef, 1, 0xe8, 0xf8, 0xff, 0xff, 0xff, 0xc3]),
-            None
-        );
+        // sub edi, 1; call to the entry; ret
+        let mut recursion = [0x83, 0xef, 1, 0xe8, 0xf8, 0xff, 0xff, 0xff, 0xc3];
+        assert_eq!(refused(&recursion), None);
+        recursion[4] += 3;
+        assert!(matches!(
+            refused(&recursion),
+            Some(Refusal::JumpIntoEntry {
+                to: Hex(0x1003),
+                ..
+            })
+        ));
     }
 
     #[test]

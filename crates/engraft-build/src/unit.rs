@@ -5,11 +5,13 @@
 //! or to an undefined symbol.
 
 mod code;
+mod frames;
 mod parse;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+pub(crate) use frames::{FUNCTION as FRAME_FUNCTION, Frame, ID as FRAME_ID};
 pub use parse::ObjectError;
 
 /// Index of an item in its unit.
@@ -24,6 +26,8 @@ pub(crate) struct Unit {
     pub(crate) items: Vec<Item>,
     /// Items by the names of all their symbols.
     pub(crate) names: HashMap<String, ItemId>,
+    /// Call frame information of the functions.
+    pub(crate) frames: Vec<Frame>,
 }
 
 /// What a linker could move on its own.

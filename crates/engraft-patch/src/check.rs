@@ -3,12 +3,16 @@
 //! The writer refuses to write a patch that breaks one and the reader refuses to return one, so whoever
 //! holds a [`Patch`] that came out of a file can rely on all of them.
 
+mod inconsistency;
+
 use std::collections::HashSet;
 
 use crate::model::{
-    Function, Image, ImageAddress, Import, LinkAddress, Object, Patch, Relocation, RelocationKind,
-    RelocationTarget, Segment,
+    Function, Image, ImageAddress, ImageRange, Import, LinkAddress, Object, Patch, Relocation,
+    RelocationKind, RelocationTarget, Segment, Trampoline,
 };
+
+pub use inconsistency::Inconsistency;
 
 /// The longest patch name, in bytes.
 pub const MAXIMUM_NAME: usize = 63;
@@ -19,132 +23,6 @@ pub const MAXIMUM_IMAGE: u64 = 1 << 30;
 pub const ADDRESS_LIMIT: u64 = 1 << 47;
 /// The longest symbol or file name, in bytes. Mangled names reach some thousands.
 const MAXIMUM_SYMBOL: usize = 64 * 1024;
-
-/// A rule that a patch breaks.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Inconsistency {
-    /// The patch's name.
-    #[error("the patch name {name:?} is not 1 to 63 bytes of [A-Za-z0-9._-]")]
-    PatchName {
-        /// As found.
-        name: String,
-    },
-    /// Nothing to do.
-    #[error("the patch changes no object")]
-    NoObjects,
-    /// An object without functions.
-    #[error("object {object} has no functions")]
-    NoFunctions {
-        /// The object's file name.
-        object: String,
-    },
-    /// Two objects with the same build-id.
-    #[error("two objects have the build-id {build_id}")]
-    DuplicateObject {
-        /// In hexadecimal.
-        build_id: String,
-    },
-    /// A name that cannot be a symbol, a version or a file name.
-    #[error("{name:?} is no valid {what}")]
-    Name {
-        /// As found.
-        name: String,
-        /// What it should name.
-        what: &'static str,
-    },
-    /// An old function without bytes.
-    #[error("function {function} has no old code, or an empty part of it")]
-    EmptyPart {
-        /// Its name.
-        function: String,
-    },
-    /// An address outside the lower half of the address space.
-    #[error("{what} at {address:#x} + {size:#x} lies outside the address space")]
-    Address {
-        /// What is there.
-        what: String,
-        /// Its link-time address.
-        address: u64,
-        /// Its size in bytes.
-        size: u64,
-    },
-    /// The same old bytes claimed twice: a function listed twice, or two that share bytes.
-    #[error("functions {first} and {second} overlap at {address:#x} in the old binary")]
-    OverlappingFunctions {
-        /// The one at the lower address.
-        first: String,
-        /// The other.
-        second: String,
-        /// Start of the other.
-        address: u64,
-    },
-    /// A new function that is not inside the image's text.
-    #[error(
-        "new code of {function} ({segment:?} {offset:#x} + {size:#x}) is not inside the text of {text:#x} bytes"
-    )]
-    EntryOutsideText {
-        /// Its name.
-        function: String,
-        /// Where it says it is.
-        segment: Segment,
-        /// Its offset.
-        offset: u64,
-        /// Its size.
-        size: u64,
-        /// Bytes of text there are.
-        text: u64,
-    },
-    /// An image that could never be placed near its object.
-    #[error("the image has {size:#x} bytes; the limit is {MAXIMUM_IMAGE:#x}")]
-    ImageTooLarge {
-        /// Its size.
-        size: u64,
-    },
-    /// A relocation that would write outside its segment's bytes.
-    #[error(
-        "relocation of {width} bytes at {segment:?} {offset:#x} is not inside the {size:#x} bytes there"
-    )]
-    PlaceOutside {
-        /// The place's segment.
-        segment: Segment,
-        /// The place's offset.
-        offset: u64,
-        /// Bytes it writes.
-        width: u64,
-        /// Bytes there are.
-        size: u64,
-    },
-    /// Two relocations that write the same byte: their order would matter.
-    #[error("two relocations write {segment:?} {offset:#x}")]
-    OverlappingPlaces {
-        /// The places' segment.
-        segment: Segment,
-        /// Offset of the later one.
-        offset: u64,
-    },
-    /// A relocation that refers to something outside the image.
-    #[error("a relocation refers to {segment:?} {offset:#x}, outside the {size:#x} bytes there")]
-    TargetOutside {
-        /// The target's segment.
-        segment: Segment,
-        /// The target's offset.
-        offset: u64,
-        /// Bytes there are.
-        size: u64,
-    },
-    /// An import that is not a GOT slot.
-    #[error(
-        "import {import} is referred to by {kind:?} with addend {addend}, not Absolute64 with 0"
-    )]
-    ImportNotSlot {
-        /// The import's name.
-        import: String,
-        /// As found.
-        kind: RelocationKind,
-        /// As found.
-        addend: i64,
-    },
-}
 
 impl Patch {
     /// Checks every rule; the first one that is broken is reported.
@@ -202,21 +80,42 @@ fn check_function(function: &Function, image: &Image) -> Result<(), Inconsistenc
     for part in &function.parts {
         check_address(part.address, part.code.len() as u64, &function.name)?;
     }
+    if function.site().is_none() {
+        return Err(Inconsistency::NoSite {
+            function: function.name.clone(),
+        });
+    }
     let text = image.text.len() as u64;
     let ImageAddress { segment, offset } = function.new_entry;
-    let inside = offset
-        .checked_add(function.new_size)
-        .is_some_and(|end| end <= text);
-    if segment != Segment::Text || function.new_size == 0 || !inside {
+    let size = function.new_size;
+    if !is_inside(function.new_entry, size, Segment::Text, image) {
         return Err(Inconsistency::EntryOutsideText {
             function: function.name.clone(),
             segment,
             offset,
-            size: function.new_size,
+            size,
+            text,
+        });
+    }
+    let Trampoline { entry, size } = function.trampoline;
+    if !is_inside(entry, size, Segment::Text, image) {
+        let ImageAddress { segment, offset } = entry;
+        return Err(Inconsistency::TrampolineOutsideText {
+            function: function.name.clone(),
+            segment,
+            offset,
+            size,
             text,
         });
     }
     Ok(())
+}
+
+/// Whether something that is not empty lies inside the initialised bytes of a segment.
+fn is_inside(start: ImageAddress, size: u64, segment: Segment, image: &Image) -> bool {
+    let length = image.bytes(segment).len() as u64;
+    let end = start.offset.checked_add(size);
+    start.segment == segment && size > 0 && end.is_some_and(|end| end <= length)
 }
 
 fn check_overlaps(functions: &[Function]) -> Result<(), Inconsistency> {
@@ -246,6 +145,17 @@ fn check_image(image: &Image) -> Result<(), Inconsistency> {
     let size = bytes.saturating_add(image.bss_size);
     if size > MAXIMUM_IMAGE {
         return Err(Inconsistency::ImageTooLarge { size });
+    }
+    if let Some(ImageRange { start, size }) = image.unwind
+        && !is_inside(start, size, Segment::ReadOnly, image)
+    {
+        let ImageAddress { segment, offset } = start;
+        return Err(Inconsistency::UnwindOutsideReadOnly {
+            segment,
+            offset,
+            size,
+            read_only: image.read_only.len() as u64,
+        });
     }
     for relocation in &image.relocations {
         check_relocation(relocation, image)?;

@@ -4,8 +4,8 @@
 //! ELF header
 //! .engraft.seal        at offset 64: magic, format version, file length, SHA-256 of the file
 //! .engraft.manifest    JSON: `readelf -p .engraft.manifest FILE`
-//! .engraft.text.N      the image of object N: new code,
-//! .engraft.rodata.N      read-only data,
+//! .engraft.text.N      the image of object N: new code, trampolines,
+//! .engraft.rodata.N      read-only data, call frame information,
 //! .engraft.data.N        variables and GOT slots,
 //! .engraft.bss.N         zero-initialised variables
 //! .engraft.old.N       the old functions' bytes, one after the other as the manifest lists them
@@ -28,7 +28,7 @@ use object::elf;
 use crate::model::RelocationKind;
 
 /// The format that this version writes, and the only one that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 const MANIFEST: &str = ".engraft.manifest";
 

@@ -10,10 +10,11 @@
 pub mod check;
 pub mod file;
 pub mod model;
+pub mod site;
 
 pub use check::Inconsistency;
 pub use file::{ReadError, WriteError, read, write};
 pub use model::{
-    BuildId, Function, Image, ImageAddress, Import, LinkAddress, Object, OldPart, Patch,
-    Relocation, RelocationKind, RelocationTarget, Segment,
+    BuildId, Function, Image, ImageAddress, ImageRange, Import, LinkAddress, Object, OldPart,
+    Patch, Relocation, RelocationKind, RelocationTarget, Segment, Trampoline,
 };

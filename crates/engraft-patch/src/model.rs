@@ -36,6 +36,18 @@ pub struct Function {
     pub new_entry: ImageAddress,
     /// Size of the new code at `new_entry`, in bytes.
     pub new_size: u64,
+    /// The way into the old code while its [site](crate::site) leads elsewhere.
+    pub trampoline: Trampoline,
+}
+
+/// The old function's instructions that its site overwrites, moved into the image, and a jump to the rest of it.
+/// Calling it is calling the old function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trampoline {
+    /// Its first instruction, always in [`Segment::Text`].
+    pub entry: ImageAddress,
+    /// Its size in bytes, the jump included.
+    pub size: u64,
 }
 
 /// A contiguous piece of an old function in the old binary.
@@ -63,6 +75,10 @@ pub struct Image {
     pub bss_size: u64,
     /// To be applied, in any order, when the addresses are known.
     pub relocations: Vec<Relocation>,
+    /// Call frame information of the new code, always in [`Segment::ReadOnly`]: in the form of an `.eh_frame`
+    /// section, once relocated, and ended by a zero word. What it does not describe, trampolines among it, has
+    /// frames that cannot be walked.
+    pub unwind: Option<ImageRange>,
     /// True if the address of a function that exists only in this image may be kept by the program
     /// (it is stored or passed on, not only called): such an image is never unmapped while the
     /// process lives, because nobody can know who still holds the pointer.
@@ -108,6 +124,15 @@ pub struct ImageAddress {
     pub segment: Segment,
     /// Bytes from the start of the segment.
     pub offset: u64,
+}
+
+/// A piece of an [`Image`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageRange {
+    /// Where it starts.
+    pub start: ImageAddress,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 /// An address in an ELF file as its link editor assigned it (`st_value`, `p_vaddr`); the module's

@@ -7,7 +7,7 @@
 use std::io;
 
 use engraft_abi::Outcome;
-use engraft_patch::{Object, OldPart, Patch, RelocationTarget, Segment};
+use engraft_patch::{Object, OldPart, Patch, RelocationTarget, site};
 use engraft_process::{
     BuildId, Maps, Module, Modules, Obstacles, Process, RemoteCallError, Seccomp, StopError,
     find_gap,
@@ -176,18 +176,13 @@ impl Target<'_> {
             for (index, part) in function.parts.iter().enumerate() {
                 problems.extend(self.check_part(&function.name, part, index == 0)?);
             }
-            let entry = function.parts.first().map_or(&[][..], |part| &part.code);
-            if detour_offset(entry).is_none() {
+            if function.site().is_none() {
                 let text = format!("function '{}' is shorter than a jump", function.name);
                 problems.push(self.problem(Outcome::NoRoom, &text));
             }
         }
         problems.extend(self.check_imports()?);
-        let image = &self.object.image;
-        let segments = [Segment::Text, Segment::ReadOnly, Segment::Data].into_iter();
-        let length = segments
-            .map(|segment| image.size(segment).next_multiple_of(PAGE))
-            .sum();
+        let length = payload::image_length(self.object);
         if find_gap(maps, &self.module.range(), length, PAGE).is_none() {
             let start = self.module.range().start;
             let text = format!("no room for the new code within 2 GiB of the module at {start}");
@@ -216,12 +211,14 @@ impl Target<'_> {
         let start = self.module.address(part.address.0);
         self.process.memory().read(start, &mut found)?;
         let mut expected = part.code.clone();
-        if is_entry && self.is_patched(name) {
-            let offset = detour_offset(&part.code).unwrap_or(part.code.len());
-            let (to, from) = (expected.get_mut(offset..), found.get(offset..));
+        if is_entry
+            && self.is_patched(name)
+            && let Some(site) = site::of(&part.code)
+        {
+            let site = as_index(site.start)..as_index(site.end);
+            let (to, from) = (expected.get_mut(site.clone()), found.get(site));
             if let (Some(to), Some(from @ [JUMP, ..])) = (to, from) {
-                let jump = to.iter_mut().zip(from).take(DETOUR_LENGTH);
-                jump.for_each(|(to, from)| *to = *from);
+                to.copy_from_slice(from);
             }
         }
         let mut pairs = found.iter().zip(&expected);
@@ -280,16 +277,8 @@ impl Target<'_> {
 
 /// `jmp rel32`.
 const JUMP: u8 = 0xe9;
-const DETOUR_LENGTH: usize = 5;
-const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
-/// Where in a function its detour goes: the agent's rule (crates/engraft-agent/src/code.rs).
-fn detour_offset(code: &[u8]) -> Option<usize> {
-    match code.len() {
-        length if length >= ENDBR64.len() + DETOUR_LENGTH && code.starts_with(&ENDBR64) => {
-            Some(ENDBR64.len())
-        }
-        length if length >= DETOUR_LENGTH => Some(0),
-        _ => None,
-    }
+/// What is larger is behind the end of every slice.
+fn as_index(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
 }

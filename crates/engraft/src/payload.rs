@@ -1,17 +1,22 @@
 //! From the patch file's model to the flat payload that the agent keeps in the target.
 
+mod layout;
+
 use engraft_abi::{
     BuildIdBytes, Bytes, PayloadFunction, PayloadHeader, PayloadImport, PayloadObject, PayloadPart,
-    PayloadRelocation, Table, VERSION, flags, relocation_kind, relocation_target,
+    PayloadRelocation, STUB_SIZE, Table, VERSION, WORDS_SIZE, flags, relocation_kind,
+    relocation_target,
 };
 use engraft_patch::{
-    Function, Image, ImageAddress, Import, Object, Patch, Relocation, RelocationKind,
-    RelocationTarget, Segment,
+    Function, Import, Object, Patch, Relocation, RelocationKind, RelocationTarget,
 };
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
-/// Images are laid out in pages, as the agent does it.
-const PAGE: u64 = 4096;
+use layout::Layout;
+pub(crate) use layout::image_length;
+
+/// `int3`: what the room for code holds until the agent fills it.
+const TRAP: u8 = 0xcc;
 
 /// Why a patch does not fit into a payload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +36,13 @@ struct Writer {
 impl Writer {
     fn number(&mut self, value: usize) -> u32 {
         u32::try_from(value).unwrap_or_else(|_| {
+            self.too_large = true;
+            0
+        })
+    }
+
+    fn size(&mut self, value: u64) -> usize {
+        usize::try_from(value).unwrap_or_else(|_| {
             self.too_large = true;
             0
         })
@@ -80,17 +92,23 @@ pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>, TooLarge> {
 }
 
 fn encode_object(writer: &mut Writer, object: &Object) -> PayloadObject {
-    let functions: Vec<_> = object
-        .functions
-        .iter()
-        .map(|function| encode_function(writer, function))
+    let layout = Layout::of(object);
+    let functions: Vec<_> = (0..)
+        .zip(&object.functions)
+        .map(|(index, function)| encode_function(writer, &layout, index, function))
         .collect();
     let image = &object.image;
+    let mut text = image.text.clone();
+    let stubs_end = layout.stubs + STUB_SIZE * functions.len() as u64;
+    text.resize(writer.size(stubs_end), TRAP);
+    let unwind = image.unwind;
+    let unwind = unwind.map(|unwind| (layout.offset(unwind.start), unwind.size));
+    let (unwind_offset, unwind_size) = unwind.unwrap_or_default();
     let mut imports = Vec::new();
     let relocations: Vec<_> = image
         .relocations
         .iter()
-        .map(|relocation| encode_relocation(image, relocation, &mut imports))
+        .map(|relocation| encode_relocation(&layout, relocation, &mut imports))
         .collect();
     let imports: Vec<_> = imports
         .into_iter()
@@ -110,12 +128,14 @@ fn encode_object(writer: &mut Writer, object: &Object) -> PayloadObject {
         build_id: build_id_bytes(object.build_id.as_bytes()),
         file_name: writer.bytes(object.file_name.as_bytes()),
         functions: writer.table(&functions),
-        text: writer.bytes(&image.text),
+        text: writer.bytes(&text),
         read_only: writer.bytes(&image.read_only),
         data: writer.bytes(&image.data),
         relocations: writer.table(&relocations),
         imports: writer.table(&imports),
-        bss_size: image.bss_size,
+        bss_size: (layout.end - layout.data).saturating_sub(image.data.len() as u64),
+        unwind_offset,
+        unwind_size,
         flags: if image.address_escapes {
             flags::ADDRESS_ESCAPES
         } else {
@@ -134,7 +154,12 @@ pub(crate) fn build_id_bytes(id: &[u8]) -> BuildIdBytes {
     }
 }
 
-fn encode_function(writer: &mut Writer, function: &Function) -> PayloadFunction {
+fn encode_function(
+    writer: &mut Writer,
+    layout: &Layout,
+    index: u64,
+    function: &Function,
+) -> PayloadFunction {
     let parts: Vec<_> = function
         .parts
         .iter()
@@ -146,21 +171,24 @@ fn encode_function(writer: &mut Writer, function: &Function) -> PayloadFunction 
     PayloadFunction {
         name: writer.bytes(function.name.as_bytes()),
         parts: writer.table(&parts),
-        // New code is in the text, which begins where the image begins.
-        new_offset: function.new_entry.offset,
+        new_offset: layout.offset(function.new_entry),
         new_size: function.new_size,
+        // Every patch that was read has a site in each function.
+        site_offset: function.site().map_or(0, |site| site.start),
+        trampoline_offset: layout.offset(function.trampoline.entry),
+        trampoline_size: function.trampoline.size,
+        stub_offset: layout.stubs + index * STUB_SIZE,
+        words_offset: layout.words + index * WORDS_SIZE,
     }
 }
 
 fn encode_relocation(
-    image: &Image,
+    layout: &Layout,
     relocation: &Relocation,
     imports: &mut Vec<Import>,
 ) -> PayloadRelocation {
     let (target, value) = match &relocation.target {
-        RelocationTarget::Image(address) => {
-            (relocation_target::IMAGE, image_offset(image, *address))
-        }
+        RelocationTarget::Image(address) => (relocation_target::IMAGE, layout.offset(*address)),
         RelocationTarget::Object { address, .. } => (relocation_target::OBJECT, address.0),
         RelocationTarget::Import(import) => {
             let index = imports
@@ -180,7 +208,7 @@ fn encode_relocation(
         RelocationKind::PcRelative32 => relocation_kind::PC_RELATIVE_32,
         RelocationKind::PcRelative64 => relocation_kind::PC_RELATIVE_64,
     };
-    let place = image_offset(image, relocation.place);
+    let place = layout.offset(relocation.place);
     PayloadRelocation {
         place,
         kind,
@@ -190,31 +218,22 @@ fn encode_relocation(
     }
 }
 
-/// Where a place is, from the start of the image in memory.
-fn image_offset(image: &Image, address: ImageAddress) -> u64 {
-    let read_only = (image.text.len() as u64).next_multiple_of(PAGE);
-    let data = (read_only + image.read_only.len() as u64).next_multiple_of(PAGE);
-    let segment = match address.segment {
-        Segment::Text => 0,
-        Segment::ReadOnly => read_only,
-        Segment::Data => data,
-    };
-    segment.wrapping_add(address.offset)
-}
-
 #[cfg(test)]
 mod tests {
-    use engraft_patch::{BuildId, LinkAddress, OldPart};
+    use engraft_patch::{
+        BuildId, Image, ImageAddress, ImageRange, LinkAddress, OldPart, Segment, Trampoline,
+    };
 
     use super::*;
 
-    #[test]
-    fn a_payload_says_what_the_patch_says() {
+    fn at(segment: Segment, offset: u64) -> ImageAddress {
+        ImageAddress { segment, offset }
+    }
+
+    /// A patch of two functions that look the same.
+    fn patch() -> Patch {
         let relocation = |target| Relocation {
-            place: ImageAddress {
-                segment: Segment::Data,
-                offset: 8,
-            },
+            place: at(Segment::Data, 8),
             kind: RelocationKind::Absolute64,
             target,
             addend: 0,
@@ -224,64 +243,114 @@ mod tests {
             version: None,
             weak: false,
         };
-        let patch = Patch {
+        let function = Function {
+            name: "f".into(),
+            parts: vec![OldPart {
+                address: LinkAddress(0x1000),
+                code: vec![0xf3, 0x0f, 0x1e, 0xfa, 0x90, 0x90, 0x90, 0x90, 0xc3],
+            }],
+            new_entry: at(Segment::Text, 16),
+            new_size: 4,
+            trampoline: Trampoline {
+                entry: at(Segment::Text, 2),
+                size: 14,
+            },
+        };
+        let image = Image {
+            text: vec![0x90; 20],
+            data: vec![0; 16],
+            bss_size: 20,
+            relocations: vec![
+                relocation(RelocationTarget::Import(import.clone())),
+                relocation(RelocationTarget::Import(import)),
+                relocation(RelocationTarget::Image(at(Segment::ReadOnly, 4))),
+            ],
+            ..Image::default()
+        };
+        Patch {
             name: "P1".into(),
             objects: vec![Object {
                 build_id: BuildId::new(&[7; 20]).unwrap(),
                 file_name: "victim".into(),
-                functions: vec![Function {
-                    name: "f".into(),
-                    parts: vec![OldPart {
-                        address: LinkAddress(0x1000),
-                        code: vec![0xc3; 9],
-                    }],
-                    new_entry: ImageAddress {
-                        segment: Segment::Text,
-                        offset: 16,
-                    },
-                    new_size: 4,
-                }],
-                image: Image {
-                    text: vec![0x90; 20],
-                    data: vec![0; 16],
-                    relocations: vec![
-                        relocation(RelocationTarget::Import(import.clone())),
-                        relocation(RelocationTarget::Import(import)),
-                        relocation(RelocationTarget::Image(ImageAddress {
-                            segment: Segment::ReadOnly,
-                            offset: 4,
-                        })),
-                    ],
-                    ..Image::default()
-                },
+                functions: vec![function.clone(), function],
+                image,
             }],
-        };
-        let buffer = encode(&patch).unwrap();
-        // As the agent reads it: from an aligned mapping.
+        }
+    }
+
+    /// What the agent reads: from an aligned mapping.
+    fn with_payload(patch: &Patch, look: impl FnOnce(&[u8], &PayloadObject)) {
+        let buffer = encode(patch).unwrap();
         let mut aligned = vec![0_u64; buffer.len().div_ceil(8)];
-        let payload = aligned.as_mut_bytes();
-        payload[..buffer.len()].copy_from_slice(&buffer);
+        aligned.as_mut_bytes()[..buffer.len()].copy_from_slice(&buffer);
         let payload = aligned.as_bytes();
         let (header, _) = zerocopy::Ref::<_, PayloadHeader>::from_prefix(payload).unwrap();
         assert_eq!(header.name.of(payload), Some(b"P1".as_slice()));
-        let object = &header.objects.of::<PayloadObject>(payload).unwrap()[0];
-        let function = &object.functions.of::<PayloadFunction>(payload).unwrap()[0];
-        assert_eq!((function.new_offset, function.new_size), (16, 4));
-        let part = &function.parts.of::<PayloadPart>(payload).unwrap()[0];
-        assert_eq!(
-            (part.address, part.code.of(payload)),
-            (0x1000, Some([0xc3; 9].as_slice()))
-        );
-        assert_eq!(
-            object.imports.of::<PayloadImport>(payload).unwrap().len(),
-            1
-        );
-        let relocations = object.relocations.of::<PayloadRelocation>(payload).unwrap();
-        assert_eq!(
-            relocations.iter().map(|it| it.value).collect::<Vec<_>>(),
-            [0, 0, 4096 + 4]
-        );
-        // Read-only is empty, so data shares its page number.
-        assert_eq!(relocations[0].place, 4096 + 8);
+        let objects = header.objects.of::<PayloadObject>(payload).unwrap();
+        look(payload, &objects[0]);
+    }
+
+    #[test]
+    fn a_payload_says_what_the_patch_says() {
+        with_payload(&patch(), |payload, object| {
+            let function = &object.functions.of::<PayloadFunction>(payload).unwrap()[0];
+            assert_eq!((function.new_offset, function.new_size), (16, 4));
+            let trampoline = (function.trampoline_offset, function.trampoline_size);
+            assert_eq!((function.site_offset, trampoline), (4, (2, 14)));
+            let part = &function.parts.of::<PayloadPart>(payload).unwrap()[0];
+            assert_eq!(
+                (part.address, part.code.of(payload).map(<[u8]>::len)),
+                (0x1000, Some(9))
+            );
+            let imports = object.imports.of::<PayloadImport>(payload);
+            assert_eq!(imports.unwrap().len(), 1);
+            let relocations = object.relocations.of::<PayloadRelocation>(payload).unwrap();
+            assert_eq!(
+                relocations.iter().map(|it| it.value).collect::<Vec<_>>(),
+                [0, 0, 4096 + 4]
+            );
+            // Read-only is empty, so data shares its page number.
+            assert_eq!(relocations[0].place, 4096 + 8);
+            assert_eq!((object.unwind_offset, object.unwind_size), (0, 0));
+        });
+    }
+
+    #[test]
+    fn each_function_has_room_for_its_stub_and_words() {
+        with_payload(&patch(), |payload, object| {
+            let functions = object.functions.of::<PayloadFunction>(payload).unwrap();
+            let rooms = functions.iter().map(|it| (it.stub_offset, it.words_offset));
+            // Text has 20 bytes, data 16 and 20 zeroes.
+            assert_eq!(
+                rooms.collect::<Vec<_>>(),
+                [(32, 4096 + 48), (32 + 48, 4096 + 64)]
+            );
+            let text = object.text.of(payload).unwrap();
+            assert_eq!(text[..20], [0x90; 20]);
+            assert_eq!(text[20..], [TRAP; 12 + 2 * 48]);
+            assert_eq!((object.data.length, object.bss_size), (16, 80 - 16));
+        });
+        assert_eq!(image_length(&patch().objects[0]), 2 * 4096);
+    }
+
+    #[test]
+    fn stubs_may_need_another_page_and_everything_behind_moves() {
+        let mut patch = patch();
+        let image = &mut patch.objects[0].image;
+        image.text = vec![0x90; 4096 - 48];
+        image.read_only = vec![0; 64];
+        image.unwind = Some(ImageRange {
+            start: at(Segment::ReadOnly, 16),
+            size: 40,
+        });
+        with_payload(&patch, |payload, object| {
+            let functions = object.functions.of::<PayloadFunction>(payload).unwrap();
+            let stubs = functions.iter().map(|it| it.stub_offset);
+            assert_eq!(stubs.collect::<Vec<_>>(), [4096 - 48, 4096]);
+            assert_eq!(object.text.length, 4096 + 48);
+            assert_eq!((object.unwind_offset, object.unwind_size), (8192 + 16, 40));
+            assert_eq!(functions[0].words_offset, 3 * 4096 + 48);
+        });
+        assert_eq!(image_length(&patch.objects[0]), 4 * 4096);
     }
 }

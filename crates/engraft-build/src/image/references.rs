@@ -352,7 +352,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-pub(super) fn object_target(name: &str, address: LinkAddress) -> Target {
+pub(crate) fn object_target(name: &str, address: LinkAddress) -> Target {
     Target::Outside(RelocationTarget::Object {
         name: name.to_owned(),
         address,

@@ -10,6 +10,7 @@ use object::{
 };
 
 use super::code::{Span, add_references_to_itself, operand, spans};
+use super::frames::frames;
 use super::{Flow, Item, ItemId, Kind, Referent, Reloc, Unit};
 
 /// Why an object of the build cannot be used.
@@ -60,11 +61,13 @@ fn parse(bytes: &[u8], source: &Path) -> Result<Unit, object::Error> {
             source: source.to_owned(),
             items: Vec::new(),
             names: HashMap::new(),
+            frames: Vec::new(),
         },
     };
     parser.cut_sections()?;
     parser.common_symbols()?;
     parser.connect()?;
+    parser.unit.frames = frames(&elf, |symbol, offset| parser.referent(symbol, offset))?;
     Ok(parser.unit)
 }
 

@@ -8,5 +8,8 @@
 mod changes;
 mod references;
 mod refusals;
+mod registers;
 mod requests;
 mod support;
+mod trampolines;
+mod unwind;

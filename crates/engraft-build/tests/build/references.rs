@@ -293,11 +293,13 @@ fn switch_tables_come_along() {
         assert_eq!(names(&object), ["part"]);
         let part = function(&object, "part");
         let inside = part.new_entry.offset..part.new_entry.offset + part.new_size;
+        // Call frame information stands behind the table.
+        let frames = object.image.unwind.unwrap().start.offset;
         let entries = object
             .image
             .relocations
             .iter()
-            .filter(|r| r.place.segment == Segment::ReadOnly);
+            .filter(|r| r.place.segment == Segment::ReadOnly && r.place.offset < frames);
         let mut count = 0;
         for entry in entries {
             let RelocationTarget::Image(target) = &entry.target else {

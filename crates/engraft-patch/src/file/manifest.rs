@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::model::{BuildId, Function, Import, LinkAddress, Object, Patch, RelocationTarget};
+use crate::model::{
+    BuildId, Function, ImageAddress, Import, LinkAddress, Object, Patch, RelocationTarget, Segment,
+};
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,6 +23,9 @@ pub(super) struct ObjectEntry {
     pub(super) build_id: String,
     pub(super) file_name: String,
     pub(super) address_escapes: bool,
+    /// Offset of the call frame information in the read-only section, and size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unwind: Option<Range>,
     pub(super) functions: Vec<FunctionEntry>,
     /// How many there are: one that a broken section header hides is missed.
     pub(super) relocations: usize,
@@ -34,6 +39,8 @@ pub(super) struct FunctionEntry {
     pub(super) name: String,
     /// Offset in the text section, and size.
     pub(super) new: Range,
+    /// The same of the trampoline.
+    pub(super) trampoline: Range,
     /// Link-time address and size of each part, the entry first.
     pub(super) old: Vec<Range>,
 }
@@ -87,6 +94,10 @@ impl ObjectEntry {
             build_id: object.build_id.to_string(),
             file_name: object.file_name.clone(),
             address_escapes: object.image.address_escapes,
+            unwind: object
+                .image
+                .unwind
+                .map(|unwind| Range::of(unwind.start, unwind.size)),
             functions: object.functions.iter().map(FunctionEntry::of).collect(),
             relocations: object.image.relocations.len(),
             references: references.collect(),
@@ -102,11 +113,26 @@ impl FunctionEntry {
         });
         Self {
             name: function.name.clone(),
-            new: Range {
-                start: Hex(function.new_entry.offset),
-                size: function.new_size,
-            },
+            new: Range::of(function.new_entry, function.new_size),
+            trampoline: Range::of(function.trampoline.entry, function.trampoline.size),
             old: old.collect(),
+        }
+    }
+}
+
+impl Range {
+    /// A piece of a segment that the field's meaning says.
+    fn of(start: ImageAddress, size: u64) -> Self {
+        Self {
+            start: Hex(start.offset),
+            size,
+        }
+    }
+
+    pub(super) fn start_in(self, segment: Segment) -> ImageAddress {
+        ImageAddress {
+            segment,
+            offset: self.start.0,
         }
     }
 }

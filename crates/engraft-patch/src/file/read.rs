@@ -12,8 +12,8 @@ use super::manifest::{FunctionEntry, Manifest, ObjectEntry, Reference, parse_bui
 use super::{FORMAT_VERSION, MANIFEST, Part, relocation_kind, seal};
 use crate::check::Inconsistency;
 use crate::model::{
-    Function, Image, ImageAddress, LinkAddress, Object, OldPart, Patch, Relocation,
-    RelocationTarget, Segment,
+    Function, Image, ImageAddress, ImageRange, LinkAddress, Object, OldPart, Patch, Relocation,
+    RelocationTarget, Segment, Trampoline,
 };
 
 /// Why bytes are not a usable patch file.
@@ -213,12 +213,17 @@ impl<'a> Reader<'a> {
             );
             return Err(malformed(format!("object {index}"), reason));
         }
+        let unwind = entry.unwind.map(|unwind| ImageRange {
+            start: unwind.start_in(Segment::ReadOnly),
+            size: unwind.size,
+        });
         Ok(Image {
             text: contents(&sections.text)?.to_vec(),
             read_only: contents(&sections.read_only)?.to_vec(),
             data: contents(&sections.data)?.to_vec(),
             bss_size: sections.bss.size(),
             relocations,
+            unwind,
             address_escapes: entry.address_escapes,
         })
     }
@@ -305,15 +310,16 @@ fn read_function(entry: &FunctionEntry, old: &mut &[u8]) -> Option<Function> {
             code,
         });
     }
-    let new_entry = ImageAddress {
-        segment: Segment::Text,
-        offset: entry.new.start.0,
+    let trampoline = Trampoline {
+        entry: entry.trampoline.start_in(Segment::Text),
+        size: entry.trampoline.size,
     };
     Some(Function {
         name: entry.name.clone(),
         parts,
-        new_entry,
+        new_entry: entry.new.start_in(Segment::Text),
         new_size: entry.new.size,
+        trampoline,
     })
 }
 

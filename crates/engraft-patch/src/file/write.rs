@@ -13,7 +13,9 @@ use object::{
 use super::manifest::{Manifest, import_symbol, object_symbol};
 use super::{FORMAT_VERSION, MANIFEST, Part, relocation_type, seal};
 use crate::check::Inconsistency;
-use crate::model::{Image, ImageAddress, Object, Patch, Relocation, RelocationTarget, Segment};
+use crate::model::{
+    Image, ImageAddress, Object, Patch, Relocation, RelocationTarget, Segment, Trampoline,
+};
 
 /// Alignment of an image's sections in the file, for readers that map it. In memory each segment starts
 /// on a page of its own, whatever this says.
@@ -100,6 +102,10 @@ impl<'w, 'e> ObjectWriter<'w, 'e> {
             let (entry, size) = (function.new_entry, function.new_size);
             let id = self.symbol(&function.name, entry, size, SymbolKind::Text);
             self.places.entry(function.new_entry).or_insert(id);
+            let Trampoline { entry, size } = function.trampoline;
+            let name = format!("{}.trampoline", function.name);
+            let id = self.symbol(&name, entry, size, SymbolKind::Text);
+            self.places.entry(entry).or_insert(id);
         }
         for relocation in &object.image.relocations {
             self.relocation(relocation)?;

@@ -2,7 +2,8 @@
 
 use crate::support::{at, example};
 use engraft_patch::{
-    Inconsistency, LinkAddress, Patch, RelocationKind, RelocationTarget, Segment, WriteError, write,
+    ImageRange, Inconsistency, LinkAddress, Patch, RelocationKind, RelocationTarget, Segment,
+    WriteError, write,
 };
 
 fn broken(change: impl FnOnce(&mut Patch)) -> Inconsistency {
@@ -74,6 +75,42 @@ fn entries() {
         let error = broken(change);
         assert!(
             matches!(error, Inconsistency::EntryOutsideText { .. }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn trampolines_and_sites() {
+    for change in [
+        |p: &mut Patch| p.objects[0].functions[0].trampoline.entry = at(Segment::ReadOnly, 0),
+        |p: &mut Patch| p.objects[0].functions[0].trampoline.entry.offset = 55,
+        |p: &mut Patch| p.objects[0].functions[0].trampoline.entry.offset = u64::MAX,
+        |p: &mut Patch| p.objects[0].functions[0].trampoline.size = 0,
+        |p: &mut Patch| p.objects[0].functions[0].trampoline.size = 17,
+    ] {
+        let error = broken(change);
+        assert!(
+            matches!(error, Inconsistency::TrampolineOutsideText { .. }),
+            "{error}"
+        );
+    }
+    let error = broken(|p| p.objects[0].functions[0].parts[0].code.truncate(4));
+    assert!(matches!(error, Inconsistency::NoSite { .. }), "{error}");
+}
+
+#[test]
+fn call_frame_information() {
+    for change in [
+        |unwind: &mut ImageRange| unwind.start.segment = Segment::Data,
+        |unwind: &mut ImageRange| unwind.start.offset = 14,
+        |unwind: &mut ImageRange| unwind.start.offset = u64::MAX,
+        |unwind: &mut ImageRange| unwind.size = 0,
+        |unwind: &mut ImageRange| unwind.size = u64::MAX,
+    ] {
+        let error = broken(|p| change(p.objects[0].image.unwind.as_mut().unwrap()));
+        assert!(
+            matches!(error, Inconsistency::UnwindOutsideReadOnly { .. }),
             "{error}"
         );
     }

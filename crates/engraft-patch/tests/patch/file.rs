@@ -52,9 +52,9 @@ fn other_files_are_no_patch_files() {
 #[test]
 fn a_newer_format_is_called_so() {
     let mut file = write(&example()).unwrap();
-    file[72] = 2;
+    file[72] = 3;
     reseal(&mut file);
-    assert_eq!(read(&file), Err(ReadError::UnsupportedVersion { found: 2 }));
+    assert_eq!(read(&file), Err(ReadError::UnsupportedVersion { found: 3 }));
 }
 
 #[test]
@@ -97,6 +97,9 @@ fn manifest_edits_are_checked() {
         ("\"size\": 32", "\"size\": 33"),
         ("\"size\": 32", "\"size\": 31"),
         ("\"size\": 40", "\"size\": 99"),
+        ("\"size\": 10", "\"size\": 60"),
+        ("\"size\": 8", "\"size\": 0"),
+        ("\"trampoline\"", "\"trampolinE\""),
         ("\"name\": \"parse\"", "\"name\": \"pa@se\""),
         ("\"references\"", "\"referenceS\""),
         ("\"0x2000\"", "\"0x100g\""),
@@ -144,6 +147,10 @@ fn readelf_shows_it_without_complaint() {
     assert!(!everything.contains("arning"), "{everything}");
     assert!(
         everything.contains("FUNC    LOCAL  DEFAULT    3 parse"),
+        "{everything}"
+    );
+    assert!(
+        everything.contains("FUNC    LOCAL  DEFAULT    3 parse.trampoline"),
         "{everything}"
     );
     assert!(everything.contains("R_X86_64_PC32"), "{everything}");

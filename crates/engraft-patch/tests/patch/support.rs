@@ -1,8 +1,8 @@
 //! Patches to test with: one that has everything, and any consistent one.
 
 use engraft_patch::{
-    BuildId, Function, Image, ImageAddress, Import, LinkAddress, Object, OldPart, Patch,
-    Relocation, RelocationKind, RelocationTarget, Segment,
+    BuildId, Function, Image, ImageAddress, ImageRange, Import, LinkAddress, Object, OldPart,
+    Patch, Relocation, RelocationKind, RelocationTarget, Segment, Trampoline,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -91,6 +91,10 @@ pub(crate) fn example() -> Patch {
                 0,
             ),
         ],
+        unwind: Some(ImageRange {
+            start: at(Segment::ReadOnly, 4),
+            size: 8,
+        }),
         address_escapes: true,
     };
     let cold = OldPart {
@@ -106,6 +110,10 @@ pub(crate) fn example() -> Patch {
         parts: vec![entry, cold],
         new_entry: text(0),
         new_size: 40,
+        trampoline: Trampoline {
+            entry: text(48),
+            size: 10,
+        },
     };
     let first = Object {
         build_id: BuildId::new(&[0xab; 20]).unwrap(),
@@ -116,7 +124,7 @@ pub(crate) fn example() -> Patch {
     let mut second = first.clone();
     second.build_id = BuildId::new(&[0xcd; 20]).unwrap();
     second.image = Image {
-        text: vec![0xc3; 40],
+        text: vec![0xc3; 58],
         relocations: Vec::new(),
         ..Image::default()
     };
@@ -194,15 +202,26 @@ fn image() -> impl Strategy<Value = Image> {
         0u64..1000,
         any::<bool>(),
         vec((wish(), segment()), 0..12),
+        option::of(any::<(u64, u64)>()),
     )
         .prop_map(
-            |(text, read_only, data, bss_size, address_escapes, wishes)| {
+            |(text, read_only, data, bss_size, address_escapes, wishes, unwind)| {
+                let unwind = unwind
+                    .filter(|_| !read_only.is_empty())
+                    .map(|(offset, size)| {
+                        let (offset, size) = inside(offset, size, read_only.len() as u64);
+                        ImageRange {
+                            start: at(Segment::ReadOnly, offset),
+                            size,
+                        }
+                    });
                 let mut image = Image {
                     text,
                     read_only,
                     data,
                     bss_size,
                     relocations: Vec::new(),
+                    unwind,
                     address_escapes,
                 };
                 let mut next = [0u64; 3];
@@ -243,11 +262,19 @@ fn image() -> impl Strategy<Value = Image> {
         )
 }
 
+/// Some piece, not empty, of `length` bytes.
+fn inside(offset: u64, size: u64, length: u64) -> (u64, u64) {
+    let offset = offset % length;
+    (offset, 1 + size % (length - offset))
+}
+
 fn object() -> impl Strategy<Value = Object> {
     let functions = vec(
         (
             symbol(),
-            vec(vec(any::<u8>(), 1..40), 1..4),
+            // The first one is the entry, where there is room for a jump.
+            (vec(any::<u8>(), 5..40), vec(vec(any::<u8>(), 1..40), 0..3)),
+            any::<(u64, u64)>(),
             any::<(u64, u64)>(),
         ),
         1..5,
@@ -271,13 +298,19 @@ fn object() -> impl Strategy<Value = Object> {
             let text = image.text.len() as u64;
             let functions = functions
                 .into_iter()
-                .map(|(name, parts, (offset, size))| {
-                    let offset = offset % text;
+                .map(|(name, (entry, others), new, trampoline)| {
+                    let (offset, new_size) = inside(new.0, new.1, text);
+                    let (entry_offset, size) = inside(trampoline.0, trampoline.1, text);
+                    let parts = [entry].into_iter().chain(others);
                     Function {
                         name,
-                        parts: parts.into_iter().map(&mut place).collect(),
+                        parts: parts.map(&mut place).collect(),
                         new_entry: at(Segment::Text, offset),
-                        new_size: 1 + size % (text - offset),
+                        new_size,
+                        trampoline: Trampoline {
+                            entry: at(Segment::Text, entry_offset),
+                            size,
+                        },
                     }
                 })
                 .collect();

@@ -1,0 +1,161 @@
+//! New code brings its call frame information, and it is what the compiler made for it.
+
+use std::fs;
+
+use engraft_patch::{Image, RelocationKind, RelocationTarget, Segment};
+use gimli::{BaseAddresses, EhFrame, LittleEndian, UnwindContext, UnwindSection as _};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+
+use crate::support::{LIBRARY, Project, function, names};
+
+/// Where the image's segments are in these tests.
+const TEXT: u64 = 0x10_0000;
+const READ_ONLY: u64 = 0x20_0000;
+
+const PART: &str = "
+#include <stdlib.h>
+int shared;
+__attribute__((noinline)) int other(int x) { return x + shared; }
+__attribute__((noinline, cold)) static int rare(int x) { return other(other(x) + other(x + 1)); }
+int part(int x) {
+    int a = other(x), b = other(a), c = other(b);
+    if (__builtin_expect(a > 70, 0)) { rare(a); abort(); }
+    return a * 100 + b * 10 + c;
+}
+int leaf(int x) { return x * 100 + 1; }
+";
+const EDITS: [(&str, &str, &str); 3] = [
+    ("part.c", "return a * 100", "return added(a) + a * 200"),
+    (
+        "part.c",
+        "int part(int x) {",
+        "__attribute__((noinline)) static int added(int x) { char room[800]; shared = x; \
+      return other(x) + atoi((char *)memset(room, '1', 799)); }\nint part(int x) {",
+    ),
+    ("part.c", "x * 100 + 1", "x * 200 + 1"),
+];
+
+/// The read-only bytes with the addresses of functions written.
+fn relocated(image: &Image) -> Vec<u8> {
+    let mut bytes = image.read_only.clone();
+    for relocation in &image.relocations {
+        let RelocationTarget::Image(target) = &relocation.target else {
+            continue;
+        };
+        if relocation.place.segment == Segment::ReadOnly && target.segment == Segment::Text {
+            assert_eq!(relocation.kind, RelocationKind::PcRelative32);
+            let place = relocation.place.offset;
+            let symbol = (TEXT + target.offset).wrapping_add_signed(relocation.addend);
+            let value = symbol.wrapping_sub(READ_ONLY + place).to_le_bytes();
+            let place = usize::try_from(place).unwrap();
+            bytes[place..place + 4].copy_from_slice(&value[..4]);
+        }
+    }
+    bytes
+}
+
+/// The rules of the function at an address, by the distance from its start; `None` without an FDE.
+fn rules(section: &[u8], section_address: u64, function: u64) -> Option<Vec<String>> {
+    let section = EhFrame::new(section, LittleEndian);
+    let bases = BaseAddresses::default().set_eh_frame(section_address);
+    let cie = EhFrame::cie_from_offset;
+    let fde = match section.fde_for_address(&bases, function, cie) {
+        Ok(fde) => fde,
+        Err(gimli::Error::NoUnwindInfoForAddress) => return None,
+        Err(error) => panic!("{error}"),
+    };
+    assert_eq!(fde.initial_address(), function);
+    let mut context = UnwindContext::new();
+    let mut rows = fde.rows(&section, &bases, &mut context).unwrap();
+    let mut rules = Vec::new();
+    while let Some(row) = rows.next_row().unwrap() {
+        let start = row.start_address() - function;
+        let end = row.end_address() - function;
+        let mut registers: Vec<_> = row.registers().map(|rule| format!("{rule:?}")).collect();
+        registers.sort();
+        rules.push(format!("{start}..{end} {:?} {registers:?}", row.cfa()));
+    }
+    Some(rules)
+}
+
+/// Where the zero word is that ends the entries.
+fn end_of_entries(section: &[u8]) -> usize {
+    let mut position = 0;
+    loop {
+        let length = u32::from_le_bytes(*section[position..].first_chunk().unwrap());
+        if length == 0 {
+            return position;
+        }
+        position += 4 + length as usize;
+    }
+}
+
+#[test]
+fn every_new_function_is_described_as_the_compiler_does() {
+    let part = format!("#include <string.h>\n{PART}");
+    let project = Project::new(LIBRARY, &part);
+    let object = project.build(&EDITS, "libpart.so");
+    assert_eq!(names(&object), ["leaf", "part"]);
+    let image = &object.image;
+    let range = image.unwind.unwrap();
+    let start = usize::try_from(range.start.offset).unwrap();
+    let end = start + usize::try_from(range.size).unwrap();
+    let section = &relocated(image)[start..end];
+    assert_eq!(end_of_entries(section), section.len() - 4);
+
+    // The same code, linked.
+    fs::copy(
+        project.source().join("../new/part.c"),
+        project.file("fixed.c"),
+    )
+    .unwrap();
+    let options = "-O2 -g -fPIC -ffunction-sections -fdata-sections -shared -o fixed.so fixed.c";
+    let options: Vec<_> = options.split(' ').collect();
+    project.run("gcc", &options);
+    let linked = fs::read(project.file("fixed.so")).unwrap();
+    let linked = object::File::parse(&*linked).unwrap();
+    let expected = linked.section_by_name(".eh_frame").unwrap();
+    let expected = |name: &str| {
+        let mut symbols = linked.symbols();
+        let symbol = symbols.find(|symbol| symbol.name() == Ok(name)).unwrap();
+        let section = expected.data().unwrap();
+        rules(section, expected.address(), symbol.address()).unwrap()
+    };
+
+    let address = READ_ONLY + range.start.offset;
+    for name in ["leaf", "part"] {
+        let function = function(&object, name);
+        let found = rules(section, address, TEXT + function.new_entry.offset);
+        assert_eq!(found, Some(expected(name)), "{name}");
+        let trampoline = TEXT + function.trampoline.entry.offset;
+        assert_eq!(rules(section, address, trampoline), None, "{name}");
+    }
+    // A function that is new, and a cold part.
+    let all = all_rules(section, address);
+    assert_eq!(all.len(), 4, "{all:#?}");
+    assert!(all.contains(&expected("added")), "{all:#?}");
+    assert!(all.contains(&expected("part.cold")), "{all:#?}");
+}
+
+/// The rules of every entry.
+fn all_rules(section: &[u8], section_address: u64) -> Vec<Vec<String>> {
+    let frame = EhFrame::new(section, LittleEndian);
+    let bases = BaseAddresses::default().set_eh_frame(section_address);
+    let mut entries = frame.entries(&bases);
+    let mut all = Vec::new();
+    while let Some(entry) = entries.next().unwrap() {
+        if let gimli::CieOrFde::Fde(partial) = entry {
+            let fde = partial.parse(EhFrame::cie_from_offset).unwrap();
+            all.extend(rules(section, section_address, fde.initial_address()));
+        }
+    }
+    all
+}
+
+#[test]
+fn code_without_call_frame_information_brings_none() {
+    let makefile = format!("CPPFLAGS += -fno-asynchronous-unwind-tables\n{LIBRARY}");
+    let project = Project::new(&makefile, "int part(int x) { return x * 9 + 1; }\n");
+    let object = project.build(&[("part.c", "x * 9", "x * 8")], "libpart.so");
+    assert_eq!(object.image.unwind, None);
+}
