@@ -67,8 +67,9 @@ pub(super) fn write(
     let mut page = format!(
         "# Measurements
 
-Written by `cargo xtask bench{arguments}`, which measures all of it again; changes by hand are lost. Without `--write` it
-only prints. Every figure is the median and the range over that many fresh processes, with the release build.
+Written by `cargo xtask bench{arguments}`, which measures all of it again; changes by hand
+are lost. Without `--write` it only prints. Every figure is the median and the range over the named number of fresh processes, with the release
+build.
 
 {machine}
 

@@ -166,7 +166,8 @@ late it wakes at worst while the command runs, less how late it wakes at worst w
 command, the busy thread and this one are more than there are CPUs, part of it is the scheduler's.";
 
 const NET_DELAY_MEANING: &str = "\
-As above, without the time that the thread was ready to run and had no CPU.";
+As above, without the time that the thread was ready to run and had no CPU, and less the same figure with nothing
+happening.";
 
 const COMMAND_MEANING: &str = "\
 Wall time of the `engraft` command in the same runs, from the start of its process to its end.";

@@ -8,14 +8,14 @@ use super::statistics::Sample;
 use super::svg::{Anchor, Mark, Svg};
 
 const WIDTH: f64 = 1000.0;
-const HEIGHT: f64 = 560.0;
+const HEIGHT: f64 = 575.0;
 /// The panels, from left to right and from top to bottom.
-const PANELS: [(f64, f64); 2] = [(80.0, 510.0), (550.0, 980.0)];
+const PANELS: [(f64, f64); 2] = [(80.0, 500.0), (560.0, 980.0)];
 const TOP: f64 = 100.0;
 const BOTTOM: f64 = 440.0;
 
-/// Powers of ten, in ms. What is less than the lowest lies on the lower edge.
-const DECADES: std::ops::RangeInclusive<i32> = -2..=3;
+/// Powers of ten, in ms. What lies outside is drawn on the edge.
+const DECADES: std::ops::RangeInclusive<i32> = -2..=2;
 
 const GRID: &str = "#dddddd";
 const AXIS: &str = "#444444";
@@ -94,7 +94,7 @@ impl Panel {
         }
         svg.line((left, BOTTOM), (right, BOTTOM), AXIS, 1.0, "");
         svg.line((left, TOP), (left, BOTTOM), AXIS, 1.0, "");
-        let label = "threads of the program (logarithmic)";
+        let label = "threads, besides the one with the timer (logarithmic)";
         svg.text((middle, BOTTOM + 42.0), 13, Anchor::Middle, label);
     }
 }
@@ -110,7 +110,7 @@ fn with_whiskers(svg: &mut Svg, x: f64, sample: &Sample, deed: Deed) {
 }
 
 fn legend(svg: &mut Svg) {
-    let line = HEIGHT - 44.0;
+    let line = HEIGHT - 62.0;
     let text = line + 4.0;
     let mut x = 80.0;
     for deed in Deed::ALL {
@@ -124,9 +124,13 @@ fn legend(svg: &mut Svg) {
     x += 170.0;
     svg.line((x, line), (x + 40.0, line), REACH, 1.5, "6 4");
     svg.text((x + 48.0, text), 12, Anchor::Start, "to reach later");
-    let note = "Marks are medians, whiskers the whole range; both are beyond what the same process shows with \
-                nothing happening. Less than 0.01 ms lies on the lower edge.";
-    svg.text((80.0, HEIGHT - 16.0), 11, Anchor::Start, note);
+    let notes = [
+        "Marks are medians, whiskers the whole range; both are beyond what the same process shows with nothing happening.",
+        "What is below 0.01 or above 100 ms is drawn on the edge.",
+    ];
+    for (note, up) in notes.into_iter().zip([30.0, 14.0]) {
+        svg.text((80.0, HEIGHT - up), 11, Anchor::Start, note);
+    }
 }
 
 /// Where a number of threads is, with room for marks at both ends.
@@ -151,7 +155,7 @@ mod tests {
     #[test]
     fn axes_are_logarithmic() {
         assert_eq!(y(0.01), BOTTOM);
-        assert_eq!(y(1000.0), TOP);
+        assert_eq!(y(100.0), TOP);
         let decade = y(1.0) - y(10.0);
         assert!((y(0.1) - y(1.0) - decade).abs() < 1e-9);
         let [one, ten, hundred] = [1, 10, 100].map(|threads| x(threads, 0.0, 100.0));
