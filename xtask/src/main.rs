@@ -20,12 +20,8 @@ enum Task {
     Test,
     /// Tell how a patch could miss half of a library in 2015, and why it cannot now.
     Model,
-    /// Measure how long a patched program stands still.
-    Bench {
-        /// How many fresh processes each figure is taken from.
-        #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
-        processes: u16,
-    },
+    /// Measure what a patch costs the program: pauses, calls, loading, memory.
+    Bench(xtask::bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -33,7 +29,7 @@ fn main() -> ExitCode {
         Task::Demo => xtask::demo::run().map(|()| true),
         Task::Test => xtask::check::run(),
         Task::Model => xtask::model::run().map(|()| true),
-        Task::Bench { processes } => xtask::bench::run(usize::from(processes)).map(|()| true),
+        Task::Bench(options) => xtask::bench::run(&options).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

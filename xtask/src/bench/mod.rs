@@ -1,27 +1,92 @@
 //! `cargo xtask bench`: measurements, apart from the tests because no figure is right or wrong.
 
+mod calls;
+mod loading;
+mod memory;
+mod page;
 mod pause;
+mod picture;
+mod report;
+mod scene;
 mod statistics;
-
-use std::fs;
-use std::thread;
+mod svg;
 
 use anyhow::Result;
 use engraft_testkit::Engraft;
 
 use crate::cargo::{self, Profile};
 use crate::tools;
+use page::Machine;
+use report::Section;
 
-/// Runs all measurements, each with this many fresh processes.
-pub fn run(processes: usize) -> Result<()> {
+/// What is measured, and how.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// How many fresh processes each figure is taken from.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
+    processes: u16,
+    /// Have a patch come and go 1,000 times instead of 50 to see whether the target grows.
+    #[arg(long)]
+    long: bool,
+    /// Write docs/bench/README.md and its picture, too.
+    #[arg(long, conflicts_with = "only")]
+    write: bool,
+    /// Only this part; may be given several times.
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
+}
+
+/// A part of the measurements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    Pause,
+    Calls,
+    Loading,
+    Memory,
+}
+
+/// Measures what was asked for and prints it; with `--write`, the page of documentation is written.
+pub fn run(options: &Options) -> Result<()> {
     tools::require(tools::COMPILER)?;
     println!("Building engraft ...");
     let engraft = Engraft::new(cargo::build_engraft(Profile::Release)?);
-    let cpus = thread::available_parallelism()?;
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    println!(
-        "{cpus} CPUs, Linux {}, {processes} processes each",
-        kernel.trim()
-    );
-    pause::run(&engraft, processes)
+    let processes = usize::from(options.processes);
+    let machine = Machine::look()?.line(processes);
+    println!("{machine}");
+
+    let wanted = |part| options.only.is_empty() || options.only.contains(&part);
+    let mut sections = Vec::new();
+    let mut show = |section: Section| {
+        print!("{}", section.text());
+        sections.push(section);
+    };
+    let mut pauses = None;
+    if wanted(Part::Pause) {
+        let measured = pause::measure(&engraft, processes)?;
+        measured.sections().into_iter().for_each(&mut show);
+        pauses = Some(measured);
+    }
+    if wanted(Part::Calls) {
+        show(calls::measure(&engraft, processes)?);
+    }
+    if wanted(Part::Loading) {
+        show(loading::measure(&engraft, processes)?);
+    }
+    if wanted(Part::Memory) {
+        let rounds = if options.long { 1000 } else { 50 };
+        show(memory::measure(&engraft, processes, rounds)?);
+    }
+    if let (true, Some(pauses)) = (options.write, pauses) {
+        let picture = picture::draw(&pauses, &machine);
+        page::write(&sections, &picture, &machine, &options.arguments())?;
+    }
+    Ok(())
+}
+
+impl Options {
+    /// As they were given, for the page to say how it was made.
+    fn arguments(&self) -> String {
+        let long = if self.long { " --long" } else { "" };
+        format!(" --processes {}{long} --write", self.processes)
+    }
 }

@@ -1,87 +1,247 @@
-//! How long a busy thread stands still while a patch is applied.
+//! How long a busy thread stands still while a patch is applied, how late a thread with a timer wakes, and
+//! how long the commands take.
 //!
-//! The thread itself measures (`bench/pause/pause.c`): the longest time between two readings of the
-//! clock, without the time in it that it was ready to run and had no CPU. The same is measured for
-//! as long again with nothing happening: what the machine does by itself.
+//! The program itself measures (`bench/pause/pause.c`). The same is measured for as long again with nothing
+//! happening, and taken off: what the machine does by itself.
 
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use engraft_testkit::{Engraft, Program, Victim, exit};
+use anyhow::Result;
+use engraft_testkit::{Engraft, Outcome, Program, exit};
 
+use super::report::{Row, Section};
+use super::scene::{Scene, figure, in_each, milliseconds};
 use super::statistics::Sample;
-use crate::cargo;
 
-/// The busy thread and this many more that sleep.
-const SLEEPERS: [usize; 2] = [0, 99];
+/// How many threads: the busy one and sleepers. The one with the timer comes on top.
+pub(super) const THREADS: [usize; 4] = [1, 10, 100, 500];
 
-/// What one process showed.
-struct Figures {
-    /// The longest gap with a patch being applied.
-    applied: Duration,
-    /// The longest gap with nothing happening.
-    idle: Duration,
-    /// What the command took from start to end.
-    command: Duration,
+/// To be reached at these numbers of threads, in ms.
+pub(super) const PAUSES_TO_REACH: [f64; 4] = [0.2, 0.2, 0.3, 0.5];
+pub(super) const DELAYS_TO_REACH: [f64; 4] = [0.3, 0.5, 3.0, 12.0];
+/// To be reached later, whatever the number of threads.
+pub(super) const PAUSE_LATER: f64 = 0.1;
+pub(super) const DELAY_LATER: f64 = 0.2;
+/// Of the first apply, in ms; nothing is said about the numbers of threads in between.
+const COMMANDS_TO_REACH: [Option<f64>; 4] = [Some(10.0), None, None, Some(30.0)];
+
+/// What is done while the threads measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deed {
+    FirstApply,
+    SecondApply,
+    Disable,
 }
 
-pub(super) fn run(engraft: &Engraft, processes: usize) -> Result<()> {
-    let victim = Victim::build(&cargo::workspace().join("bench/pause"))?;
-    let patch = victim.patch(engraft, "fix.patch", "bench-pause", &["pause"])?;
-    println!("\nPause of a busy thread at apply: median (range) in ms");
-    let heads = ["with apply", "idle", "difference", "apply command"];
-    println!(
-        "{:>8} {}",
-        "threads",
-        heads.map(|head| format!("{head:<26}")).concat()
-    );
-    for sleepers in SLEEPERS {
-        let figures = (0..processes).map(|_| measure(engraft, &victim, &patch, sleepers));
-        let figures = figures.collect::<Result<Vec<_>>>()?;
-        let columns = [
-            Sample::new(figures.iter().map(|one| one.applied)),
-            Sample::new(figures.iter().map(|one| one.idle)),
-            Sample::new(
-                figures
-                    .iter()
-                    .map(|one| one.applied.saturating_sub(one.idle)),
-            ),
-            Sample::new(figures.iter().map(|one| one.command)),
-        ];
-        println!(
-            "{:>8} {}",
-            sleepers + 1,
-            columns.map(|sample| format!("{sample:<26}")).concat()
-        );
+impl Deed {
+    pub(super) const ALL: [Self; 3] = [Self::FirstApply, Self::SecondApply, Self::Disable];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::FirstApply => "first apply",
+            Self::SecondApply => "second apply",
+            Self::Disable => "disable",
+        }
     }
-    Ok(())
 }
 
-fn measure(engraft: &Engraft, victim: &Victim, patch: &Path, sleepers: usize) -> Result<Figures> {
-    let mut program = victim.start("pause", &[&sleepers.to_string()])?;
+/// What one process showed, in ms, for each of [`Deed::ALL`].
+type Figures = [Figure; 3];
+
+#[derive(Debug, Clone, Copy)]
+struct Figure {
+    seen: Seen,
+    /// From the start of the command to its end.
+    command: f64,
+}
+
+/// In one window of time, in ms.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    pause: f64,
+    delay: f64,
+    /// Without the time that the timer's thread was ready to run and had no CPU.
+    net_delay: f64,
+}
+
+impl Seen {
+    /// How much more it is than without anything happening.
+    fn beyond(self, idle: Self) -> Self {
+        let beyond = |seen: f64, idle: f64| (seen - idle).max(0.0);
+        Self {
+            pause: beyond(self.pause, idle.pause),
+            delay: beyond(self.delay, idle.delay),
+            net_delay: beyond(self.net_delay, idle.net_delay),
+        }
+    }
+}
+
+/// All that was measured: for each of [`THREADS`], what each process showed.
+pub(super) struct Pauses(Vec<Vec<Figures>>);
+
+impl Pauses {
+    /// Pauses at a deed, by number of threads.
+    pub(super) fn pauses(&self, deed: Deed) -> Vec<Option<Sample>> {
+        self.samples(deed, |figure| figure.seen.pause)
+    }
+
+    /// Delays of the timer's thread, likewise.
+    pub(super) fn delays(&self, deed: Deed) -> Vec<Option<Sample>> {
+        self.samples(deed, |figure| figure.seen.delay)
+    }
+
+    fn samples(&self, deed: Deed, which: impl Fn(Figure) -> f64) -> Vec<Option<Sample>> {
+        let figures = self.0.iter().map(|processes| {
+            let figures = processes.iter().map(|figures| figures[deed as usize]);
+            Sample::new(figures.map(&which))
+        });
+        figures.collect()
+    }
+
+    pub(super) fn sections(&self) -> Vec<Section> {
+        let rows = |which: fn(Figure) -> f64, reach: &dyn Fn(usize) -> Option<String>| {
+            let deeds = Deed::ALL.into_iter().flat_map(|deed| {
+                let samples = self.samples(deed, which).into_iter().enumerate();
+                let rows = samples.map(move |(index, sample)| Row {
+                    what: format!("{}, {}", deed.name(), threads(THREADS[index])),
+                    unit: "ms",
+                    sample,
+                    reach: reach(index).filter(|_| deed != Deed::Disable),
+                });
+                rows.collect::<Vec<_>>()
+            });
+            deeds.collect()
+        };
+        vec![
+            Section {
+                title: "Pause of a busy thread",
+                meaning: PAUSE_MEANING,
+                rows: rows(|figure| figure.seen.pause, &|index| {
+                    Some(reach(PAUSES_TO_REACH[index], PAUSE_LATER))
+                }),
+            },
+            Section {
+                title: "Delay of a thread with a 1 ms timer",
+                meaning: DELAY_MEANING,
+                rows: rows(|figure| figure.seen.delay, &|index| {
+                    Some(reach(DELAYS_TO_REACH[index], DELAY_LATER))
+                }),
+            },
+            Section {
+                title: "The same delay without waiting for a CPU",
+                meaning: NET_DELAY_MEANING,
+                rows: rows(|figure| figure.seen.net_delay, &|_| None),
+            },
+            Section {
+                title: "What the command takes",
+                meaning: COMMAND_MEANING,
+                rows: rows(|figure| figure.command, &|index| {
+                    COMMANDS_TO_REACH[index].map(|limit| format!("under {limit}"))
+                })
+                .into_iter()
+                // Only the first one has a number to reach.
+                .enumerate()
+                .map(|(index, row): (usize, Row)| match index < THREADS.len() {
+                    true => row,
+                    false => Row { reach: None, ..row },
+                })
+                .collect(),
+            },
+        ]
+    }
+}
+
+const PAUSE_MEANING: &str = "\
+One thread calls a function and reads the clock over and over; the others sleep in a system call. The pause is the
+longest time between two readings while the command runs, without the time in it that the thread was ready to run
+and had no CPU, and less the longest such time with nothing happening for as long. *First apply* brings the
+agent in; *second apply* is that of another patch of the same function, with the agent there; *disable* takes
+that one back.";
+
+const DELAY_MEANING: &str = "\
+In the same runs, one more thread sleeps until each next millisecond (`clock_nanosleep`, absolute). The delay is how
+late it wakes at worst while the command runs, less how late it wakes at worst with nothing happening. Where the
+command, the busy thread and this one are more than there are CPUs, part of it is the scheduler's.";
+
+const NET_DELAY_MEANING: &str = "\
+As above, without the time that the thread was ready to run and had no CPU, and less the same figure with nothing
+happening.";
+
+const COMMAND_MEANING: &str = "\
+Wall time of the `engraft` command in the same runs, from the start of its process to its end.";
+
+fn threads(count: usize) -> String {
+    match count {
+        1 => "1 thread".to_owned(),
+        _ => format!("{count} threads"),
+    }
+}
+
+fn reach(limit: f64, later: f64) -> String {
+    format!("under {limit}, later {later}")
+}
+
+/// Measures with all numbers of threads.
+pub(super) fn measure(engraft: &Engraft, processes: usize) -> Result<Pauses> {
+    let scene = Scene::new(engraft, "pause")?;
+    let first = scene.patch("fix.patch", "bench-first")?;
+    let second = scene.patch("second.patch", "bench-second")?;
+    let all = THREADS.into_iter().map(|count| {
+        let what = format!("pause with {}", threads(count));
+        in_each(&what, processes, || one(&scene, [&first, &second], count))
+    });
+    Ok(Pauses(all.collect::<Result<_>>()?))
+}
+
+fn one(scene: &Scene<'_>, [first, second]: [&Path; 2], threads: usize) -> Result<Figures> {
+    let mut program = scene.start(&[&(threads - 1).to_string()])?;
+    let pid = program.pid();
+    let engraft = scene.engraft;
+    let windows = [
+        window(&mut program, "2", || engraft.apply(first, pid))?,
+        window(&mut program, "3", || engraft.apply(second, pid))?,
+        window(&mut program, "2", || engraft.disable("bench-second", pid))?,
+    ];
+    let figures = windows.map(|(seen, took)| {
+        let idle = idle_window(&mut program, took)?;
+        anyhow::Ok(Figure {
+            seen: seen.beyond(idle),
+            command: milliseconds(took),
+        })
+    });
+    program.finish()?;
+    let [first, second, third] = figures;
+    Ok([first?, second?, third?])
+}
+
+/// What the threads see while the command runs, and how long that was; the program must have this version then.
+fn window(
+    program: &mut Program,
+    version: &str,
+    command: impl FnOnce() -> Result<Outcome>,
+) -> Result<(Seen, Duration)> {
     program.expect("window", "measuring")?;
-    let outcome = engraft.apply(patch, program.pid())?.exits(exit::OK)?;
-    let applied = end_of_window(&mut program)?;
-    program.expect("version", "2")?;
+    let outcome = command()?.exits(exit::OK)?;
+    let seen = end_of_window(program)?;
+    program.expect("version", version)?;
+    Ok((seen, outcome.took))
+}
+
+fn idle_window(program: &mut Program, length: Duration) -> Result<Seen> {
     program.expect("window", "measuring")?;
     // The length of the window is what is wanted here; nothing is waited for.
-    thread::sleep(outcome.took);
-    let idle = end_of_window(&mut program)?;
-    program.finish()?;
-    Ok(Figures {
-        applied,
-        idle,
-        command: outcome.took,
-    })
+    thread::sleep(length);
+    end_of_window(program)
 }
 
-fn end_of_window(program: &mut Program) -> Result<Duration> {
+fn end_of_window(program: &mut Program) -> Result<Seen> {
     let answer = program.ask("end")?;
-    let longest = answer
-        .strip_prefix("longest_ns=")
-        .and_then(|number| number.parse().ok());
-    let longest = longest.with_context(|| format!("failed to read the answer {answer:?}"))?;
-    Ok(Duration::from_nanos(longest))
+    let in_ms = |name| figure(&answer, name).map(|ns| ns / 1e6);
+    Ok(Seen {
+        pause: in_ms("longest_ns")?,
+        delay: in_ms("late_ns")?,
+        net_delay: in_ms("late_net_ns")?,
+    })
 }

@@ -1,28 +1,28 @@
 //! Median and range: all that a handful of runs can honestly say.
 
-use std::time::Duration;
-
-/// Some durations, in order.
-#[derive(Debug)]
-pub(super) struct Sample(Vec<Duration>);
+/// Some figures of one kind, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Sample(Vec<f64>);
 
 impl Sample {
-    pub(super) fn new(durations: impl IntoIterator<Item = Duration>) -> Self {
-        let mut durations: Vec<_> = durations.into_iter().collect();
-        durations.sort_unstable();
-        Self(durations)
+    /// `None` if there is no figure.
+    pub(super) fn new(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut figures: Vec<_> = figures.into_iter().collect();
+        figures.sort_unstable_by(f64::total_cmp);
+        (!figures.is_empty()).then_some(Self(figures))
     }
-}
 
-impl std::fmt::Display for Sample {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Some(least), Some(most)) = (self.0.first(), self.0.last()) else {
-            return f.pad("nothing measured");
-        };
-        // The upper one of the two in the middle.
-        let median = self.0.get(self.0.len() / 2).unwrap_or(most);
-        let [median, least, most] = [median, least, most].map(|d| d.as_secs_f64() * 1000.0);
-        f.pad(&format!("{median:.3} ({least:.3} to {most:.3})"))
+    /// The middle one; of two in the middle, the upper one.
+    pub(super) fn median(&self) -> f64 {
+        self.0.get(self.0.len() / 2).copied().unwrap_or_default()
+    }
+
+    pub(super) fn least(&self) -> f64 {
+        self.0.first().copied().unwrap_or_default()
+    }
+
+    pub(super) fn most(&self) -> f64 {
+        self.0.last().copied().unwrap_or_default()
     }
 }
 
@@ -31,9 +31,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn median_and_range_are_shown_in_milliseconds() {
-        let sample = Sample::new([3, 1, 200].map(Duration::from_micros));
-        assert_eq!(sample.to_string(), "0.003 (0.001 to 0.200)");
-        assert_eq!(Sample::new([]).to_string(), "nothing measured");
+    fn median_and_range_of_a_few() {
+        let sample = Sample::new([3.0, -1.0, 200.0]).unwrap();
+        assert_eq!(
+            [sample.median(), sample.least(), sample.most()],
+            [3.0, -1.0, 200.0]
+        );
+        assert_eq!(Sample::new([1.0, 2.0]).unwrap().median(), 2.0);
+    }
+
+    #[test]
+    fn nothing_measured_is_no_sample() {
+        assert_eq!(Sample::new([]), None);
     }
 }

@@ -31,6 +31,8 @@ mod same_patch_twice;
 mod several_processes;
 mod sleepers;
 mod stacking;
+mod storm;
+mod storm_control;
 mod two_hundred_rounds;
 mod usage;
 

@@ -1,0 +1,5 @@
+// A small library that no patch is for.
+int twice(int n)
+{
+    return 2 * n;
+}
