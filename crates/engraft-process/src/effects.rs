@@ -37,6 +37,8 @@ pub(crate) fn effect<T>(act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Err
     // ORDERING: a counter that orders nothing; the plans are used with one tracing thread.
     let number = Some(COUNT.fetch_add(1, Ordering::Relaxed));
     if plan.fail_at == number {
+        // For whoever counts: this was not the last effect.
+        eprintln!("note: failure injected");
         return Err(INJECTED);
     }
     let result = act();

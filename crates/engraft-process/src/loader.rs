@@ -43,7 +43,7 @@ pub struct DebugInterface {
 }
 
 /// One `struct link_map`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LinkMap {
     pub(crate) address: TargetAddress,
     pub(crate) load_bias: u64,
@@ -233,6 +233,18 @@ impl Loader {
         self.interfaces
             .first()
             .map(|interface| interface.breakpoint)
+    }
+
+    /// Is everything at rest, and are the lists what they were?
+    pub(crate) fn is_current(&self, memory: Memory<'_>) -> bool {
+        let first = self.interfaces.first().map(|interface| interface.address);
+        let Some(Ok(interfaces)) = first.map(|first| read_interfaces(memory, first)) else {
+            return false;
+        };
+        let now = interfaces.iter().enumerate();
+        let now = now.flat_map(|(namespace, it)| read_link_maps(memory, it, namespace));
+        let rest = |it: &DebugInterface| it.state == LoaderState::Consistent;
+        interfaces.iter().all(rest) && now.eq(self.link_maps.iter().cloned())
     }
 
     /// Are all namespaces at rest?

@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::auxv::AuxiliaryVector;
 use crate::gadgets::Gadgets;
+use crate::liveliness::Liveliness;
 use crate::maps::{Maps, MapsError};
 use crate::memory::Memory;
 use crate::modules::{ModuleError, Modules};
@@ -84,6 +85,9 @@ pub(crate) struct Shared {
     /// A thread through which the memory is reached: not always the first, which may have ended
     /// while the others live on, and then has no memory.
     memory_tid: AtomicI32,
+    /// The thread that was borrowed last: it seldom runs. 0 if none was.
+    pub(crate) quiet_tid: AtomicI32,
+    pub(crate) liveliness: Liveliness,
     pub(crate) gadgets: OnceLock<Gadgets>,
 }
 
@@ -153,6 +157,8 @@ impl Process {
                 pid,
                 pidfd,
                 memory_tid: AtomicI32::new(pid),
+                quiet_tid: AtomicI32::new(0),
+                liveliness: Liveliness::default(),
                 gadgets: OnceLock::new(),
             }),
         };
@@ -199,6 +205,12 @@ impl Process {
     /// Its number.
     pub fn pid(&self) -> i32 {
         self.shared.pid
+    }
+
+    /// Its number as it sees it itself, in its own pid namespace; `None` if that cannot be found out.
+    pub fn own_number(&self) -> Option<i32> {
+        let status = self.memory_task().status().ok().flatten()?;
+        (status.own_number != 0).then_some(status.own_number)
     }
 
     /// Does it still run? A zombie does not.

@@ -98,7 +98,11 @@ impl Tracees {
 
     /// Lets go of everything, whatever state it is in: the way back from every error.
     pub(crate) fn release(&mut self) -> Result<(), StopError> {
-        let detached = self.detach_stopped();
+        // Once more for those that failed: a thread that stands still would be the worst of all marks.
+        let detached = self.detach_stopped().or_else(|error| {
+            tracing::debug!(%error, "letting threads go once more");
+            self.detach_stopped()
+        });
         if self.threads.is_empty() && self.strangers.is_empty() {
             return detached;
         }

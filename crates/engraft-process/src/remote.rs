@@ -154,6 +154,7 @@ impl Caller<'_> {
     ) -> Result<u64> {
         let mut served = Ok(());
         let begun = self.set_off(call.entry, frame.address, call.arguments, 0);
+        let has_begun = begun.is_ok();
         let result = begun.and_then(|()| {
             self.run_to_return(frame, call.timeout, |record| {
                 if let Some(serve) = &mut serve {
@@ -163,6 +164,9 @@ impl Caller<'_> {
         });
         let value = match result {
             Ok(value) => value,
+            Err(error @ RemoteCallError::System { .. }) if has_begun => {
+                return self.leave_alone(error);
+            }
             failure => return self.finish(failure),
         };
         self.leave();
@@ -233,10 +237,11 @@ impl Caller<'_> {
         let begun = self.set_off(entry, stack, arguments, number as u64);
         let result = begun.and_then(|()| self.run_system_call());
         let result = self.finish(result);
-        if let Some(borrowed) = borrowed {
-            process
-                .memory()
-                .write(borrowed.frame.address, &borrowed.before)?;
+        if let Some(Borrowed { frame, before }) = borrowed {
+            // Tried twice, as restoring a thread is: the call has been made, and must not seem to have failed.
+            let memory = process.memory();
+            let put_back = memory.write(frame.address, &before);
+            put_back.or_else(|_| memory.write(frame.address, &before))?;
         }
         decode_result(number, result?)
     }

@@ -249,6 +249,19 @@ impl<'t> Caller<'t> {
         restored.map(|()| value)
     }
 
+    /// We cannot go on with a call that has begun. Taking its thread out of the middle of it would leave
+    /// whatever the function is at half done, and its locks taken. So the thread is let go: it finishes
+    /// the call and restores itself, as it would if we had died.
+    pub(crate) fn leave_alone<T>(mut self, error: RemoteCallError) -> Result<T> {
+        match ptrace::detach(self.tid) {
+            Ok(()) => {
+                self.tracees.threads.remove(&self.tid);
+                Err(error)
+            }
+            Err(_) => self.finish(Err(error)),
+        }
+    }
+
     /// The call has returned: its thread is about to restore itself, and stands still before that. It is
     /// restored from outside when it is used again or let go, so that those whom this would keep waiting
     /// can be let go before. If we die until then, it does restore itself.
@@ -259,7 +272,19 @@ impl<'t> Caller<'t> {
         self.tracees.returned = Some(self.kept);
     }
 
+    /// Puts the thread back to where it was stopped. What fails is tried once more, from the start: half a
+    /// thread is worse than anything.
     pub(crate) fn restore(&mut self) -> Result<()> {
+        match self.try_to_restore() {
+            Err(error @ RemoteCallError::System { .. }) => {
+                tracing::debug!(%error, "restoring a thread once more");
+                self.try_to_restore()
+            }
+            restored => restored,
+        }
+    }
+
+    fn try_to_restore(&mut self) -> Result<()> {
         // In this order: with the registers the thread leaves the reach of the frame, so by then
         // everything else must be in place.
         let state = ptrace::set_extended_state(self.tid, &self.kept.extended_state);

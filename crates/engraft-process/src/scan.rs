@@ -172,13 +172,24 @@ impl<'s> StackScan<'s> {
     /// Looks at a stopped thread, and where that finds something that may be a return address (and
     /// may be a function pointer, or a left-over in a dead part of a frame), walks its stack.
     pub fn check_precisely(&self, thread: &ThreadState, walk: &StackWalk<'_>) -> Verdict {
-        match self.check(thread) {
-            Verdict::Sleeping { .. } => {
-                let ranges = self.ranges.iter().map(|target| &target.range);
-                walk.check(thread, ranges)
-            }
-            verdict => verdict,
+        let verdict = self.check(thread);
+        // A process that was forked by another thread than its first goes on on that one's stack, and only
+        // a walk to where that thread started can tell.
+        let may_be_forked = || {
+            let stack_pointer = thread.registers.stack_pointer();
+            let mapping = self.maps.find(stack_pointer);
+            thread.is_first && mapping.is_some_and(|it| holds_thread(thread, stack_pointer, it))
+        };
+        let worth_a_walk = match &verdict {
+            Verdict::Sleeping { .. } => true,
+            Verdict::Unreliable(Unreliable::ForeignStack { .. }) => may_be_forked(),
+            _ => false,
+        };
+        if !worth_a_walk {
+            return verdict;
         }
+        let ranges = self.ranges.iter().map(|target| &target.range);
+        walk.check(thread, ranges)
     }
 
     fn check_stacks(&self, thread: &ThreadState) -> Result<Verdict, Unreliable> {
@@ -340,12 +351,15 @@ pub(crate) fn is_own_stack(
     stack_pointer: TargetAddress,
     mapping: &Mapping,
 ) -> bool {
-    if mapping.name == "[stack]" {
-        return true;
-    }
+    mapping.name == "[stack]" || (!thread.is_first && holds_thread(thread, stack_pointer, mapping))
+}
+
+/// Is the thread control block above the stack pointer in this mapping?
+pub(crate) fn holds_thread(
+    thread: &ThreadState,
+    stack_pointer: TargetAddress,
+    mapping: &Mapping,
+) -> bool {
     let pointer = thread.registers.thread_pointer();
-    !thread.is_first
-        && mapping.range.contains(&pointer)
-        && stack_pointer < pointer
-        && mapping.name != "[heap]"
+    mapping.range.contains(&pointer) && stack_pointer < pointer && mapping.name != "[heap]"
 }

@@ -12,6 +12,7 @@ use crate::process::Process;
 use crate::protected::ProtectedWriter;
 use crate::stop_error::StopError;
 use crate::stopped_thread::{StoppedThread, ThreadState};
+use crate::sys::signals::ignore_file_size_signal;
 use crate::tracees::Tracees;
 
 /// A process all of whose threads we trace, and which runs.
@@ -47,8 +48,10 @@ impl Process {
     }
 
     /// Finds now what a first remote system call will need, so that it is not searched for while
-    /// the process stands still.
+    /// the process stands still. Also sees to it that a limit of file sizes of ours (`ulimit -f`) is an error
+    /// of a write, not our end.
     pub fn prepare_calls(&self) {
+        ignore_file_size_signal();
         self.shared.gadgets.get_or_init(|| Gadgets::find(self));
         frame::prepare();
     }

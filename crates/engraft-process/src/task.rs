@@ -92,6 +92,8 @@ pub struct SchedulerCounters {
 pub(crate) struct TaskStatus {
     /// The process (thread group) it belongs to.
     pub(crate) thread_group: i32,
+    /// The process's number as it sees it itself, in its own pid namespace; 0 before Linux 4.1.
+    pub(crate) own_number: i32,
     /// Its tracer, 0 if none.
     pub(crate) tracer: i32,
     /// 0 none, 1 strict, 2 filter.
@@ -171,6 +173,10 @@ fn parse_status(text: &str) -> TaskStatus {
         };
         let value = value.trim();
         match key {
+            "NStgid" => {
+                let innermost = value.split_ascii_whitespace().next_back();
+                status.own_number = innermost.and_then(|it| it.parse().ok()).unwrap_or(0);
+            }
             "Tgid" => status.thread_group = value.parse().unwrap_or(0),
             "TracerPid" => status.tracer = value.parse().unwrap_or(0),
             "Seccomp" => status.seccomp = value.parse().unwrap_or(0),

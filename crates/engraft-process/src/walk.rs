@@ -43,7 +43,7 @@ use crate::memory::Memory;
 use crate::modules::Module;
 use crate::page_cache::PageCache;
 use crate::process::Process;
-use crate::scan::{Unreliable, Verdict, is_own_stack};
+use crate::scan::{Unreliable, Verdict, holds_thread, is_own_stack};
 use crate::signal_context;
 use crate::stopped_thread::ThreadState;
 use crate::unwind_rules::{Caller, UnwindRules};
@@ -320,11 +320,16 @@ impl<'s> StackWalk<'s> {
         at: TargetAddress,
         stack_pointer: TargetAddress,
     ) -> Result<(), WalkError> {
-        if !code.is_start && !self.is_thread_start(at) {
+        let starts_thread = self.is_thread_start(at);
+        if !code.is_start && !starts_thread {
             return Err(WalkError::UnknownEnd { at });
         }
+        // In a forked process the first thread may be on the stack of the one that forked.
+        let own = |mapping| {
+            is_own_stack(thread, stack_pointer, mapping)
+                || (starts_thread && holds_thread(thread, stack_pointer, mapping))
+        };
         let mapping = self.maps.find(stack_pointer);
-        let own = |mapping| is_own_stack(thread, stack_pointer, mapping);
         if mapping.is_some_and(own) {
             Ok(())
         } else {

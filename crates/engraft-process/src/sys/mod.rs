@@ -5,4 +5,5 @@
 
 pub(crate) mod alarm;
 pub(crate) mod ptrace;
+pub(crate) mod signals;
 pub(crate) mod vm;
