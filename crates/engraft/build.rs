@@ -15,6 +15,8 @@ fn main() {
         "crates/engraft-core",
         "crates/engraft-abi",
         "Cargo.lock",
+        // The profile of the agent.
+        "Cargo.toml",
     ] {
         println!(
             "cargo::rerun-if-changed={}",
@@ -49,6 +51,8 @@ fn main() {
         .arg("-Clink-arg=-Wl,-Bsymbolic")
         // Relocations are applied before the agent comes into a target, and each page counts there.
         .arg("-Clink-arg=-Wl,-z,norelro")
+        // Code and variables start at a page each, so that they are in no page more than they need.
+        .arg("-Clink-arg=-Wl,-z,separate-code")
         // What the outer cargo was told about its own build does not concern the agent.
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("RUSTFLAGS")

@@ -4,12 +4,15 @@ use core::mem::offset_of;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
+use crate::payload::BuildIdBytes;
+use crate::table::Bytes;
+
 /// First bytes of a complete agent; written last, so that an injection that died half-way is not
 /// taken for an agent.
 pub const MAGIC: [u8; 16] = *b"engraft agent\n\0\0";
 
 /// Version of everything in this crate. A controller talks only to an agent of its own version.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 
 /// Name of the agent's memory in `/proc/PID/maps` (as a memfd or as named anonymous memory).
 pub const AGENT_MAPPING_NAME: &str = "engraft-agent";
@@ -64,20 +67,38 @@ pub struct Control {
     pub snapshot_length: u64,
     /// Changes whenever a module comes or goes: ranges that were listed before are out of date then.
     pub generation: u64,
+    /// Not 0 while a controller works with the agent. If the next one finds it so, the last one has died, and what
+    /// it began may be under way still.
+    pub controlled: u64,
+    /// Address of a word that is not 0 while a thread is at work in the agent; 0 before the first command.
+    pub holder: u64,
     /// Address of the ranges that the last command asked to be clear: [`CodeRange`] records.
     pub ranges: u64,
     /// Number of these.
     pub range_count: u64,
-    /// Address of the detours that the last command wrote: [`DetourWrite`] records.
-    pub writes: u64,
+    /// Address of the places that the last command would write code at: [`CodeRange`] records of exactly
+    /// the bytes. No thread may be between the first and the last of them.
+    pub sites: u64,
     /// Number of these.
-    pub write_count: u64,
+    pub site_count: u64,
+    /// What the agent asks its caller to write, in the middle of a command.
+    pub request: WriteRequest,
+    /// Where the stubs of sites lead that choose by thread.
+    pub dispatch: u64,
+    /// The agent's own code: a thread that is inside has not decided yet where it goes.
+    pub text: u64,
+    /// Its size in bytes.
+    pub text_length: u64,
+    /// Not 0: threads may read their thread pointer with `rdfsbase` (AT_HWCAP2).
+    pub has_fsgsbase: u64,
 
     /// Not 0: a thread of the process has a seccomp filter, which may end the process for a system call
     /// that the program itself never makes. The loader's hook, which no tracer helps, makes no others then.
     pub filtered: u64,
 }
 
+// What is behind it in its page is for lists of threads.
+const _: () = assert!(size_of::<Control>() <= 2048);
 const _: () = assert!(offset_of!(Control, version) == 16);
 const _: () = assert!(offset_of!(Control, enter) == 32);
 const _: () = assert!(offset_of!(Control, response) == 128);
@@ -95,11 +116,15 @@ pub struct Response {
 }
 
 /// What a controller can ask for.
+///
+/// A *list of threads* is a word with their number, followed by their thread pointers, a word each; 0 stands
+/// for all threads that have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, TryFromBytes)]
 #[repr(u64)]
 pub enum Command {
-    /// Take the loaded modules over and hook the loader, for the first time or after the last patch has
-    /// gone. All threads are stopped; no load is under way.
+    /// Take over the modules that are listed at `argument 0` ([`LoadedModule`] records behind a [`Table`];
+    /// length of all `argument 1`) and hook the loader, for the first time or after the last patch has gone.
+    /// All threads are stopped, no load is under way, and the list is what the loader's is.
     Attach = 1,
     /// Map `argument 0` bytes for a payload; its address is the response's value.
     Allocate = 2,
@@ -107,32 +132,49 @@ pub enum Command {
     /// is alive; nothing runs it yet. The response's value is the patch's number. Unless the outcome is
     /// [`Outcome::Busy`], the payload's memory is the agent's from then on.
     Prepare = 3,
-    /// Enable the prepared patch `argument 0`. All threads are stopped and clear.
+    /// Enable the prepared patch `argument 0`: patch all modules, and start the transition. All threads are
+    /// stopped; those of the list of threads at `argument 1` are not clear and stay behind, all
+    /// others switch. The response's value is how many wait; if none, the transition is complete.
     Enable = 4,
     /// Forget the prepared patch `argument 0`.
     Abandon = 5,
-    /// Find the enabled patch whose name is at `argument 0` (length `argument 1`); the response's value
-    /// is its number.
-    Find = 6,
-    /// Disable the patch `argument 0`. All threads are stopped and clear. After the last patch the agent
+    /// Disable the patch `argument 0`, as [`Command::Enable`] enables one. After the last patch the agent
     /// lets go of the loader.
     Disable = 7,
-    /// Give the mapping at `argument 0` (length `argument 1`) of an earlier `Allocate` back.
+    /// Give the mapping at `argument 0` (length `argument 1`) of an earlier `Allocate` back, unless it was handed
+    /// over.
     Free = 8,
     /// Let go of the loader if no patch is known. All threads are stopped. Afterwards nothing leads into
     /// the agent any more, and its mapping can be unmapped if no thread is inside it.
     Detach = 9,
     /// List, as `ranges`, the code that must be clear before threads switch: to the patch `argument 0` if
-    /// `argument 1` is 1, back from it if 0.
+    /// `argument 1` is 1, back from it if 0; and, as `sites`, the bytes that will be overwritten.
     Plan = 10,
     /// Forget the modules that the loader has unmapped. All threads are stopped.
     Settle = 11,
-    /// Find the newest disabled patch whose name is at `argument 0` (length `argument 1`); the response's
-    /// value is its number. [`Outcome::AlreadyThere`] if there is only an enabled one.
-    FindDisabled = 20,
+    /// Let the threads of the transition of patch `argument 0` go, all but the list at `argument 1`: for a
+    /// transition that was opened or turned round, and whose controller has not got as far. All threads are
+    /// stopped. The response's value is how many wait; if none, the transition is complete.
+    Start = 12,
+    /// Turn the transition of patch `argument 0` round, and start it as [`Command::Start`] does. All threads are
+    /// stopped.
+    Reverse = 13,
+    /// Switch the thread with the thread pointer `argument 1` in the transition of patch `argument 0`. Every
+    /// thread with this thread pointer is stopped and clear. The response's value is how many wait.
+    Switch = 14,
+    /// The last thread with the thread pointer `argument 1` has ended. The response's value is how many wait.
+    ThreadExited = 15,
+    /// End the transition of patch `argument 0`, which waits for nobody. All threads are stopped.
+    Complete = 16,
+    /// Declare all threads switched in the transition of patch `argument 0`, wherever they are, and end it. All
+    /// threads are stopped.
+    Force = 17,
+    /// Take back what was allocated and not handed over, by a controller that has died.
+    Reclaim = 18,
     /// Prepare the disabled patch `argument 0` again, from what was kept of it.
     PrepareAgain = 21,
-    /// List, as `ranges`, the memory that `Remove` would take away: nobody may refer to it any more.
+    /// List the memory that `Remove` would take away: as `ranges` constants and variables, to which nobody may
+    /// refer any more, and as `sites` code, into which nobody may return.
     PlanRemoval = 22,
     /// Take the memory of the disabled patch `argument 0` away and forget it. All threads are stopped,
     /// and none refers to it. The response's value is the size in bytes of what stays, because the
@@ -172,6 +214,10 @@ pub enum Outcome {
     Broken = 12,
     /// A load or unload of a library is under way; try again.
     LoaderBusy = 13,
+    /// The controller has gone, or does not write what it is asked to.
+    NotWritten = 14,
+    /// Another patch is prepared or in transition; the response's value is its number.
+    InTransition = 15,
 }
 
 /// Code that must not be running and must not be returned into for a command to go on.
@@ -186,14 +232,59 @@ pub struct CodeRange {
     pub name: [u8; 64],
 }
 
-/// A detour that was written or taken back: what must be in memory now.
+/// What the agent asks its caller to write while all threads are stopped, by the system call
+/// `read(-1, request, ...)`, which stops at the tracer and does nothing without one.
+///
+/// Code that threads may be about to run, and the words that say where they go, are never written by the
+/// agent itself in a command: the controller may be killed at any instant, and then all threads run on while
+/// the command goes on. A write of the controller happens while it holds them, or not at all.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct DetourWrite {
+pub struct WriteRequest {
     /// Where.
     pub address: u64,
-    /// How many bytes of `bytes`.
+    /// How many bytes of `bytes`, at most 16.
     pub length: u64,
-    /// Expected there.
+    /// What is there now.
+    pub expected: [u8; 16],
+    /// What is to be there.
     pub bytes: [u8; 16],
+    /// One of [`request_state`].
+    pub state: u64,
+}
+
+/// Values of [`WriteRequest::state`].
+pub mod request_state {
+    /// Nobody has answered.
+    pub const ASKED: u64 = 0;
+    /// It was written.
+    pub const DONE: u64 = 1;
+    /// Something else than expected is there; nothing was written.
+    pub const DIFFERS: u64 = 2;
+    /// It could not be written.
+    pub const FAILED: u64 = 3;
+}
+
+/// A module that the loader has loaded completely.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LoadedModule {
+    /// Its `struct link_map`; 0 in a program without a loader.
+    pub link_map: u64,
+    /// Its dynamic section, as the link map has it.
+    pub dynamic: u64,
+    /// What to add to link-time addresses.
+    pub load_bias: u64,
+    /// Its program headers in memory.
+    pub program_headers: u64,
+    /// Number of these.
+    pub program_header_count: u64,
+    /// First loaded byte.
+    pub start: u64,
+    /// One past the last.
+    pub end: u64,
+    /// Its build-id; length 0 if it has none.
+    pub build_id: BuildIdBytes,
+    /// The loader's name of it; empty for the main program. An offset from the start of the list.
+    pub path: Bytes,
 }

@@ -15,13 +15,15 @@ mod snapshot;
 mod table;
 
 pub use control::{
-    AGENT_MAPPING_NAME, CodeRange, Command, Control, DetourWrite, MAGIC, Outcome, Response, VERSION,
+    AGENT_MAPPING_NAME, CodeRange, Command, Control, LoadedModule, MAGIC, Outcome, Response,
+    VERSION, WriteRequest, request_state,
 };
 pub use payload::{
     BuildIdBytes, PayloadFunction, PayloadHeader, PayloadImport, PayloadObject, PayloadPart,
     PayloadRelocation, STUB_SIZE, WORDS_SIZE, flags, relocation_kind, relocation_target,
 };
 pub use snapshot::{
-    SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject, SnapshotPatch, patch_state,
+    SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject, SnapshotPatch,
+    SnapshotTransition, patch_state,
 };
 pub use table::{Bytes, Table};

@@ -16,12 +16,35 @@ pub struct SnapshotHeader {
     pub broken: u64,
     /// Patches, in the order in which they were enabled ([`SnapshotPatch`]).
     pub patches: Table,
+    /// Number of the patch that is prepared and not yet enabled; 0 if there is none.
+    pub prepared: u64,
+    /// The transition that is on.
+    pub transition: SnapshotTransition,
+}
+
+/// A transition.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SnapshotTransition {
+    /// Number of the patch in transition; 0 if there is no transition.
+    pub patch: u64,
+    /// 1: to the patch; 0: back from it.
+    pub to_patched: u64,
+    /// 1: the threads were let go; all but those that wait are where the transition leads. 0: everybody is
+    /// still where they were, and nobody has been looked at.
+    pub started: u64,
+    /// 1: it only undoes what could not be done. It waits for nobody.
+    pub canceled: u64,
+    /// Thread pointers of those that have yet to switch (64 bits each).
+    pub waiting: Table,
 }
 
 /// One patch.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SnapshotPatch {
+    /// Its number.
+    pub number: u64,
     /// Its name (UTF-8).
     pub name: Bytes,
     /// One of [`patch_state`].
@@ -78,4 +101,10 @@ pub struct SnapshotInstance {
     pub image: u64,
     /// Size of that image in bytes.
     pub image_length: u64,
+    /// How much of it, from its start, is code.
+    pub code_length: u64,
+    /// Where its call frame information is, in the form of an `.eh_frame` section.
+    pub unwind: u64,
+    /// Size of that in bytes; 0 if there is none.
+    pub unwind_length: u64,
 }

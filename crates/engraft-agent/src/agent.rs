@@ -3,18 +3,18 @@
 use alloc::vec::Vec;
 use core::mem::offset_of;
 
-use engraft_abi::{CodeRange, Control, DetourWrite, Outcome};
+use engraft_abi::{CodeRange, Control, LoadedModule, Outcome, Table};
 use engraft_core::{
     BuildId, Callbacks, Error, Livepatch, ObjectDefinition, PatchDefinition, PatchId, PatchState,
     Refusal,
 };
+use zerocopy::FromBytes;
 
 use crate::control::{Answer, ControlBlock};
 use crate::elf::LoadedElf;
 use crate::failure::{Failure, Text};
 use crate::hook::Hook;
 use crate::host::Host;
-use crate::loader::{self, Namespace};
 use crate::modules::Modules;
 use crate::payloads::Payload;
 use crate::snapshot;
@@ -33,7 +33,7 @@ pub(crate) struct Agent {
     next_patch: u32,
     snapshot: Vec<u8>,
     pub(crate) ranges: Vec<CodeRange>,
-    writes: Vec<DetourWrite>,
+    pub(crate) sites: Vec<CodeRange>,
 }
 
 impl Agent {
@@ -48,50 +48,49 @@ impl Agent {
         Self {
             control,
             core: Livepatch::new(),
-            host: Host::new(Modules::new(program)),
+            host: Host::new(Modules::new(program), control),
             hook: None,
             attached: false,
             generation: 0,
             next_patch: 1,
             snapshot: Vec::new(),
             ranges: Vec::new(),
-            writes: Vec::new(),
+            sites: Vec::new(),
         }
     }
 
-    /// Takes the loaded modules over, and part in the loader's work from now on. All threads are stopped.
-    pub(crate) fn attach(&mut self) -> Answer {
+    /// Takes over the modules that the controller has found, and part in the loader's work from now on. All
+    /// threads are stopped. The loader's own lists are not looked at: they may change under us if the
+    /// controller dies.
+    pub(crate) fn attach(&mut self, list: &[u8]) -> Answer {
         if self.attached {
             return Ok((Outcome::AlreadyThere, 0));
         }
         let facts = self.control.read();
-        if Namespace::all(facts.debug).any(|namespace| namespace.state() != loader::CONSISTENT) {
-            let text = b"a library is being loaded or unloaded at this moment";
-            return Err(Failure::new(Outcome::LoaderBusy, text));
-        }
-        self.take_modules_over(facts.debug)?;
+        self.take_modules_over(list)?;
         if facts.debug != 0 {
-            let writes = &mut self.host.writes;
-            let hook = Hook::install(facts.debug, facts.signal_error, facts.hook, writes)?;
+            let writer = self.host.writer;
+            let hook = Hook::install(facts.debug, facts.signal_error, facts.hook, writer)?;
             self.hook = Some(hook);
         }
         self.set_attached(true);
         Ok((Outcome::Done, 0))
     }
 
-    /// Looks at what is loaded, after a time in which modules could come and go unseen.
-    fn take_modules_over(&mut self, debug: u64) -> Result<(), Failure> {
+    /// Knows these modules, after a time in which modules could come and go unseen.
+    fn take_modules_over(&mut self, list: &[u8]) -> Result<(), Failure> {
+        let (table, _) = Table::read_from_prefix(list).map_err(|_| Failure::bad_payload())?;
+        let found = table
+            .of::<LoadedModule>(list)
+            .ok_or_else(Failure::bad_payload)?;
         self.core = Livepatch::new();
-        while let Some(module) = self.host.modules.find_changed(debug) {
+        while let Some(module) = self.host.modules.find_missing(found) {
             self.host.forget_module(module);
         }
         let modules = &mut self.host.modules;
-        if debug == 0 && modules.iter().next().is_none() {
-            modules.add_program()?;
-        }
-        for link_map in Namespace::all(debug).flat_map(Namespace::link_maps) {
-            modules.add_if_new(link_map)?;
-        }
+        found
+            .iter()
+            .try_for_each(|found| modules.adopt(found, list))?;
         modules.set_live();
         for module in modules.iter() {
             if let Some(build_id) = module.build_id {
@@ -107,8 +106,12 @@ impl Agent {
         if !self.core.patches().is_empty() || self.core.prepared().is_some() {
             return Err(Failure::new(Outcome::NotAllowed, b"there are patches"));
         }
+        if self.core.forced().next().is_some() {
+            let text = b"threads may be inside the code of a patch that was forced out";
+            return Err(Failure::new(Outcome::NotAllowed, text));
+        }
         if let Some(hook) = self.hook.take() {
-            let detached = hook.uninstall(&mut self.host.writes);
+            let detached = hook.uninstall(self.host.writer);
             if detached.is_err() {
                 // Still called by the loader.
                 self.hook = Some(hook);
@@ -117,6 +120,13 @@ impl Agent {
         }
         self.set_attached(false);
         Ok((Outcome::Done, 0))
+    }
+
+    /// The same, and the last of what the agent has mapped besides itself goes. No other controller is there.
+    pub(crate) fn leave(&mut self) -> Answer {
+        let detached = self.detach()?;
+        self.host.payloads.take_all_back()?;
+        Ok(detached)
     }
 
     /// What was planned for the modules before is out of date.
@@ -162,14 +172,6 @@ impl Agent {
         Ok((Outcome::Done, patch.0.into()))
     }
 
-    /// Enables a prepared patch. All threads are stopped and clear of what it replaces.
-    pub(crate) fn enable(&mut self, patch: PatchId) -> Answer {
-        self.settle()?;
-        let begun = self.core.begin(&mut self.host, patch, &[]);
-        begun.map_err(|error| self.describe(error))?;
-        self.complete(patch)
-    }
-
     /// Forgets a prepared patch.
     pub(crate) fn abandon(&mut self, patch: PatchId) -> Answer {
         self.core.abandon(&mut self.host, patch).map_err(refusal)?;
@@ -183,21 +185,6 @@ impl Agent {
         Some(patch.id())
     }
 
-    /// Finds an enabled patch.
-    pub(crate) fn find(&mut self, name: &[u8]) -> Answer {
-        match self.enabled(name) {
-            Some(patch) => Ok((Outcome::Done, patch.0.into())),
-            None => {
-                let text = Text::EMPTY.push(b"no patch '").push(name);
-                let text = text.push(b"' is enabled");
-                Err(Failure {
-                    outcome: Outcome::NoSuchPatch,
-                    text,
-                })
-            }
-        }
-    }
-
     /// Lists what must be clear before threads switch to a patch, or back from it.
     pub(crate) fn plan(&mut self, patch: PatchId, to_patched: bool) -> Answer {
         let target = match to_patched {
@@ -208,40 +195,21 @@ impl Agent {
         Ok((Outcome::Done, patch.0.into()))
     }
 
-    /// Disables a patch. All threads are stopped and clear of its code.
-    pub(crate) fn disable(&mut self, patch: PatchId) -> Answer {
-        self.settle()?;
-        let begun = self.core.disable(&mut self.host, patch, &[]);
-        begun.map_err(|error| self.describe(error))?;
-        let answer = self.complete(patch)?;
-        if self.core.patches().is_empty() {
-            // The loader gets its own bytes back too.
-            self.detach()?;
-        }
-        Ok(answer)
-    }
-
     /// Notes what must be clear before threads can switch to `target`.
     fn collect_ranges(&mut self, patch: PatchId, target: PatchState) -> Result<(), Failure> {
-        let mut ranges = Vec::new();
+        let (mut ranges, mut sites) = (Vec::new(), Vec::new());
+        let host = &self.host;
         let mut result = Ok(());
         let visited = self.core.leaving(patch, target, |leaving| {
             if result.is_ok() {
-                result = self.host.push_ranges(&mut ranges, leaving);
+                let pushed = host.push_ranges(&mut ranges, leaving);
+                result = pushed.and_then(|()| host.push_site(&mut sites, leaving));
             }
         });
         visited.map_err(refusal)?;
-        self.ranges = ranges;
+        let result = result.and_then(|()| host.push_own_range(&mut ranges));
+        (self.ranges, self.sites) = (ranges, sites);
         result
-    }
-
-    fn complete(&mut self, patch: PatchId) -> Answer {
-        let completed = self.core.complete(&mut self.host, patch);
-        completed.map_err(|error| self.describe(error))?;
-        match self.host.trouble.take() {
-            Some(failure) => Err(failure),
-            None => Ok((Outcome::Done, patch.0.into())),
-        }
     }
 
     /// Puts the core's error into words.
@@ -268,12 +236,11 @@ impl Agent {
     /// through the control block.
     pub(crate) fn respond(&mut self, answer: Answer) -> Outcome {
         self.publish();
-        self.writes = core::mem::take(&mut self.host.writes);
         let control = self.control;
         control.store(offset_of!(Control, ranges), self.ranges.as_ptr() as u64);
         control.store(offset_of!(Control, range_count), self.ranges.len() as u64);
-        control.store(offset_of!(Control, writes), self.writes.as_ptr() as u64);
-        control.store(offset_of!(Control, write_count), self.writes.len() as u64);
+        control.store(offset_of!(Control, sites), self.sites.as_ptr() as u64);
+        control.store(offset_of!(Control, site_count), self.sites.len() as u64);
         control.respond(answer)
     }
 
@@ -319,10 +286,18 @@ pub(crate) fn definition(payload: &Payload) -> Result<PatchDefinition, Failure> 
 }
 
 /// The core's refusals in words. Those that a controller's own checks exclude share one text.
-fn refusal(reason: Refusal) -> Failure {
+pub(crate) fn refusal(reason: Refusal) -> Failure {
     let text: &[u8] = match reason {
         Refusal::OutOfMemory => return Failure::out_of_memory(),
-        Refusal::Busy(_) => b"another patch is being enabled or disabled",
+        Refusal::Busy(_) => {
+            let text = b"another patch is being enabled or disabled";
+            return Failure::new(Outcome::InTransition, text);
+        }
+        Refusal::NotInTransition(_) => b"the patch is not in transition (any more)",
+        Refusal::AlreadyHeading(_) | Refusal::AlreadyStarted(_) | Refusal::NotStarted(_) => {
+            b"another controller has taken the transition over"
+        }
+        Refusal::Waiting(_) => b"threads have yet to leave the code that is replaced",
         Refusal::NotEnabled(_) => b"the patch is not enabled",
         Refusal::NotPrepared(_) => b"the patch is not prepared (any more)",
         Refusal::Forced(_) => b"a patch of this name was forced out and cannot come again",

@@ -10,23 +10,8 @@ use crate::system::{
     self, Errno, File, MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ, PROT_WRITE,
 };
 
-/// `endbr64`, which indirect calls land on where the processor enforces branch tracking.
-const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
-
 /// `jmp rel32`.
 pub(crate) const DETOUR_LENGTH: usize = 5;
-
-/// How far behind a function's entry its detour is: behind a leading `endbr64` if there is room, so that
-/// the landing pad stays. `engraft-build` made sure that nothing jumps into these bytes, by the same rule.
-pub(crate) fn detour_offset(old_code: &[u8]) -> Option<usize> {
-    match old_code.len() {
-        length if length >= ENDBR64.len() + DETOUR_LENGTH && old_code.starts_with(&ENDBR64) => {
-            Some(ENDBR64.len())
-        }
-        length if length >= DETOUR_LENGTH => Some(0),
-        _ => None,
-    }
-}
 
 /// The jump that leads from `from` to `to`; `None` if that is farther than 2 GiB.
 pub(crate) fn jump(from: u64, to: u64) -> Option<[u8; DETOUR_LENGTH]> {
@@ -108,16 +93,6 @@ mod tests {
         assert_eq!(jump(0x1005, 0x1000), Some([0xe9, 0xf6, 0xff, 0xff, 0xff]));
         assert_eq!(jump(0, 0x8000_0004), Some([0xe9, 0xff, 0xff, 0xff, 0x7f]));
         assert_eq!(jump(0, 0x8000_0005), None);
-    }
-
-    #[test]
-    fn the_landing_pad_stays_where_there_is_room() {
-        let mut code = [0x90; 9];
-        assert_eq!(detour_offset(&code), Some(0));
-        code[..4].copy_from_slice(&ENDBR64);
-        assert_eq!(detour_offset(&code), Some(4));
-        assert_eq!(detour_offset(&code[..8]), Some(0));
-        assert_eq!(detour_offset(&code[..4]), None);
     }
 
     #[test]

@@ -2,18 +2,20 @@
 
 #![expect(unsafe_code, reason = "takes over memory that the controller set up")]
 
-#[cfg(feature = "freestanding")]
-use engraft_abi::Control;
-use engraft_abi::{Command, Outcome};
-use engraft_core::PatchId;
+use core::mem::offset_of;
+use core::sync::atomic::Ordering;
+
+use engraft_abi::{Command, Control, Outcome};
+use engraft_core::{PatchId, ThreadId};
 use zerocopy::TryFromBytes;
 
 use crate::agent::Agent;
 use crate::control::{Answer, ControlBlock};
 use crate::failure::Failure;
-use crate::lock::Guard;
-use crate::memory::bytes;
-use crate::{payloads, system};
+use crate::lock::{self, Guard};
+use crate::memory::{bytes, read};
+use crate::request::Writer;
+use crate::{dispatch, system};
 
 /// Carries out a command; the [`Outcome`] as a number. Further details are in the control block, whose
 /// address is `control`.
@@ -30,8 +32,9 @@ pub unsafe extern "C" fn remote_command(
     first: u64,
     second: u64,
     entry_stack: u64,
+    process: u64,
 ) -> u64 {
-    let Some(mut guard) = Guard::try_acquire(entry_stack, None, false) else {
+    let Some(mut guard) = Guard::try_acquire_as(process, entry_stack, None, false) else {
         return Outcome::Busy as u64;
     };
     // SAFETY: the caller's promise.
@@ -42,44 +45,42 @@ pub unsafe extern "C" fn remote_command(
     let Ok(command) = Command::try_read_from_bytes(&command.to_ne_bytes()) else {
         return control.respond(Err(Failure::bad_payload())) as u64;
     };
-    if command == Command::Attach {
-        // SAFETY: the caller's promise.
-        return unsafe { attach(&mut guard, control) } as u64;
-    }
-    let Some(agent) = guard.agent() else {
+    // SAFETY: the caller's promise.
+    let Some(agent) = (unsafe { installed(&mut guard, control) }) else {
         return Outcome::Broken as u64;
     };
-    agent.host.writes.clear();
+    agent.host.writer = Writer::Controller(control);
     // SAFETY: the caller's promise.
     let answer = unsafe { carry_out(agent, command, first, second) };
     agent.respond(answer) as u64
 }
 
+/// The agent, which comes to life with the first command; `None` if it is broken.
+///
 /// # Safety
 /// As for [`remote_command`].
-unsafe fn attach(guard: &mut Guard, control: ControlBlock) -> Outcome {
+unsafe fn installed(guard: &mut Guard, control: ControlBlock) -> Option<&mut Agent> {
     if guard.is_broken() {
-        return Outcome::Broken;
+        return None;
     }
-    let agent = match guard.agent() {
-        Some(agent) => agent,
-        None => {
-            #[cfg(feature = "freestanding")]
-            let Control {
-                heap_start,
-                heap_length,
-                ..
-            } = control.read();
-            #[cfg(feature = "freestanding")]
-            // SAFETY: the first command; this memory was mapped by the controller for nothing else.
-            unsafe {
-                crate::runtime::initialise_heap(heap_start, heap_length);
-            }
-            guard.install(Agent::new(control))
+    if guard.agent().is_none() {
+        #[cfg(feature = "freestanding")]
+        let Control {
+            heap_start,
+            heap_length,
+            ..
+        } = control.read();
+        #[cfg(feature = "freestanding")]
+        // SAFETY: the first command; this memory was mapped by the controller for nothing else.
+        unsafe {
+            crate::runtime::initialise_heap(heap_start, heap_length);
         }
-    };
-    let attached = agent.attach();
-    agent.respond(attached)
+        // ORDERING: read by threads in stubs, which are written later.
+        dispatch::HAS_FSGSBASE.store(control.has_fsgsbase(), Ordering::Relaxed);
+        control.store(offset_of!(Control, holder), lock::holder_address());
+        guard.install(Agent::new(control));
+    }
+    guard.agent()
 }
 
 /// # Safety
@@ -87,23 +88,48 @@ unsafe fn attach(guard: &mut Guard, control: ControlBlock) -> Outcome {
 unsafe fn carry_out(agent: &mut Agent, command: Command, first: u64, second: u64) -> Answer {
     let patch = PatchId(first as u32);
     match command {
-        Command::Attach => agent.attach(),
-        Command::Allocate => Ok((Outcome::Done, payloads::allocate(first)?)),
-        // SAFETY: the controller gives back what it got from Allocate and never handed over.
-        Command::Free => unsafe { payloads::free(first, second) }.map(|()| (Outcome::Done, 0)),
+        // SAFETY: the controller wrote the list there.
+        Command::Attach => agent.attach(unsafe { bytes(first, second as usize) }),
+        Command::Allocate => Ok((Outcome::Done, agent.host.payloads.lend(first)?)),
+        Command::Free => {
+            let taken = agent.host.payloads.take_back(first, second);
+            taken.map(|()| (Outcome::Done, 0))
+        }
         Command::Prepare => agent.prepare(first, second),
-        Command::Enable => agent.enable(patch),
+        // SAFETY: the controller wrote the list there.
+        Command::Enable => agent.enable(patch, unsafe { threads(second) }),
         Command::Abandon => agent.abandon(patch),
-        // SAFETY: the controller wrote the name there.
-        Command::Find => agent.find(unsafe { bytes(first, second as usize) }),
         Command::Plan => agent.plan(patch, second != 0),
+        Command::Reclaim => {
+            let reclaimed = agent.host.payloads.take_all_back();
+            reclaimed.map(|()| (Outcome::Done, 0))
+        }
         Command::Settle => agent.settle().map(|()| (Outcome::Done, 0)),
-        Command::Disable => agent.disable(patch),
-        Command::Detach => agent.detach(),
-        // SAFETY: the controller wrote the name there.
-        Command::FindDisabled => agent.find_disabled(unsafe { bytes(first, second as usize) }),
+        // SAFETY: the controller wrote the list there.
+        Command::Disable => agent.disable(patch, unsafe { threads(second) }),
+        // SAFETY: the controller wrote the list there.
+        Command::Start => agent.start(patch, unsafe { threads(second) }),
+        // SAFETY: the controller wrote the list there.
+        Command::Reverse => agent.reverse(patch, unsafe { threads(second) }),
+        Command::Switch => agent.switch(patch, ThreadId(second)),
+        Command::ThreadExited => agent.thread_exited(patch, ThreadId(second)),
+        Command::Complete => agent.complete(patch),
+        Command::Force => agent.force(patch),
+        Command::Detach => agent.leave(),
         Command::PrepareAgain => agent.prepare_again(patch),
         Command::PlanRemoval => agent.plan_removal(patch),
         Command::Remove => agent.remove(patch),
     }
+}
+
+/// A list of threads.
+///
+/// # Safety
+/// The controller wrote one to `address`, 8-byte aligned, and leaves it there during the command.
+unsafe fn threads<'a>(address: u64) -> &'a [ThreadId] {
+    // SAFETY: the caller's promise.
+    let count = unsafe { read::<u64>(address) } as usize;
+    let first = core::ptr::with_exposed_provenance::<ThreadId>(address as usize + size_of::<u64>());
+    // SAFETY: `count` words follow, of which each makes a thread id (repr(transparent)).
+    unsafe { core::slice::from_raw_parts(first, count) }
 }

@@ -8,10 +8,11 @@
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use engraft_abi::{Control, Outcome, Response};
+use engraft_abi::{Control, Outcome, Response, WriteRequest};
 
 use crate::failure::Failure;
 use crate::memory::{bytes_mut, read};
+use crate::system;
 
 /// How a command ended: an outcome that is not a failure, with the response's value; or why not.
 pub(crate) type Answer = Result<(Outcome, u64), Failure>;
@@ -49,10 +50,30 @@ impl ControlBlock {
             != 0
     }
 
+    /// Whether threads may read their thread pointer with `rdfsbase`.
+    pub(crate) fn has_fsgsbase(self) -> bool {
+        // ORDERING: written by the controller before the first call.
+        self.word(offset_of!(Control, has_fsgsbase))
+            .load(Ordering::Relaxed)
+            != 0
+    }
+
     /// Writes a field of 64 bits.
     pub(crate) fn store(self, offset: usize, value: u64) {
         // ORDERING: read by the controller after the command has returned and the thread has stopped.
         self.word(offset).store(value, Ordering::Relaxed);
+    }
+
+    /// Asks the caller of the present command to write something; one of [`engraft_abi::request_state`].
+    pub(crate) fn request(self, request: WriteRequest) -> u64 {
+        let field = self.0 + offset_of!(Control, request) as u64;
+        // SAFETY: the field belongs to the agent while it carries out a command.
+        let bytes = unsafe { bytes_mut(field, size_of::<WriteRequest>()) };
+        bytes.copy_from_slice(zerocopy::IntoBytes::as_bytes(&request));
+        system::call_tracer(field);
+        let state = offset_of!(Control, request) + offset_of!(WriteRequest, state);
+        // ORDERING: written while this thread was stopped.
+        self.word(state).load(Ordering::Relaxed)
     }
 
     /// Writes the response to a command; what the command returns.

@@ -16,10 +16,11 @@ use object::elf::{
     DT_VERDEF, DT_VERDEFNUM, DT_VERSYM, ELFMAG, NT_GNU_BUILD_ID, PF_X, PT_DYNAMIC, PT_LOAD,
     PT_NOTE, SHN_UNDEF, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT, VERSYM_VERSION,
 };
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::memory::{equals, probe};
-use crate::system::read_own_memory;
+use crate::memory::{Window, equals, probe};
+
+const PAGE: u64 = 4096;
 
 /// `Elf64_Phdr`.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -71,23 +72,27 @@ impl LoadedElf {
     /// The ELF header is part of the first segment, whose link-time address is 0 in every shared
     /// object that a link editor makes by default; a prelinked one has another, and lies below its
     /// dynamic section.
-    pub(crate) fn find(load_bias: u64, dynamic: u64) -> Option<Self> {
-        const PAGE: u64 = 4096;
+    pub(crate) fn find(load_bias: u64, dynamic: u64) -> Option<Found> {
         const FARTHEST: u64 = 4096;
-        Self::with_header_at(load_bias, load_bias).or_else(|| {
-            (0..FARTHEST)
-                .map_while(|page| (dynamic & !(PAGE - 1)).checked_sub(page * PAGE))
-                .find_map(|start| Self::with_header_at(load_bias, start))
-                .filter(|elf| elf.dynamic_section() == Some(dynamic))
-        })
+        let start = Window::at(load_bias, Window::LENGTH);
+        if let Some(elf) = Self::with_header_in(load_bias, &start) {
+            return Some(elf.examine_in(&start));
+        }
+        let elf = (0..FARTHEST)
+            .map_while(|page| (dynamic & !(PAGE - 1)).checked_sub(page * PAGE))
+            .find_map(|start| Self::with_header_in(load_bias, &Window::at(start, Window::LENGTH)))
+            .filter(|elf| elf.dynamic_section() == Some(dynamic))?;
+        Some(elf.examine())
     }
 
-    fn with_header_at(load_bias: u64, start: u64) -> Option<Self> {
+    /// The file whose ELF header is where the window begins.
+    fn with_header_in(load_bias: u64, window: &Window) -> Option<Self> {
         const PHOFF: u64 = 32;
         const PHNUM: u64 = 56;
-        (probe::<[u8; 4]>(start)? == ELFMAG).then_some(())?;
-        let program_headers = start.checked_add(probe::<u64>(start + PHOFF)?)?;
-        let count = u64::from(probe::<u16>(start + PHNUM)?);
+        let start = window.start;
+        (window.bytes.starts_with(&ELFMAG) && window.length > 0).then_some(())?;
+        let program_headers = start.checked_add(window.get::<u64>(start + PHOFF)?)?;
+        let count = u64::from(window.get::<u16>(start + PHNUM)?);
         Some(Self::with_program_headers(
             load_bias,
             program_headers,
@@ -95,22 +100,50 @@ impl LoadedElf {
         ))
     }
 
-    /// Read several at once: each reading is a system call, and in a remote call each of these is two
-    /// stops, while all threads may be standing still.
-    fn headers(&self) -> impl Iterator<Item = ProgramHeader> + use<> {
-        const AT_ONCE: u64 = 16;
-        const SIZE: u64 = size_of::<ProgramHeader>() as u64;
-        let (start, count) = (self.program_headers, self.program_header_count);
-        (0..count.div_ceil(AT_ONCE))
-            .map_while(move |batch| {
-                let first = batch * AT_ONCE;
-                let wanted = (count - first).min(AT_ONCE) as usize;
-                let mut headers = [ProgramHeader::new_zeroed(); AT_ONCE as usize];
-                let part = headers.get_mut(..wanted)?;
-                read_own_memory(start + first * SIZE, part.as_mut_bytes())
-                    .then(|| headers.into_iter().take(wanted))
-            })
-            .flatten()
+    /// What has to be known of every module.
+    pub(crate) fn examine(self) -> Found {
+        self.examine_in(&self.headers())
+    }
+
+    #[inline(never)]
+    fn examine_in(self, window: &Window) -> Found {
+        let mut span = None;
+        let mut build_id = None;
+        self.each_header(window, &mut |header| {
+            let range = self.range(header);
+            if header.kind == PT_LOAD {
+                let all = span.take().unwrap_or(range.clone());
+                span = Some(all.start.min(range.start)..all.end.max(range.end));
+            } else if header.kind == PT_NOTE && build_id.is_none() {
+                build_id = build_id_note(window, range, header.alignment);
+            }
+            false
+        });
+        Found {
+            elf: self,
+            span: span.unwrap_or(0..0),
+            build_id,
+        }
+    }
+
+    /// A window on the program headers: each reading is a system call, while all threads may be standing
+    /// still.
+    fn headers(&self) -> Window {
+        let size = self.program_header_count * size_of::<ProgramHeader>() as u64;
+        Window::at(self.program_headers, size)
+    }
+
+    /// Goes along the program headers until `visit` says that it has found what it looks for.
+    // The visitors share one copy of this: the agent is to be small.
+    #[inline(never)]
+    fn each_header(&self, window: &Window, visit: &mut dyn FnMut(&ProgramHeader) -> bool) {
+        for index in 0..self.program_header_count {
+            let place = self.program_headers + index * size_of::<ProgramHeader>() as u64;
+            match window.get(place) {
+                Some(header) if !visit(&header) => {}
+                _ => return,
+            }
+        }
     }
 
     fn range(&self, header: &ProgramHeader) -> Range<u64> {
@@ -119,32 +152,33 @@ impl LoadedElf {
     }
 
     /// The addresses from the first to the last loaded byte.
-    pub(crate) fn span(&self) -> Range<u64> {
-        self.headers()
-            .filter(|header| header.kind == PT_LOAD)
-            .map(|header| self.range(&header))
-            .reduce(|all, next| all.start.min(next.start)..all.end.max(next.end))
-            .unwrap_or(0..0)
+    fn span(&self) -> Range<u64> {
+        self.examine().span
     }
 
     /// Whether all of `range` lies in one executable segment.
     pub(crate) fn is_code(&self, range: &Range<u64>) -> bool {
-        self.headers()
-            .filter(|header| header.kind == PT_LOAD && header.flags & PF_X != 0)
-            .map(|header| self.range(&header))
-            .any(|segment| segment.start <= range.start && range.end <= segment.end)
+        let mut found = false;
+        self.each_header(&self.headers(), &mut |header| {
+            let segment = self.range(header);
+            found = header.kind == PT_LOAD
+                && header.flags & PF_X != 0
+                && segment.start <= range.start
+                && range.end <= segment.end;
+            found
+        });
+        found
     }
 
     fn dynamic_section(&self) -> Option<u64> {
-        let header = self.headers().find(|header| header.kind == PT_DYNAMIC)?;
-        Some(self.range(&header).start)
-    }
-
-    /// The GNU build-id; `None` if the file has no such note.
-    pub(crate) fn build_id(&self) -> Option<BuildId> {
-        self.headers()
-            .filter(|header| header.kind == PT_NOTE)
-            .find_map(|header| build_id_note(self.range(&header), header.alignment))
+        let mut found = None;
+        self.each_header(&self.headers(), &mut |header| {
+            if header.kind == PT_DYNAMIC {
+                found = Some(self.range(header).start);
+            }
+            found.is_some()
+        });
+        found
     }
 
     /// Whether relocation changes the file's code (`DT_TEXTREL`): a patch that is applied before
@@ -201,18 +235,29 @@ impl LoadedElf {
     }
 }
 
+/// What has to be known of every module.
+pub(crate) struct Found {
+    /// Where to look for more.
+    pub elf: LoadedElf,
+    /// The addresses from the first to the last loaded byte.
+    pub span: Range<u64>,
+    /// The GNU build-id; `None` if the file has no such note.
+    pub build_id: Option<BuildId>,
+}
+
 /// Reads the notes in `range`; alignment as in the program header (4, or 8 for some notes).
-fn build_id_note(range: Range<u64>, alignment: u64) -> Option<BuildId> {
+fn build_id_note(window: &Window, range: Range<u64>, alignment: u64) -> Option<BuildId> {
     let align = |value: u64| value.next_multiple_of(if alignment == 8 { 8 } else { 4 });
     let mut note = range.start;
     while note + 12 <= range.end {
-        let [name_size, size, kind] = probe::<[u32; 3]>(note)?;
+        let [name_size, size, kind] = window.get::<[u32; 3]>(note)?;
         let name = note + 12;
         let description = note + align(12 + u64::from(name_size));
-        if kind == NT_GNU_BUILD_ID && name_size == 4 && probe::<[u8; 4]>(name)? == *b"GNU\0" {
+        if kind == NT_GNU_BUILD_ID && name_size == 4 && window.get::<[u8; 4]>(name)? == *b"GNU\0" {
             let mut bytes = [0; 32];
             let used = bytes.get_mut(..size as usize)?;
-            return read_own_memory(description, used)
+            return window
+                .copy(description, used)
                 .then(|| BuildId::new(used))
                 .flatten();
         }
@@ -370,13 +415,11 @@ mod tests {
             .find(|line| line.contains("libc.so.6"))
             .unwrap();
         let start = u64::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
-        let elf = LoadedElf::with_header_at(start, start).unwrap();
-        assert_eq!(
-            LoadedElf::find(start, elf.dynamic_section().unwrap())
-                .unwrap()
-                .span(),
-            elf.span()
-        );
+        let window = Window::at(start, Window::LENGTH);
+        let elf = LoadedElf::with_header_in(start, &window).unwrap();
+        let found = LoadedElf::find(start, elf.dynamic_section().unwrap()).unwrap();
+        assert_eq!(found.span, elf.span());
+        assert_eq!(found.build_id, elf.examine().build_id);
         elf
     }
 
@@ -419,7 +462,7 @@ mod tests {
     #[test]
     fn reads_the_build_id_and_knows_code_from_data() {
         let library = c_library();
-        let build_id = library.build_id().unwrap();
+        let build_id = library.examine().build_id.unwrap();
         assert_eq!(build_id.as_bytes().len(), 20);
         let code = getppid as *const () as u64;
         assert!(library.is_code(&(code..code + 1)));

@@ -20,29 +20,29 @@
 
 use core::ptr::null;
 
-use alloc::vec::Vec;
-use engraft_abi::{DetourWrite, Outcome};
+use engraft_abi::Outcome;
 use engraft_core::ModuleId;
 
 use crate::agent::Agent;
-use crate::code::write_code;
+use crate::calls;
 use crate::failure::{Failure, Text};
 use crate::loader::{self, LinkMap, Namespace, PoisonedDynamic};
 use crate::lock::Guard;
 use crate::memory::probe;
+use crate::request::Writer;
 use crate::system::{SignalSet, block_signals, is_filtered};
 
 /// What the hook has installed and remembers between calls.
 pub(crate) struct Hook {
     debug: u64,
     signal_error: u64,
-    /// A load is under way: the last call announced that objects are added.
-    adding: bool,
     /// Text of the last refusal; the loader reads it after the hook has returned.
     message: Text,
     raise: Raise,
-    original: DetourWrite,
-    detour: DetourWrite,
+    /// The break function, as it was and as it is.
+    function: u64,
+    original: [u8; 16],
+    detour: [u8; 16],
 }
 
 /// A call of `_dl_signal_error(errcode, objname, occasion, errstring)` to be made instead of returning to
@@ -65,6 +65,23 @@ static POISON: PoisonedDynamic = PoisonedDynamic::new();
 /// # Safety
 /// Only the entry stub calls it; `entry_stack` is where the return address of this call is.
 pub unsafe extern "C" fn loader_hook(entry_stack: u64) -> *const Raise {
+    let debug = calls::debug();
+    // Two of the four calls for a library bring nothing, and most programs hold the loader up for each of
+    // them in their start or in a request: so these end here. No lock is held and no state touched, so a
+    // signal may come at any point; see `calls` for what it may do.
+    if calls::is_settled(loader::fingerprint(debug)) {
+        let activity = Activity::of(debug);
+        calls::count(matches!(activity, Activity::None));
+        calls::replace_adding(activity.end_call());
+        return null();
+    }
+    something_changed(entry_stack)
+}
+
+/// The rest of [`loader_hook`], when the loader's lists are not the known ones.
+// Not inlined, so that the other way needs no stack.
+#[inline(never)]
+fn something_changed(entry_stack: u64) -> *const Raise {
     // Read once: a controller may find a filter between the two uses.
     let filtered = is_filtered();
     // The program's signal handlers may call dlopen, which would wait for this very call. Under a filter
@@ -80,12 +97,14 @@ pub unsafe extern "C" fn loader_hook(entry_stack: u64) -> *const Raise {
 }
 
 impl Hook {
-    /// Puts the detour in place. All threads are stopped, no load is under way.
+    /// Puts the detour in place. All threads are stopped, no load is under way, and none is inside what
+    /// changes: a thread in the original function is at its entry or at its `ret`, which is where the jump
+    /// begins; a jump is one instruction.
     pub(crate) fn install(
         debug: u64,
         signal_error: u64,
         entry: u64,
-        writes: &mut Vec<DetourWrite>,
+        writer: Writer,
     ) -> Result<Self, Failure> {
         let function = loader::break_function(debug);
         let unknown = || unknown_break_function(function);
@@ -109,16 +128,10 @@ impl Hook {
         for (to, from) in patched.iter_mut().skip(offset).zip(jump) {
             *to = *from;
         }
-        let detour = DetourWrite {
-            address: function,
-            length: 16,
-            bytes: patched,
-        };
-        let original = DetourWrite {
-            bytes: found,
-            ..detour
-        };
-        exchange(&original, detour, writes)?;
+        calls::begin(debug);
+        writer
+            .write_code(function, &found, &patched)
+            .map_err(|failure| changed(failure, function))?;
         let raise = Raise {
             code: 0,
             object: 0,
@@ -129,36 +142,28 @@ impl Hook {
         Ok(Self {
             debug,
             signal_error,
-            adding: false,
             message: Text::EMPTY,
             raise,
-            original,
-            detour,
+            function,
+            original: found,
+            detour: patched,
         })
     }
 
     /// Takes the detour back. All threads are stopped.
-    pub(crate) fn uninstall(&self, writes: &mut Vec<DetourWrite>) -> Result<(), Failure> {
-        exchange(&self.detour, self.original, writes)
+    pub(crate) fn uninstall(&self, writer: Writer) -> Result<(), Failure> {
+        writer
+            .write_code(self.function, &self.detour, &self.original)
+            .map_err(|failure| changed(failure, self.function))
     }
 }
 
-/// Replaces the break function's bytes, if they are what they should be.
-fn exchange(
-    from: &DetourWrite,
-    to: DetourWrite,
-    writes: &mut Vec<DetourWrite>,
-) -> Result<(), Failure> {
-    writes
-        .try_reserve(1)
-        .map_err(|_| Failure::out_of_memory())?;
-    crate::memory::equals(from.address, &from.bytes)
-        .map_err(|_| unknown_break_function(from.address))?;
-    // SAFETY: all threads are stopped, and none is inside what changes: a thread in the original function
-    // is at its entry or at its `ret`, which is where the jump begins; a jump is one instruction.
-    unsafe { write_code(to.address, &to.bytes) }?;
-    writes.push(to);
-    Ok(())
+/// Says what it means that somebody else has changed the break function.
+fn changed(failure: Failure, function: u64) -> Failure {
+    match failure.outcome {
+        Outcome::CodeDiffers => unknown_break_function(function),
+        _ => failure,
+    }
 }
 
 /// Where the `ret` of an empty function is, if it is one and nothing but padding follows in its 16 bytes:
@@ -209,31 +214,39 @@ impl Agent {
         let Some(debug) = self.hook.as_ref().map(|hook| hook.debug) else {
             return null();
         };
-        // Nobody verifies what is written here; a list that only grows would use the memory up.
-        self.host.writes.clear();
-        let known = self.host.modules.last_id();
-        let mut changed = self.forget_vanished(debug);
+        // Nobody runs the code of a module that is coming, and no controller is asked.
+        let controller = core::mem::replace(&mut self.host.writer, Writer::Agent);
+        let lists = loader::fingerprint(debug);
         let activity = Activity::of(debug);
-        self.host
-            .modules
-            .advance(matches!(activity, Activity::None));
-        let raise = Namespace::all(debug)
-            .flat_map(Namespace::link_maps)
-            .find_map(|link_map| self.module_seen(link_map, &activity))
-            .unwrap_or(null());
-        if let Activity::Adding(namespace) = activity {
-            // SAFETY: this is the hook.
-            unsafe { namespace.set_consistent() };
+        calls::count(matches!(activity, Activity::None));
+        let was_adding = calls::replace_adding(false);
+        // Unless something is found that has to be looked at again.
+        calls::set_settled(lists);
+        let known = self.host.modules.last_id();
+        let mut changes = self.forget_vanished(debug);
+        let call = Call {
+            activity,
+            was_adding,
+        };
+        let mut hint = 0;
+        let mut raise = None;
+        for namespace in Namespace::all(debug) {
+            for link_map in namespace.link_maps() {
+                if raise.is_none() {
+                    raise = self.module_seen(link_map, &call, &mut hint, &mut changes);
+                }
+            }
         }
-        if let Some(hook) = &mut self.hook {
-            hook.adding = matches!(activity, Activity::Adding(_));
-        }
-        changed |= self.host.modules.last_id() != known;
-        if changed {
+        calls::replace_adding(call.activity.end_call());
+        changes.any |= self.host.modules.last_id() != known;
+        if changes.any {
             self.modules_changed();
+        }
+        if changes.shown {
             self.publish();
         }
-        raise
+        self.host.writer = controller;
+        raise.unwrap_or(null())
     }
 
     /// Before a patch is enabled or disabled, with all threads stopped: forgets what the loader has
@@ -247,35 +260,50 @@ impl Agent {
             let text = b"a library is being unloaded at this moment";
             return Err(Failure::new(Outcome::LoaderBusy, text));
         }
-        if self.forget_vanished(debug) {
+        if self.forget_vanished(debug).any {
             self.modules_changed();
         }
         Ok(())
     }
 
     /// Modules that were unmapped since the last call. Their code is gone, so nothing is written there.
-    /// Whether there were any.
-    fn forget_vanished(&mut self, debug: u64) -> bool {
-        let mut any = false;
-        while let Some(module) = self.host.modules.find_vanished(debug) {
+    fn forget_vanished(&mut self, debug: u64) -> Changes {
+        let mut changes = Changes::default();
+        self.host.modules.note_listed(debug);
+        while let Some(module) = self.host.modules.find_vanished() {
+            changes.any = true;
+            changes.shown |= self.is_shown(module);
             // A module that was refused, or has no build-id, is unknown to the core.
             let _ = self.core.module_gone(&mut self.host, module);
             self.host.forget_module(module);
-            any = true;
         }
-        any
+        changes
+    }
+
+    /// Whether a snapshot has something of a module.
+    fn is_shown(&self, module: ModuleId) -> bool {
+        let mut modules = self.core.modules().iter();
+        let known = modules.find(|known| known.id() == module);
+        known.is_some_and(|known| !known.bindings().is_empty()) || self.host.has_images(module)
     }
 
     /// Patches an object if it is new. The error to raise, if it must not come in.
-    fn module_seen(&mut self, link_map: LinkMap, activity: &Activity) -> Option<*const Raise> {
-        let module = match self.host.modules.add_if_new(link_map) {
+    fn module_seen(
+        &mut self,
+        link_map: LinkMap,
+        call: &Call,
+        hint: &mut usize,
+        changes: &mut Changes,
+    ) -> Option<*const Raise> {
+        let module = match self.host.modules.add_if_new(link_map, hint) {
             Ok(module) => module?,
-            Err(failure) => return self.refuse(link_map, None, &failure, activity),
+            Err(failure) => return self.refuse(link_map, None, &failure, call),
         };
         let build_id = self.host.modules.get(module)?.build_id?;
         let come = self.core.module_coming(&mut self.host, module, build_id);
+        changes.shown |= come.is_err() || self.is_shown(module);
         let failure = self.describe(come.err()?);
-        self.refuse(link_map, Some(module), &failure, activity)
+        self.refuse(link_map, Some(module), &failure, call)
     }
 
     /// Makes the load fail: while objects are added, by a need that cannot be met; after that, and
@@ -286,8 +314,9 @@ impl Agent {
         link_map: LinkMap,
         module: Option<ModuleId>,
         failure: &Failure,
-        activity: &Activity,
+        call: &Call,
     ) -> Option<*const Raise> {
+        calls::forget_settled();
         let patch = self
             .host
             .refusing
@@ -297,7 +326,7 @@ impl Agent {
         let text = text.push(patch.map(|patch| patch.name()).unwrap_or_default());
         let text = text.push(b"' cannot be applied to ").push(failure.words());
         let hook = self.hook.as_mut()?;
-        match activity {
+        match call.activity {
             Activity::Adding(_) => {
                 hook.message = text.fit_for_library_name();
                 // SAFETY: this is the hook, the object is being added, and the message lives in the agent.
@@ -308,7 +337,7 @@ impl Agent {
                 }
                 None
             }
-            Activity::None if hook.adding && hook.signal_error != 0 => {
+            Activity::None if call.was_adding && hook.signal_error != 0 => {
                 hook.message = text;
                 hook.raise.object = link_map.name_address();
                 hook.raise.text = hook.message.as_c_string().expose_provenance() as u64;
@@ -317,6 +346,22 @@ impl Agent {
             Activity::None | Activity::Deleting => None,
         }
     }
+}
+
+/// What a call of the loader says.
+struct Call {
+    activity: Activity,
+    /// The call before it announced that objects are added: a load is under way.
+    was_adding: bool,
+}
+
+/// What a call of the loader has brought.
+#[derive(Default)]
+struct Changes {
+    /// Modules have come or gone.
+    any: bool,
+    /// A snapshot shows them.
+    shown: bool,
 }
 
 /// What the loader is doing, according to all its namespaces.
@@ -337,5 +382,15 @@ impl Activity {
             Some(_) => Self::Deleting,
             None => Self::None,
         }
+    }
+
+    /// What remains to be done with every call. Whether objects are being added.
+    fn end_call(&self) -> bool {
+        let Self::Adding(namespace) = self else {
+            return false;
+        };
+        // SAFETY: only the hook has calls to end.
+        unsafe { namespace.set_consistent() };
+        true
     }
 }

@@ -2,23 +2,28 @@
 //!
 //! Nothing is decided here; [`engraft_core`] says what and when.
 
-#![expect(unsafe_code, reason = "writes detours")]
+#![expect(unsafe_code, reason = "fills words of images")]
 
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use engraft_abi::{CodeRange, DetourWrite, Outcome, PayloadFunction, PayloadPart};
+use engraft_abi::{CodeRange, Outcome, PayloadFunction, PayloadPart};
+use engraft_core::dispatch::{SiteWords, encode};
 use engraft_core::{
     Callback, CallbackScope, Code, Event, FuncId, Leaving, LinkAddress, ModuleId, ObjectId,
     PatchId, PatchState, SiteTarget, StateId, ThreadId, Trouble, World,
 };
 
-use crate::code::{self, DETOUR_LENGTH};
+use crate::code::DETOUR_LENGTH;
+use crate::control::ControlBlock;
+use crate::dispatch;
 use crate::failure::{Failure, Text};
-use crate::image::{Image, Symbols};
+use crate::image::{Image, Placement, Symbols};
 use crate::memory;
 use crate::modules::{Module, Modules};
 use crate::payloads::{Payload, PayloadView, Payloads};
+use crate::request::Writer;
+use crate::site::{Site, Sites};
 
 /// The agent's side of the model.
 pub(crate) struct Host {
@@ -27,12 +32,12 @@ pub(crate) struct Host {
     /// What was handed over.
     pub payloads: Payloads,
     pub images: Vec<PlacedImage>,
-    detours: Vec<Detour>,
-    /// Where the open transition leads. The controller opens one only when all threads are stopped and
-    /// can switch at once, so sites go straight there instead of choosing by thread.
-    destination_state: PatchState,
-    /// What the last command wrote, for the controller to verify.
-    pub writes: Vec<DetourWrite>,
+    sites: Sites,
+    /// Who writes code.
+    pub writer: Writer,
+    /// The agent's own code, and where stubs go in it.
+    text: Range<u64>,
+    dispatch: u64,
     /// What could not be undone since the last command.
     pub trouble: Option<Failure>,
     /// The patch that had the last module refused.
@@ -51,25 +56,18 @@ pub(crate) struct PlacedImage {
     used: bool,
 }
 
-/// An overwritten function entry.
-struct Detour {
-    module: ModuleId,
-    function: LinkAddress,
-    address: u64,
-    original: [u8; DETOUR_LENGTH],
-    current: [u8; DETOUR_LENGTH],
-}
-
 impl Host {
     /// The host of a process with these modules and no patches.
-    pub(crate) fn new(modules: Modules) -> Self {
+    pub(crate) fn new(modules: Modules, control: ControlBlock) -> Self {
+        let facts = control.read();
         Self {
             modules,
             payloads: Payloads::new(),
             images: Vec::new(),
-            detours: Vec::new(),
-            destination_state: PatchState::Patched,
-            writes: Vec::new(),
+            sites: Sites::new(),
+            writer: Writer::Controller(control),
+            text: facts.text..facts.text + facts.text_length,
+            dispatch: facts.dispatch,
             trouble: None,
             refusing: None,
         }
@@ -83,9 +81,14 @@ impl Host {
             .map(|placed| &placed.image)
     }
 
+    /// Whether a module has images.
+    pub(crate) fn has_images(&self, module: ModuleId) -> bool {
+        self.images.iter().any(|placed| placed.module == module)
+    }
+
     /// Forgets a module that is not mapped any more, and takes the images away that were made for it.
     pub(crate) fn forget_module(&mut self, module: ModuleId) {
-        self.detours.retain(|detour| detour.module != module);
+        self.sites.forget_module(module);
         self.modules.remove(module);
         for placed in self.images.extract_if(.., |placed| placed.module == module) {
             if let Err(failure) = placed.image.release() {
@@ -111,7 +114,7 @@ impl Host {
         }
     }
 
-    /// Adds the addresses of a body that threads have to leave.
+    /// Adds the addresses of a body that threads have to leave, and of the ways to it.
     pub(crate) fn push_ranges(
         &self,
         ranges: &mut Vec<CodeRange>,
@@ -126,18 +129,58 @@ impl Host {
             Code::Func(FuncId { patch, object, .. }) => {
                 let image = self.image(ObjectId { patch, object }, module.id);
                 let code = image.ok_or_else(Failure::bad_payload)?.code();
-                // One byte more in front: at the start of a range a thread counts as clear, because it
-                // has executed nothing there and will go through the site. Here it is past the site.
-                push_range(ranges, code.start - 1..code.end, name)
+                push_inside(ranges, code, name)?;
             }
             Code::Original => {
                 let parts = old.parts.of::<PayloadPart>(view.buffer).unwrap_or_default();
                 parts.iter().try_for_each(|part| {
                     let start = module.elf.load_bias.wrapping_add(part.address);
                     push_range(ranges, start..start + u64::from(part.code.length), name)
-                })
+                })?;
             }
         }
+        // A thread in a stub has not decided, or has decided and not gone yet; one in a trampoline is in
+        // the old function.
+        for placed in self.images.iter().filter(|it| it.module == module.id) {
+            let Some(function) = self.function(placed.object, leaving.function) else {
+                continue;
+            };
+            for (offset, size) in [
+                (function.trampoline_offset, function.trampoline_size),
+                (function.stub_offset, dispatch::STUB_LENGTH as u64),
+            ] {
+                let start = placed.image.base + offset;
+                push_inside(ranges, start..start + size, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the agent's own code, where a thread may be on its way from a stub to a body.
+    pub(crate) fn push_own_range(&self, ranges: &mut Vec<CodeRange>) -> Result<(), Failure> {
+        push_inside(ranges, self.text.clone(), b"engraft's dispatch")
+    }
+
+    /// Adds the bytes that will be overwritten for a body that is the old function itself: no thread may be
+    /// about to execute the middle of them.
+    pub(crate) fn push_site(
+        &self,
+        sites: &mut Vec<CodeRange>,
+        leaving: Leaving,
+    ) -> Result<(), Failure> {
+        let known = self.sites.get(leaving.module, leaving.function);
+        if leaving.code != Code::Original || known.is_some_and(|site| !site.is_original()) {
+            return Ok(());
+        }
+        let module = self.module(leaving.module)?;
+        let (view, old) = self.old_function(module, leaving.function)?;
+        let start = module.elf.load_bias.wrapping_add(leaving.function.0) + old.site_offset;
+        push_range(sites, start..start + DETOUR_LENGTH as u64, view.name(old))
+    }
+
+    /// What a patch's object says of an old function.
+    fn function(&self, object: ObjectId, function: LinkAddress) -> Option<&PayloadFunction> {
+        self.payloads.view(object)?.function_at(function)
     }
 
     /// What some patch knows of an old function of a module: they all know the same.
@@ -186,129 +229,136 @@ impl Host {
                     code_differs(view.name(function), address, b"differs")
                 })?;
             }
-            if code::detour_offset(view.old_code(function).unwrap_or_default()).is_none() {
-                let text = Text::EMPTY.push(b"function '").push(view.name(function));
-                let text = text.push(b"' is shorter than a jump");
-                return Err(Failure {
-                    outcome: Outcome::NoRoom,
-                    text,
-                });
-            }
         }
         Ok(())
     }
 
     fn check_bytes(&self, range: &Range<u64>, code: &[u8]) -> Result<(), memory::Difference> {
-        let within = |detour: &&Detour| range.contains(&detour.address);
-        let Some(detour) = self.detours.iter().find(within) else {
+        let Some(site) = self.sites.within(range) else {
             return memory::equals(range.start, code);
         };
-        let (before, rest) = code.split_at((detour.address - range.start) as usize);
+        let (before, rest) = code.split_at((site.address - range.start) as usize);
         let (replaced, after) = rest.split_at(DETOUR_LENGTH.min(rest.len()));
         memory::equals(range.start, before)?;
-        memory::equals(detour.address, &detour.current)?;
-        memory::equals(detour.address + replaced.len() as u64, after)?;
-        match detour.original == *replaced {
+        memory::equals(site.address, &site.current)?;
+        memory::equals(site.address + replaced.len() as u64, after)?;
+        match site.original == *replaced {
             true => Ok(()),
             false => Err(memory::Difference {
-                address: detour.address,
+                address: site.address,
             }),
         }
     }
 
-    /// Where a site's target is in memory; `None` for the old function itself.
-    fn destination(
+    /// Where a body is in memory; the old function's, by the way in the image of `with`.
+    fn body(
         &self,
-        target: SiteTarget,
+        code: Code,
         module: ModuleId,
-    ) -> Result<Option<(ObjectId, u64)>, Failure> {
-        let code = match (target, self.destination_state) {
-            (SiteTarget::Original, _) => Code::Original,
-            (SiteTarget::Direct(func), _) => Code::Func(func),
-            (SiteTarget::Dispatch { old, .. }, PatchState::Unpatched) => old,
-            (SiteTarget::Dispatch { new, .. }, PatchState::Patched) => new,
+        function: LinkAddress,
+        with: ObjectId,
+    ) -> Result<u64, Failure> {
+        let (object, is_original) = match code {
+            Code::Original => (with, true),
+            Code::Func(FuncId { patch, object, .. }) => (ObjectId { patch, object }, false),
         };
-        let Code::Func(func) = code else {
-            return Ok(None);
-        };
-        let object = ObjectId {
-            patch: func.patch,
-            object: func.object,
-        };
-        let image = self
-            .image(object, module)
-            .ok_or_else(Failure::bad_payload)?;
-        let functions = self.view(object)?.functions();
-        let function = functions
-            .get(func.func as usize)
-            .ok_or_else(Failure::bad_payload)?;
-        Ok(Some((object, image.base + function.new_offset)))
+        self.place(module, function, object, |known| match is_original {
+            true => known.trampoline_offset,
+            false => known.new_offset,
+        })
     }
 
-    /// The detour of a function, made (but not written) if there is none.
-    fn detour(&mut self, module: ModuleId, function: LinkAddress) -> Result<usize, Failure> {
-        let known = |detour: &Detour| detour.module == module && detour.function == function;
-        if let Some(index) = self.detours.iter().position(known) {
-            return Ok(index);
+    /// Where a choice leads, by the ways in the image of `with`.
+    fn bodies(
+        &self,
+        module: ModuleId,
+        function: LinkAddress,
+        with: ObjectId,
+        (old, new): (Code, Code),
+    ) -> Result<(u64, u64), Failure> {
+        let body = |code| self.body(code, module, function, with);
+        Ok((body(old)?, body(new)?))
+    }
+
+    /// The words of the stub in the image of `with`.
+    fn words(
+        &self,
+        module: ModuleId,
+        function: LinkAddress,
+        with: ObjectId,
+    ) -> Result<&'static SiteWords, Failure> {
+        let place = |known: &PayloadFunction| known.words_offset;
+        let words = self.place(module, function, with, place)? as usize;
+        let words = core::ptr::with_exposed_provenance::<SiteWords>(words);
+        // SAFETY: `Payload::check` has made sure that they are aligned words of the image's data, which are for
+        // nothing else; whoever releases the image has forgotten its sites.
+        Ok(unsafe { &*words })
+    }
+
+    /// Address of the stub in the image of `with`.
+    fn stub(
+        &self,
+        module: ModuleId,
+        function: LinkAddress,
+        with: ObjectId,
+    ) -> Result<u64, Failure> {
+        self.place(module, function, with, |known| known.stub_offset)
+    }
+
+    /// A place in the image of `with` that belongs to a function.
+    fn place(
+        &self,
+        module: ModuleId,
+        function: LinkAddress,
+        with: ObjectId,
+        offset: impl Fn(&PayloadFunction) -> u64,
+    ) -> Result<u64, Failure> {
+        let image = self.image(with, module);
+        let image = image.ok_or_else(Failure::bad_payload)?;
+        let known = self.function(with, function);
+        Ok(image.base + offset(known.ok_or_else(Failure::bad_payload)?))
+    }
+
+    /// The image that has the stub for a choice: that of the newer body, or else of the older one.
+    fn chooser(target: SiteTarget) -> Option<ObjectId> {
+        let SiteTarget::Dispatch { old, new } = target else {
+            return None;
+        };
+        [new, old].into_iter().find_map(|code| match code {
+            Code::Func(FuncId { patch, object, .. }) => Some(ObjectId { patch, object }),
+            Code::Original => None,
+        })
+    }
+
+    /// Makes a site known, before anything leads through it.
+    fn add_site(&mut self, module: ModuleId, function: LinkAddress) -> Result<(), Failure> {
+        if self.sites.get(module, function).is_some() {
+            return Ok(());
         }
         let (view, old) = self.old_function(self.module(module)?, function)?;
-        let old_code = view.old_code(old).ok_or_else(Failure::bad_payload)?;
-        let offset = code::detour_offset(old_code).ok_or_else(Failure::bad_payload)?;
-        let original = old_code
-            .get(offset..)
+        let original = view
+            .old_code(old)
+            .and_then(|code| code.get(old.site_offset as usize..))
             .and_then(<[u8]>::first_chunk::<DETOUR_LENGTH>)
             .copied()
             .ok_or_else(Failure::bad_payload)?;
         let start = self.module(module)?.elf.load_bias.wrapping_add(function.0);
-        let address = start + offset as u64;
-        self.detours
-            .try_reserve(1)
-            .map_err(|_| Failure::out_of_memory())?;
-        self.detours.push(Detour {
+        self.sites.add(Site {
             module,
             function,
-            address,
+            address: start + old.site_offset,
             original,
             current: original,
-        });
-        Ok(self.detours.len() - 1)
+            stub: None,
+        })
     }
 
-    /// Writes the bytes of a detour, if they are not there already.
-    fn write_detour(&mut self, index: usize, bytes: [u8; DETOUR_LENGTH]) -> Result<(), Failure> {
-        self.writes
-            .try_reserve(1)
-            .map_err(|_| Failure::out_of_memory())?;
-        let detour = self
-            .detours
-            .get_mut(index)
-            .ok_or_else(Failure::bad_payload)?;
-        if detour.current == bytes {
-            return Ok(());
+    /// Sites have led, or are about to lead, into an image: it stays for as long as its patch is known.
+    fn use_image(&mut self, object: ObjectId, module: ModuleId) {
+        let mut images = self.images.iter_mut();
+        if let Some(placed) = images.find(|it| it.object == object && it.module == module) {
+            placed.used = true;
         }
-        memory::equals(detour.address, &detour.current).map_err(|_| {
-            let text = Text::EMPTY.push(b"somebody else has changed the code at ");
-            let text = text.push_hexadecimal(detour.address);
-            Failure {
-                outcome: Outcome::CodeDiffers,
-                text,
-            }
-        })?;
-        // SAFETY: either the controller has stopped all threads and none is inside these bytes, or the
-        // module is coming and nobody runs it yet. What is written is a whole jump, or the old code.
-        unsafe { code::write_code(detour.address, &bytes) }?;
-        detour.current = bytes;
-        let mut expected = [0; 16];
-        for (to, from) in expected.iter_mut().zip(bytes) {
-            *to = from;
-        }
-        let length = DETOUR_LENGTH as u64;
-        self.writes.push(DetourWrite {
-            address: detour.address,
-            length,
-            bytes: expected,
-        });
-        Ok(())
     }
 }
 
@@ -334,7 +384,12 @@ impl World for Host {
             module: target,
             view,
         };
-        let image = Image::place(view.buffer, view.object, &target.span, &symbols)?;
+        let place = Placement {
+            module: &target.span,
+            symbols: &symbols,
+            dispatch: self.dispatch,
+        };
+        let image = Image::place(view.buffer, view.object, &place)?;
         self.images.push(PlacedImage {
             object,
             module,
@@ -345,9 +400,7 @@ impl World for Host {
     }
 
     fn release_object(&mut self, object: ObjectId, module: ModuleId) -> Result<(), Failure> {
-        // A detour that leads nowhere any more is the old code again.
-        self.detours
-            .retain(|detour| detour.current != detour.original);
+        self.sites.forget_original();
         let unused = |placed: &PlacedImage| {
             placed.object == object && placed.module == module && !placed.used
         };
@@ -373,20 +426,55 @@ impl World for Host {
         function: LinkAddress,
         target: SiteTarget,
     ) -> Result<(), Failure> {
-        let destination = self.destination(target, module)?;
-        let index = self.detour(module, function)?;
-        let detour = self.detours.get(index).ok_or_else(Failure::bad_payload)?;
-        let bytes = match destination {
-            Some((_, to)) => code::jump(detour.address, to).ok_or_else(code::out_of_reach)?,
-            None => detour.original,
+        self.add_site(module, function)?;
+        // If that image has been removed, no thread was inside.
+        let before = self.sites.get(module, function).and_then(|site| site.stub);
+        let before = before.filter(|with| self.image(*with, module).is_some());
+        let stub = Self::chooser(target);
+        let (old, new) = match target {
+            SiteTarget::Original => (Code::Original, Code::Original),
+            SiteTarget::Direct(func) => (Code::Func(func), Code::Func(func)),
+            SiteTarget::Dispatch { old, new } => (old, new),
         };
-        self.write_detour(index, bytes)?;
-        if let Some((object, _)) = destination {
-            let this =
-                |placed: &&mut PlacedImage| placed.object == object && placed.module == module;
-            if let Some(placed) = self.images.iter_mut().find(this) {
-                placed.used = true;
+        let to = match target {
+            SiteTarget::Original => None,
+            SiteTarget::Direct(FuncId { patch, object, .. }) => {
+                let object = ObjectId { patch, object };
+                self.use_image(object, module);
+                Some(self.body(new, module, function, object)?)
             }
+            SiteTarget::Dispatch { .. } => {
+                let with = stub.ok_or_else(Failure::bad_payload)?;
+                self.use_image(with, module);
+                Some(self.stub(module, function, with)?)
+            }
+        };
+        // Where a site begins to choose, its words come first. If the site cannot be written, they are as
+        // they were: a thread may be in the stub from the last time.
+        let bodies = |with| self.bodies(module, function, with, (old, new));
+        let (words, bodies_then) = match stub {
+            Some(with) => (Some(self.words(module, function, with)?), bodies(with)?),
+            None => (None, (0, 0)),
+        };
+        let bodies_now = words.map(SiteWords::bodies);
+        if let Some(words) = words {
+            words.write(bodies_then.0, bodies_then.1);
+        }
+        let writer = self.writer;
+        let site = self.sites.get_mut(module, function);
+        let site = site.ok_or_else(Failure::bad_payload)?;
+        if let Err(failure) = site.lead(writer, to) {
+            if let (Some(words), Some((old, new))) = (words, bodies_now) {
+                words.write(old, new);
+            }
+            return Err(failure);
+        }
+        site.stub = stub.or(before);
+        // Where it ceases to choose, or chooses elsewhere, the words come after, for threads that are still
+        // inside the stub: until this transition closes, their state says the same.
+        if let Some(with) = before.filter(|_| stub != before) {
+            let (old, new) = self.bodies(module, function, with, (old, new))?;
+            self.words(module, function, with)?.write(old, new);
         }
         Ok(())
     }
@@ -396,26 +484,29 @@ impl World for Host {
         others: PatchState,
         threads: &mut dyn Iterator<Item = (ThreadId, PatchState)>,
     ) -> Result<(), Failure> {
-        for (_, state) in threads {
-            if state != others {
-                let text = b"a thread would have to stay behind";
-                return Err(Failure::new(Outcome::NotAllowed, text));
-            }
-        }
-        self.destination_state = others.other();
-        Ok(())
+        let opened = dispatch::table().open(others, threads);
+        opened.map_err(|_| Failure::out_of_memory())
     }
 
-    fn switch_others(&mut self, _: PatchState) {}
+    fn switch_others(&mut self, state: PatchState) -> Result<(), Failure> {
+        self.writer.store(dispatch::others_word(), encode(state))
+    }
 
-    fn switch_thread(&mut self, _: ThreadId, _: PatchState) {}
+    fn switch_thread(&mut self, thread: ThreadId, state: PatchState) -> Result<(), Failure> {
+        match dispatch::thread_word(thread) {
+            Some(word) => self.writer.store(word, encode(state)),
+            None => Ok(()),
+        }
+    }
 
-    fn close_transition(&mut self) {}
+    fn close_transition(&mut self) {
+        dispatch::table().close();
+    }
 
     fn event(&mut self, event: Event) {
         match event {
             Event::Refusing(patch, _) => self.refusing = Some(patch),
-            Event::Starting(patch, PatchState::Patched) => self.payloads.keep(patch),
+            Event::Initializing(patch, PatchState::Patched) => self.payloads.keep(patch),
             _ => {}
         }
     }
@@ -460,11 +551,18 @@ impl Symbols for ModuleSymbols<'_> {
     }
 }
 
-pub(crate) fn push_range(
+/// The same for code whose very start counts as inside: one byte more in front. (At the start of a range a
+/// thread counts as clear, because it has executed nothing there and will go through the site. Here it is past
+/// the site.)
+pub(crate) fn push_inside(
     ranges: &mut Vec<CodeRange>,
     range: Range<u64>,
     name: &[u8],
 ) -> Result<(), Failure> {
+    push_range(ranges, range.start - 1..range.end, name)
+}
+
+fn push_range(ranges: &mut Vec<CodeRange>, range: Range<u64>, name: &[u8]) -> Result<(), Failure> {
     let mut padded = [0; 64];
     for (to, from) in padded.iter_mut().zip(name) {
         *to = *from;

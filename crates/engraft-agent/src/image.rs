@@ -10,10 +10,11 @@
 use core::ops::Range;
 
 use engraft_abi::{
-    Outcome, PayloadObject, PayloadRelocation, flags, relocation_kind as kind,
+    Outcome, PayloadFunction, PayloadObject, PayloadRelocation, flags, relocation_kind as kind,
     relocation_target as target,
 };
 
+use crate::dispatch;
 use crate::failure::{Failure, Text};
 use crate::memory::bytes_mut;
 use crate::system::{
@@ -69,30 +70,45 @@ pub(crate) trait Symbols {
     fn import(&self, index: u64) -> Result<u64, Failure>;
 }
 
+/// What an image is placed for.
+pub(crate) struct Placement<'a> {
+    /// The addresses of the module, within whose reach it has to be.
+    pub module: &'a Range<u64>,
+    /// What its relocations refer to.
+    pub symbols: &'a dyn Symbols,
+    /// Where its stubs lead.
+    pub dispatch: u64,
+}
+
 impl Image {
-    /// Builds the image of `object` within reach of a module that occupies `module`.
+    /// Builds the image of `object`.
     ///
     /// `payload` is the buffer that the object's offsets refer to. After an error nothing is left.
     pub(crate) fn place(
         payload: &[u8],
         object: &PayloadObject,
-        module: &Range<u64>,
-        symbols: &dyn Symbols,
+        place: &Placement<'_>,
     ) -> Result<Self, Failure> {
         let layout = Layout::of(object).ok_or_else(Failure::bad_payload)?;
-        let base = reserve_near(module, layout.length)?;
+        let base = reserve_near(place.module, layout.length)?;
         let image = Self {
             base,
             layout,
             escapes: object.flags & flags::ADDRESS_ESCAPES != 0,
         };
         image
-            .fill(payload, object, symbols)
+            .fill(payload, object, place)
             .map_err(|failure| match image.unmap() {
                 Ok(()) => failure,
                 Err(undo) => undo,
             })?;
         Ok(image)
+    }
+
+    /// Where the variables of an object's image are, from its start.
+    pub(crate) fn data_of(object: &PayloadObject) -> Option<Range<u64>> {
+        let layout = Layout::of(object)?;
+        Some(layout.data..layout.length)
     }
 
     /// The addresses of the image's code.
@@ -125,7 +141,7 @@ impl Image {
         &self,
         payload: &[u8],
         object: &PayloadObject,
-        symbols: &dyn Symbols,
+        place: &Placement<'_>,
     ) -> Result<(), Failure> {
         let Layout {
             read_only,
@@ -154,7 +170,16 @@ impl Image {
             .of(payload)
             .ok_or_else(Failure::bad_payload)?;
         for relocation in relocations {
-            self.relocate(content, relocation, symbols)?;
+            self.relocate(content, relocation, place.symbols)?;
+        }
+        let functions = object.functions.of::<PayloadFunction>(payload);
+        for function in functions.ok_or_else(Failure::bad_payload)? {
+            let stub = dispatch::stub(self.base + function.words_offset, place.dispatch);
+            content
+                .get_mut(function.stub_offset as usize..)
+                .and_then(|rest| rest.get_mut(..stub.len()))
+                .ok_or_else(Failure::bad_payload)?
+                .copy_from_slice(&stub);
         }
         self.map_segments(&staging, content)
     }

@@ -13,9 +13,11 @@ extern crate alloc;
 extern crate std;
 
 mod agent;
+mod calls;
 mod code;
 mod commands;
 mod control;
+mod dispatch;
 mod elf;
 mod failure;
 mod hook;
@@ -26,11 +28,14 @@ mod lock;
 mod memory;
 mod modules;
 mod payloads;
+mod request;
 mod retired;
 #[cfg(feature = "freestanding")]
 mod runtime;
+mod site;
 mod snapshot;
 mod system;
+mod transition;
 
 pub use commands::remote_command;
 pub use hook::loader_hook;

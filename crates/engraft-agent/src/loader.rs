@@ -67,6 +67,24 @@ impl Namespace {
     }
 }
 
+/// A number that stands for all that the loader lists: another one when an object has come, gone or moved. Never
+/// 0. Each word changes all that follows, so two different lists have the same number once in 2^64 cases.
+pub(crate) fn fingerprint(debug: u64) -> u64 {
+    /// 2^64 divided by the golden ratio: an odd number without a pattern.
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut print = 0_u64;
+    let mut add = |word: u64| print = (print ^ word).wrapping_mul(SPREAD).rotate_left(31);
+    for namespace in Namespace::all(debug) {
+        add(namespace.0);
+        for link_map in namespace.link_maps() {
+            add(link_map.0);
+            add(link_map.load_bias());
+            add(link_map.dynamic());
+        }
+    }
+    print.max(1)
+}
+
 /// Address of the function that the loader calls at every load and unload (`r_brk`).
 pub(crate) fn break_function(debug: u64) -> u64 {
     // SAFETY: the base r_debug exists as long as the loader.

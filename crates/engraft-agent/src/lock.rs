@@ -44,6 +44,11 @@ unsafe impl Sync for State {}
 
 static STATE: State = State(UnsafeCell::new(None));
 
+/// Address of the word that is 0 while nobody holds the lock, for looks from outside.
+pub(crate) fn holder_address() -> u64 {
+    (&raw const HOLDER).expose_provenance() as u64
+}
+
 /// The right to use the agent's state.
 pub(crate) struct Guard(());
 
@@ -55,9 +60,20 @@ impl Guard {
         signals: Option<SignalSet>,
         filtered: bool,
     ) -> Option<Self> {
-        let own = match filtered {
-            true => UNKNOWN_PROCESS,
-            false => system::process_id() as u64,
+        Self::try_acquire_as(0, entry_stack, signals, filtered)
+    }
+
+    /// The same for a caller who knows the process's number; 0 if not.
+    pub(crate) fn try_acquire_as(
+        process: u64,
+        entry_stack: u64,
+        signals: Option<SignalSet>,
+        filtered: bool,
+    ) -> Option<Self> {
+        let own = match (filtered, process) {
+            (true, _) => UNKNOWN_PROCESS,
+            (false, 0) => system::process_id() as u64,
+            (false, process) => process,
         };
         // ORDERING: Acquire pairs with the Release in `drop`: what the last holder wrote is visible.
         let taken = HOLDER.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed);
@@ -123,6 +139,12 @@ impl Drop for Guard {
         // ORDERING: Release pairs with the Acquire in `try_acquire`.
         HOLDER.store(0, Ordering::Release);
     }
+}
+
+/// The process that holds the lock: the one that the caller runs in, if the caller holds it and is not filtered.
+pub(crate) fn holder() -> usize {
+    // ORDERING: written by this thread itself.
+    HOLDER.load(Ordering::Relaxed) as usize
 }
 
 /// After a panic of the holder: marks the state, releases the lock, and tells where to return to.

@@ -6,7 +6,7 @@
 
 #![expect(unsafe_code, reason = "reads the process's memory by address")]
 
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::system;
 
@@ -41,9 +41,66 @@ pub(crate) unsafe fn bytes_mut<'a>(address: u64, length: usize) -> &'a mut [u8] 
 }
 
 /// A value at an address that may be wrong: the kernel does the reading, and refuses politely.
-pub(crate) fn probe<T: FromBytes + zerocopy::IntoBytes>(address: u64) -> Option<T> {
+pub(crate) fn probe<T: FromBytes + IntoBytes>(address: u64) -> Option<T> {
     let mut value = T::new_zeroed();
     system::read_own_memory(address, value.as_mut_bytes()).then_some(value)
+}
+
+/// A piece of memory that was read at once: each reading is a system call. What lies elsewhere is read when it is
+/// asked for.
+pub(crate) struct Window {
+    /// Its address.
+    pub start: u64,
+    /// The bytes that were there.
+    pub bytes: [u8; Self::LENGTH as usize],
+    /// How many of them count: 0 if not all could be read.
+    pub length: usize,
+}
+
+impl Window {
+    /// The longest window: room for an ELF header, the program headers and the build-id, which link editors
+    /// put behind them; not more than a page, so that all of it is readable if the start of a page is.
+    pub(crate) const LENGTH: u64 = 1024;
+
+    /// A window on `length` bytes, or on the first of them.
+    #[inline(never)]
+    pub(crate) fn at(start: u64, length: u64) -> Self {
+        let length = length.min(Self::LENGTH) as usize;
+        let mut window = Self {
+            start,
+            bytes: [0; Self::LENGTH as usize],
+            length: 0,
+        };
+        if let Some(bytes) = window.bytes.get_mut(..length)
+            && system::read_own_memory(start, bytes)
+        {
+            window.length = length;
+        }
+        window
+    }
+
+    /// Copies memory into `buffer`; false if not all of it is mapped and readable.
+    #[inline(never)]
+    pub(crate) fn copy(&self, address: u64, buffer: &mut [u8]) -> bool {
+        let seen = self.bytes.get(..self.length).unwrap_or_default();
+        let offset = address.wrapping_sub(self.start);
+        let inside = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| seen.get(offset..)?.get(..buffer.len()));
+        match inside {
+            Some(inside) => {
+                buffer.copy_from_slice(inside);
+                true
+            }
+            None => system::read_own_memory(address, buffer),
+        }
+    }
+
+    /// A value at an address that may be wrong.
+    pub(crate) fn get<T: FromBytes + IntoBytes>(&self, address: u64) -> Option<T> {
+        let mut value = T::new_zeroed();
+        self.copy(address, value.as_mut_bytes()).then_some(value)
+    }
 }
 
 /// Compares memory with `expected`, in pieces, without trusting the address.
@@ -98,6 +155,22 @@ mod tests {
     fn a_wrong_address_is_an_answer() {
         assert_eq!(probe::<u64>(8), None);
         assert_eq!(equals(8, b"x"), Err(Difference { address: 8 }));
+    }
+
+    #[test]
+    fn a_window_shows_what_is_there_and_the_rest_is_read() {
+        let data: [u8; 2048] = core::array::from_fn(|index| (index / 7) as u8);
+        let address = data.as_ptr().expose_provenance() as u64;
+        let window = Window::at(address, Window::LENGTH);
+        assert_eq!(window.length, 1024);
+        for place in [0, 500, 1016, 1020, 1024, 2040] {
+            let want = data[place..].first_chunk().copied();
+            assert_eq!(window.get::<[u8; 8]>(address + place as u64), want);
+        }
+        let nowhere = Window::at(8, Window::LENGTH);
+        assert_eq!((nowhere.length, nowhere.get::<u64>(8)), (0, None));
+        let elsewhere = nowhere.get::<[u8; 8]>(address);
+        assert_eq!(elsewhere, data.first_chunk().copied());
     }
 
     #[test]

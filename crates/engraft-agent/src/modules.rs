@@ -3,9 +3,11 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use engraft_abi::{BuildIdBytes, LoadedModule};
 use engraft_core::{BuildId, ModuleId};
 
-use crate::elf::LoadedElf;
+use crate::calls;
+use crate::elf::{Found, LoadedElf};
 use crate::failure::Failure;
 use crate::loader::{LinkMap, Namespace};
 
@@ -24,18 +26,25 @@ pub(crate) struct Module {
     pub build_id: Option<BuildId>,
     /// The loader's name of it; empty for the main program.
     pub path: Vec<u8>,
-    stage: Stage,
+    /// The loader's call at which it was first seen; `None` if it was in use already.
+    seen_at: Option<u64>,
+    /// The loader lists it.
+    listed: bool,
 }
 
-/// How far the loader is with a module.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Mapped.
-    Mapped,
-    /// The loader has said "consistent", which it says before or after relocation.
-    Consistent,
-    /// Relocated and in use.
-    Live,
+/// What is known of a module that is to be added.
+struct Known<'a> {
+    link_map: Option<LinkMap>,
+    dynamic: u64,
+    elf: LoadedElf,
+    span: Range<u64>,
+    build_id: Option<BuildId>,
+    path: &'a [u8],
+}
+
+fn build_id(found: &LoadedModule) -> Option<BuildId> {
+    let BuildIdBytes { bytes, length } = &found.build_id;
+    BuildId::new(bytes.get(..*length as usize)?)
 }
 
 impl Module {
@@ -47,7 +56,7 @@ impl Module {
 
     /// Whether it is relocated for certain.
     pub(crate) fn is_live(&self) -> bool {
-        self.stage == Stage::Live
+        self.seen_at.is_none_or(calls::is_relocated)
     }
 }
 
@@ -78,68 +87,109 @@ impl Modules {
         self.list.iter().find(|module| module.id == id)
     }
 
-    /// Adds the main program of a process without a loader.
-    pub(crate) fn add_program(&mut self) -> Result<(), Failure> {
-        self.add(None, 0, self.program, b"").map(drop)
+    /// A module that is not among those that the controller has found, after a time in which nobody looked: not
+    /// loaded any more, or another file at the same place.
+    pub(crate) fn find_missing(&self, found: &[LoadedModule]) -> Option<ModuleId> {
+        let same = |module: &Module, found: &LoadedModule| {
+            module.link_map.map_or(0, |map| map.0) == found.link_map
+                && module.elf.load_bias == found.load_bias
+                && module.dynamic == found.dynamic
+                && module.build_id == build_id(found)
+        };
+        let mut list = self.list.iter();
+        let missing = list.find(|module| !found.iter().any(|found| same(module, found)));
+        missing.map(|module| module.id)
     }
 
-    /// Adds an object that the loader lists, unless it is known or has nothing to patch; its core name.
-    pub(crate) fn add_if_new(&mut self, link_map: LinkMap) -> Result<Option<ModuleId>, Failure> {
+    /// Adds a module that the controller has found, unless it is known. `list` is what its path refers to.
+    pub(crate) fn adopt(&mut self, found: &LoadedModule, list: &[u8]) -> Result<(), Failure> {
+        let link_map = (found.link_map != 0).then_some(LinkMap(found.link_map));
+        let known = |module: &Module| {
+            module.link_map == link_map && module.elf.load_bias == found.load_bias
+        };
+        if self.list.iter().any(known) {
+            return Ok(());
+        }
+        let elf = LoadedElf::with_program_headers(
+            found.load_bias,
+            found.program_headers,
+            found.program_header_count,
+        );
+        let path = found.path.of(list).ok_or_else(Failure::bad_payload)?;
+        self.push(Known {
+            link_map,
+            dynamic: found.dynamic,
+            elf,
+            span: found.start..found.end,
+            build_id: build_id(found),
+            path,
+        })
+        .map(drop)
+    }
+
+    /// Adds an object that the loader lists, unless it is known; its core name. `None` if there is nothing to
+    /// patch in it; `hint` is as for [`Self::position`].
+    pub(crate) fn add_if_new(
+        &mut self,
+        link_map: LinkMap,
+        hint: &mut usize,
+    ) -> Result<Option<ModuleId>, Failure> {
         let dynamic = link_map.dynamic();
         // An object that is listed twice is the loader's mirror of itself in another namespace.
-        let known = |module: &Module| module.is(link_map) || module.dynamic == dynamic;
-        if dynamic == 0 || self.list.iter().any(known) {
+        let mirror = |module: &Module| module.dynamic == dynamic;
+        if dynamic == 0 || self.position(link_map, hint).is_some() || self.list.iter().any(mirror) {
             return Ok(None);
         }
         let bias = link_map.load_bias();
         let name = link_map.name();
-        let is_program = name.is_empty() && bias == self.program.load_bias;
-        let elf = if is_program {
-            Some(self.program)
-        } else {
-            LoadedElf::find(bias, dynamic)
+        let found = match name.is_empty() && bias == self.program.load_bias {
+            true => Some(self.program.examine()),
+            false => LoadedElf::find(bias, dynamic),
         };
-        let Some(elf) = elf else { return Ok(None) };
-        self.add(Some(link_map), dynamic, elf, name).map(Some)
+        let Some(Found {
+            elf,
+            span,
+            build_id,
+        }) = found
+        else {
+            // Perhaps it is not there yet.
+            calls::forget_settled();
+            return Ok(None);
+        };
+        let module = Known {
+            link_map: Some(link_map),
+            dynamic,
+            elf,
+            span,
+            build_id,
+            path: name,
+        };
+        self.push(module).map(Some)
     }
 
-    fn add(
-        &mut self,
-        link_map: Option<LinkMap>,
-        dynamic: u64,
-        elf: LoadedElf,
-        name: &[u8],
-    ) -> Result<ModuleId, Failure> {
+    fn push(&mut self, known: Known<'_>) -> Result<ModuleId, Failure> {
         let mut path = Vec::new();
-        path.try_reserve_exact(name.len())
+        path.try_reserve_exact(known.path.len())
             .map_err(|_| Failure::out_of_memory())?;
-        path.extend_from_slice(name);
+        path.extend_from_slice(known.path);
         self.list
             .try_reserve(1)
             .map_err(|_| Failure::out_of_memory())?;
         let id = ModuleId(self.next_id);
         self.next_id += 1;
-        let (span, build_id) = (elf.span(), elf.build_id());
         let module = Module {
             id,
-            link_map,
-            dynamic,
-            elf,
-            span,
-            build_id,
+            link_map: known.link_map,
+            dynamic: known.dynamic,
+            elf: known.elf,
+            span: known.span,
+            build_id: known.build_id,
             path,
-            stage: Stage::Mapped,
+            seen_at: Some(calls::number()),
+            listed: true,
         };
         self.list.push(module);
         Ok(id)
-    }
-
-    /// A module that is not what it was, after a time in which nobody looked: not listed any more, or
-    /// another file at the same place.
-    pub(crate) fn find_changed(&self, debug: u64) -> Option<ModuleId> {
-        let changed = |module: &&Module| module.elf.build_id() != module.build_id;
-        let found = self.list.iter().find(changed).map(|module| module.id);
-        self.find_vanished(debug).or(found)
     }
 
     /// Changes with every module that is added.
@@ -152,35 +202,45 @@ impl Modules {
         self.list.retain(|module| module.id != id);
     }
 
-    /// A module that the loader does not list any more.
-    pub(crate) fn find_vanished(&self, debug: u64) -> Option<ModuleId> {
-        let listed = |module: &&Module| {
-            let mut link_maps = Namespace::all(debug).flat_map(Namespace::link_maps);
-            module.link_map.is_none() || link_maps.any(|link_map| module.is(link_map))
+    /// Where the module of a link map is in our list. The loader's lists have almost the same order, so that
+    /// one who goes along them finds each module behind the last one, which `hint` remembers.
+    fn position(&self, link_map: LinkMap, hint: &mut usize) -> Option<usize> {
+        let is = |module: &Module| module.is(link_map);
+        let position = match self.list.get(*hint).is_some_and(is) {
+            true => *hint,
+            false => self.list.iter().position(is)?,
         };
-        self.list
-            .iter()
-            .find(|module| !listed(module))
-            .map(|module| module.id)
+        *hint = position + 1;
+        Some(position)
+    }
+
+    /// Looks which modules the loader lists.
+    pub(crate) fn note_listed(&mut self, debug: u64) {
+        for module in &mut self.list {
+            module.listed = module.link_map.is_none();
+        }
+        let mut hint = 0;
+        for namespace in Namespace::all(debug) {
+            for link_map in namespace.link_maps() {
+                let position = self.position(link_map, &mut hint);
+                if let Some(module) = position.and_then(|position| self.list.get_mut(position)) {
+                    module.listed = true;
+                }
+            }
+        }
+    }
+
+    /// A module that the loader does not list any more.
+    pub(crate) fn find_vanished(&self) -> Option<ModuleId> {
+        let vanished = self.list.iter().find(|module| !module.listed);
+        vanished.map(|module| module.id)
     }
 
     /// All modules are in use: nothing is being loaded.
     pub(crate) fn set_live(&mut self) {
         self.list
             .iter_mut()
-            .for_each(|module| module.stage = Stage::Live);
-    }
-
-    /// The loader has called. What it had called consistent before is relocated by now, since it
-    /// relocates either before it says so or right after. `consistent`: it says so now.
-    pub(crate) fn advance(&mut self, consistent: bool) {
-        for module in &mut self.list {
-            module.stage = match module.stage {
-                Stage::Mapped if consistent => Stage::Consistent,
-                Stage::Mapped => Stage::Mapped,
-                Stage::Consistent | Stage::Live => Stage::Live,
-            };
-        }
+            .for_each(|module| module.seen_at = None);
     }
 
     /// The first definition of a symbol, in load order. Only modules in use count: a coming one is not

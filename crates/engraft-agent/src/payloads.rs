@@ -4,11 +4,14 @@
 
 use alloc::vec::Vec;
 
-use engraft_abi::{PayloadFunction, PayloadHeader, PayloadImport, PayloadObject, VERSION};
+use engraft_abi::{
+    PayloadFunction, PayloadHeader, PayloadImport, PayloadObject, STUB_SIZE, VERSION, WORDS_SIZE,
+};
 use engraft_core::{LinkAddress, ObjectId, PatchId};
 use zerocopy::FromBytes;
 
 use crate::failure::Failure;
+use crate::image::Image;
 use crate::memory::bytes;
 use crate::system::{self, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE};
 
@@ -79,24 +82,16 @@ impl<'a> PayloadView<'a> {
     }
 }
 
-/// All patches that are known.
+/// All patches that are known, and memory that controllers have and have not handed over.
 pub(crate) struct Payloads {
     list: Vec<Payload>,
+    /// Address and length of each.
+    lent: Vec<(u64, u64)>,
 }
 
-/// Maps memory for a payload.
-pub(crate) fn allocate(length: u64) -> Result<u64, Failure> {
-    let (protection, flags) = (PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
-    // SAFETY: a new mapping at an address of the kernel's choice.
-    unsafe { system::map(0, length as usize, protection, flags, None, 0) }
-        .map_err(|errno| Failure::system_call(b"mapping memory for a patch", errno))
-}
-
-/// Gives memory for a payload back.
-///
 /// # Safety
-/// The range came from [`allocate`] and no payload uses it.
-pub(crate) unsafe fn free(address: u64, length: u64) -> Result<(), Failure> {
+/// The range came from [`Payloads::lend`] and nothing uses it any more.
+unsafe fn free(address: u64, length: u64) -> Result<(), Failure> {
     // SAFETY: the caller's promise.
     unsafe { system::unmap(address, length as usize) }
         .map_err(|errno| Failure::system_call(b"unmapping a patch", errno))
@@ -105,14 +100,61 @@ pub(crate) unsafe fn free(address: u64, length: u64) -> Result<(), Failure> {
 impl Payloads {
     /// None.
     pub(crate) const fn new() -> Self {
-        Self { list: Vec::new() }
+        Self {
+            list: Vec::new(),
+            lent: Vec::new(),
+        }
+    }
+
+    /// Maps memory for a controller to write to; its address.
+    pub(crate) fn lend(&mut self, length: u64) -> Result<u64, Failure> {
+        self.lent
+            .try_reserve(1)
+            .map_err(|_| Failure::out_of_memory())?;
+        let (protection, flags) = (PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let address = unsafe { system::map(0, length as usize, protection, flags, None, 0) }
+            .map_err(|errno| Failure::system_call(b"mapping memory for a patch", errno))?;
+        self.lent.push((address, length));
+        Ok(address)
+    }
+
+    /// Takes memory back that was lent. What is not lent any more was handed over, and is not the
+    /// controller's to give back.
+    pub(crate) fn take_back(&mut self, address: u64, length: u64) -> Result<(), Failure> {
+        match self.end_loan(address, length) {
+            // SAFETY: it was lent until now.
+            true => unsafe { free(address, length) },
+            false => Ok(()),
+        }
+    }
+
+    /// The same for all that is lent, to controllers that are gone.
+    pub(crate) fn take_all_back(&mut self) -> Result<(), Failure> {
+        while let Some((address, length)) = self.lent.pop() {
+            // SAFETY: it was lent until now, and nobody uses it.
+            unsafe { free(address, length) }?;
+        }
+        Ok(())
+    }
+
+    /// Whether it was lent, which it is not any more.
+    fn end_loan(&mut self, address: u64, length: u64) -> bool {
+        let before = self.lent.len();
+        self.lent.retain(|loan| *loan != (address, length));
+        self.lent.len() < before
     }
 
     /// Takes a payload that was written at `address` over, under the name `patch`.
     pub(crate) fn add(&mut self, patch: PatchId, address: u64, length: u64) -> Result<(), Failure> {
-        self.list
-            .try_reserve(1)
-            .map_err(|_| Failure::out_of_memory())?;
+        if !self.end_loan(address, length) {
+            return Err(Failure::bad_payload());
+        }
+        if self.list.try_reserve(1).is_err() {
+            // SAFETY: the memory was lent until now, and nothing refers to it.
+            unsafe { free(address, length) }?;
+            return Err(Failure::out_of_memory());
+        }
         let payload = Payload {
             patch,
             address,
@@ -120,7 +162,7 @@ impl Payloads {
             kept: false,
         };
         if let Err(failure) = payload.check() {
-            // SAFETY: the payload came from `allocate`, and nothing refers to it.
+            // SAFETY: the payload came from `lend`, and nothing refers to it.
             unsafe { free(address, length) }?;
             return Err(failure);
         }
@@ -134,7 +176,7 @@ impl Payloads {
             return Ok(());
         };
         let payload = self.list.swap_remove(index);
-        // SAFETY: the payload came from `allocate` and was just forgotten; views borrow `self`.
+        // SAFETY: the payload came from `lend` and was just forgotten; views borrow `self`.
         unsafe { free(payload.address, payload.length) }
     }
 
@@ -239,6 +281,17 @@ fn object_is_sound(view: PayloadView<'_>) -> bool {
     let Some(functions) = object.functions.of::<PayloadFunction>(buffer) else {
         return false;
     };
+    let in_text = |offset: u64, size: u64| {
+        let end = offset.checked_add(size);
+        end.is_some_and(|end| end <= object.text.length.into())
+    };
+    let data = Image::data_of(object).unwrap_or_default();
+    let in_data = |offset: u64| {
+        data.start <= offset
+            && offset
+                .checked_add(WORDS_SIZE)
+                .is_some_and(|end| end <= data.end)
+    };
     let function_is_sound = |function: &PayloadFunction| {
         let parts = function
             .parts
@@ -249,6 +302,10 @@ fn object_is_sound(view: PayloadView<'_>) -> bool {
             && parts.iter().all(|part| part.code.of(buffer).is_some())
             && function.name.of(buffer).is_some()
             && end.is_some_and(|end| end <= u64::from(object.text.length))
+            && in_text(function.trampoline_offset, function.trampoline_size)
+            && in_text(function.stub_offset, STUB_SIZE)
+            && function.words_offset.is_multiple_of(8)
+            && in_data(function.words_offset)
     };
     functions.iter().all(function_is_sound)
         && object.file_name.of(buffer).is_some()

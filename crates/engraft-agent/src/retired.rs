@@ -10,8 +10,8 @@ use engraft_core::{Livepatch, PatchId};
 
 use crate::agent::{Agent, definition};
 use crate::control::Answer;
-use crate::failure::{Failure, Text};
-use crate::host::{Host, push_range};
+use crate::failure::Failure;
+use crate::host::{Host, push_inside};
 use crate::payloads::Payload;
 
 /// The patches that are known and not enabled, in no particular order.
@@ -28,24 +28,6 @@ pub(crate) fn disabled<'h>(
 }
 
 impl Agent {
-    /// Finds the newest disabled patch of a name.
-    pub(crate) fn find_disabled(&mut self, name: &[u8]) -> Answer {
-        let named = disabled(&self.core, &self.host).filter(|payload| payload.name() == name);
-        if let Some(payload) = named.max_by_key(|payload| payload.patch().0) {
-            return Ok((Outcome::Done, payload.patch().0.into()));
-        }
-        match self.enabled(name) {
-            Some(patch) => Ok((Outcome::AlreadyThere, patch.0.into())),
-            None => {
-                let text = Text::EMPTY.push(b"there is no patch '").push(name);
-                Err(Failure {
-                    outcome: Outcome::NoSuchPatch,
-                    text: text.push(b"'"),
-                })
-            }
-        }
-    }
-
     /// Prepares a disabled patch for all modules that are alive; nothing runs it yet.
     pub(crate) fn prepare_again(&mut self, patch: PatchId) -> Answer {
         let payload = self.disabled_payload(patch)?;
@@ -61,17 +43,21 @@ impl Agent {
     /// Lists the memory that [`Self::remove`] would take away.
     pub(crate) fn plan_removal(&mut self, patch: PatchId) -> Answer {
         let name = self.disabled_payload(patch)?.name();
-        let mut ranges = Vec::new();
+        let (mut data, mut code) = (Vec::new(), Vec::new());
         for placed in &self.host.images {
             let image = &placed.image;
             if placed.object.patch == patch && !image.escapes() {
-                // One byte more in front: the exact start of a range counts as the address of a function
-                // that will still be entered in the old way, but here it is a pointer like any other.
-                let range = image.base - 1..image.base + image.length();
-                push_range(&mut ranges, range, name)?;
+                // The exact start of a range counts as the address of a function that will still be entered in
+                // the old way, but here it is a pointer like any other.
+                push_inside(&mut code, image.code(), name)?;
+                push_inside(
+                    &mut data,
+                    image.code().end..image.base + image.length(),
+                    name,
+                )?;
             }
         }
-        self.ranges = ranges;
+        (self.ranges, self.sites) = (data, code);
         Ok((Outcome::Done, patch.0.into()))
     }
 
@@ -102,6 +88,10 @@ impl Agent {
         let prepared = self.core.prepared().map(engraft_core::Patch::id);
         if self.core.patch(patch).is_some() || prepared == Some(patch) {
             let text = b"the patch is enabled, or about to be";
+            return Err(Failure::new(Outcome::NotAllowed, text));
+        }
+        if self.core.forced().any(|(forced, _)| forced == patch) {
+            let text = b"the patch was forced out: threads may be inside its code for ever";
             return Err(Failure::new(Outcome::NotAllowed, text));
         }
         let mut known = disabled(&self.core, &self.host);

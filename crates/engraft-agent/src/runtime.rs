@@ -10,6 +10,7 @@ use core::ptr::{NonNull, null_mut};
 
 use linked_list_allocator::Heap;
 
+use crate::dispatch::{HAS_FSGSBASE, choose};
 use crate::{loader_hook, lock, remote_command};
 
 // The entry points; the controller finds them by name in the blob.
@@ -65,6 +66,60 @@ unsafe extern "C" fn engraft_agent_hook() {
         "mov rcx, [rax + 24]",
         "jmp [rax + 32]",
         hook = sym loader_hook,
+    )
+}
+
+/// Where stubs lead (see [`crate::dispatch::stub`]): r11 has the words' address, on the stack are the caller's
+/// r11 and a free place. Keeps every register and flag, and goes to the body with the caller's stack. The last
+/// jump reads below the stack pointer, in the red zone, where signal handlers write nothing.
+///
+/// `choose` uses general registers only; a test looks at its instructions. No alignment of the stack matters to
+/// it, and the frame is small, because the caller has made room only for the old function.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn engraft_agent_dispatch() {
+    naked_asm!(
+        "pushfq",
+        "push rax",
+        "push rcx",
+        "push rdx",
+        "push rsi",
+        "push rdi",
+        "push r8",
+        "push r9",
+        "push r10",
+        "mov rdi, r11",
+        "cmp byte ptr [rip + {has_fsgsbase}], 0",
+        "je 3f",
+        "rdfsbase rsi",
+        "2:",
+        "call {choose}",
+        "mov [rsp + 80], rax",
+        "pop r10",
+        "pop r9",
+        "pop r8",
+        "pop rdi",
+        "pop rsi",
+        "pop rdx",
+        "pop rcx",
+        "pop rax",
+        "popfq",
+        "pop r11",
+        "lea rsp, [rsp + 8]",
+        "notrack jmp qword ptr [rsp - 8]",
+        // An old processor or kernel: arch_prctl(ARCH_GET_FS, address of a zero on the stack).
+        "3:",
+        "push rdi",
+        "push 0",
+        "mov edi, 0x1003",
+        "mov rsi, rsp",
+        "mov eax, 158",
+        "syscall",
+        "pop rsi",
+        "pop rdi",
+        "jmp 2b",
+        has_fsgsbase = sym HAS_FSGSBASE,
+        choose = sym choose,
     )
 }
 

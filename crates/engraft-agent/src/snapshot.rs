@@ -4,13 +4,14 @@ use alloc::vec::Vec;
 
 use engraft_abi::{
     BuildIdBytes, Bytes, SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject,
-    SnapshotPatch, Table, patch_state,
+    SnapshotPatch, SnapshotTransition, Table, patch_state,
 };
 use engraft_core::{Livepatch, ObjectId, Patch, PatchId, PatchState};
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::image::Image;
 use crate::payloads::PayloadView;
 use crate::retired;
 
@@ -72,6 +73,20 @@ pub(crate) fn render(core: &Livepatch, host: &Host) -> Result<Vec<u8>, Failure> 
         push(&mut patches, render_patch(&mut writer, core, host, known)?)?;
     }
     header.patches = writer.table(&patches)?;
+    header.prepared = core.prepared().map_or(0, |patch| patch.id().0.into());
+    if let Some(transition) = core.transition() {
+        let mut waiting = Vec::new();
+        for thread in transition.waiting() {
+            push(&mut waiting, thread.0)?;
+        }
+        header.transition = SnapshotTransition {
+            patch: transition.patch().0.into(),
+            to_patched: (transition.target() == PatchState::Patched).into(),
+            started: transition.is_started().into(),
+            canceled: transition.is_canceled().into(),
+            waiting: writer.table(&waiting)?,
+        };
+    }
     header.length = writer.buffer.len() as u64;
     if let Some(start) = writer.buffer.get_mut(..size_of::<SnapshotHeader>()) {
         start.copy_from_slice(header.as_bytes());
@@ -94,6 +109,7 @@ fn render_patch(
         push(&mut objects, render_object(writer, core, host, id, view)?)?;
     }
     Ok(SnapshotPatch {
+        number: patch.0.into(),
         name: writer.bytes(name)?,
         state,
         objects: writer.table(&objects)?,
@@ -139,7 +155,10 @@ fn render_object(
             load_bias: loaded.elf.load_bias,
             path: writer.bytes(&loaded.path)?,
             image: image.map_or(0, |image| image.base),
-            image_length: image.map_or(0, crate::image::Image::length),
+            image_length: image.map_or(0, Image::length),
+            code_length: image.map_or(0, |image| image.code().end - image.base),
+            unwind: image.map_or(0, |image| image.base + view.object.unwind_offset),
+            unwind_length: image.map_or(0, |_| view.object.unwind_size),
         };
         push(&mut instances, instance)?;
     }

@@ -9,6 +9,8 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use crate::lock;
+
 /// The kernel's error number, positive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Errno(pub u16);
@@ -18,10 +20,13 @@ impl Errno {
     pub(crate) const EXIST: Self = Self(17);
     /// Not allowed.
     pub(crate) const PERMISSION: Self = Self(1);
+    /// No such process or thread, or it has no memory any more.
+    pub(crate) const NO_TASK: Self = Self(3);
     /// Not enough memory, or no such address.
     pub(crate) const NO_MEMORY: Self = Self(12);
 }
 
+const READ: usize = 0;
 const READ_PROCESS_MEMORY: usize = 310; // process_vm_readv
 const PWRITE: usize = 18;
 const CLOSE: usize = 3;
@@ -31,6 +36,7 @@ const MUNMAP: usize = 11;
 const RT_SIGPROCMASK: usize = 14;
 const SCHED_YIELD: usize = 24;
 const GETPID: usize = 39;
+const GETRLIMIT: usize = 97;
 const GETTID: usize = 186;
 const FTRUNCATE: usize = 77;
 const OPENAT: usize = 257;
@@ -166,10 +172,11 @@ impl File {
         unsafe { system_call(OPENAT, [AT_FDCWD, path, O_RDWR_CLOEXEC, 0, 0, 0]) }.map(Self)
     }
 
-    /// An anonymous file of `length` bytes that lives only in memory; `name` shows in /proc/PID/maps.
+    /// An anonymous file of `length` bytes that lives only in memory; `name` shows in /proc/PID/maps. Not where
+    /// the process's limit of file sizes is lower: the kernel would send it SIGXFSZ.
     pub(crate) fn in_memory(name: &core::ffi::CStr, length: usize) -> Result<Self, Errno> {
         const MFD_CLOEXEC: usize = 1;
-        if is_restricted() {
+        if is_restricted() || file_size_limit()? < length as u64 {
             return Err(Errno::PERMISSION);
         }
         let arguments = [name.as_ptr() as usize, MFD_CLOEXEC, 0, 0, 0, 0];
@@ -204,6 +211,17 @@ impl File {
     }
 }
 
+/// The soft limit of file sizes, in bytes.
+fn file_size_limit() -> Result<u64, Errno> {
+    const RLIMIT_FSIZE: usize = 1;
+    let mut limits = [0_u64; 2];
+    let arguments = [RLIMIT_FSIZE, limits.as_mut_ptr() as usize, 0, 0, 0, 0];
+    // SAFETY: the kernel writes the two limits.
+    unsafe { system_call(GETRLIMIT, arguments) }?;
+    let [soft, _] = limits;
+    Ok(soft)
+}
+
 impl Drop for File {
     fn drop(&mut self) {
         // SAFETY: the descriptor is ours. There is nothing to do about an error: the kernel has
@@ -223,16 +241,24 @@ pub(crate) fn read_own_memory(address: u64, buffer: &mut [u8]) -> bool {
     }
     let local = [buffer.as_mut_ptr() as usize, buffer.len()];
     let remote = [address as usize, buffer.len()];
-    let arguments = [
-        thread_id(),
-        local.as_ptr() as usize,
-        1,
-        remote.as_ptr() as usize,
-        1,
-        0,
-    ];
-    // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`.
-    let copied = unsafe { system_call(READ_PROCESS_MEMORY, arguments) };
+    let read = |task| {
+        let arguments = [
+            task,
+            local.as_ptr() as usize,
+            1,
+            remote.as_ptr() as usize,
+            1,
+            0,
+        ];
+        // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`.
+        unsafe { system_call(READ_PROCESS_MEMORY, arguments) }
+    };
+    // The process's number, known to who holds the lock, means its first thread. That has no memory when it
+    // has ended, and then the calling thread is asked for its own.
+    let copied = match read(lock::holder()) {
+        Err(Errno::NO_TASK) => read(thread_id()),
+        copied => copied,
+    };
     copied == Ok(buffer.len())
 }
 
@@ -278,7 +304,7 @@ pub(crate) fn process_id() -> usize {
     unsafe { system_call(GETPID, [0; 6]) }.unwrap_or(0)
 }
 
-/// The calling thread. The process's number names its first thread, which has no memory when it has ended.
+/// The calling thread.
 fn thread_id() -> usize {
     // SAFETY: gettid touches no memory; it cannot fail.
     unsafe { system_call(GETTID, [0; 6]) }.unwrap_or(0)
@@ -288,6 +314,16 @@ fn thread_id() -> usize {
 pub(crate) fn yield_now() {
     // SAFETY: sched_yield touches no memory; it cannot fail.
     let _ = unsafe { system_call(SCHED_YIELD, [0; 6]) };
+}
+
+/// Stops at the tracer's with a request at `address`, by a system call that every filter lets pass and that
+/// does nothing: reading from no file. What it returns says nothing; the answer is in the request.
+pub(crate) fn call_tracer(address: u64) {
+    /// Tells our calls from any others (engraft-process has the same number).
+    const REQUEST_LENGTH: usize = 0x656e_6772_6166;
+    let no_file = u32::MAX as usize;
+    // SAFETY: without a file nothing is read.
+    let _ = unsafe { system_call(READ, [no_file, address as usize, REQUEST_LENGTH, 0, 0, 0]) };
 }
 
 /// A set of signals, as the kernel has it.

@@ -51,8 +51,8 @@ impl Livepatch {
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotInTransition`], [`Refusal::Waiting`], [`Refusal::OutOfMemory`], or
-    /// [`Error::Site`], after which the transition is still open.
+    /// [`Refusal::NotInTransition`], [`Refusal::NotStarted`], [`Refusal::Waiting`],
+    /// [`Refusal::OutOfMemory`], or [`Error::Site`], after which the transition is still open.
     pub fn complete<W: World>(
         &mut self,
         world: &mut W,
@@ -61,6 +61,9 @@ impl Livepatch {
         let transition = self.transition.as_ref().filter(|it| it.patch() == patch);
         let transition = transition.ok_or(Refusal::NotInTransition(patch))?;
         let forced = transition.forced;
+        if !transition.is_started() {
+            return Err(Refusal::NotStarted(patch).into());
+        }
         match transition.waiting().count() {
             0 => {}
             waiting => return Err(Refusal::Waiting(waiting).into()),

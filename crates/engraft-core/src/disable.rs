@@ -3,46 +3,36 @@
 use crate::livepatch::call_object;
 use crate::module::sync_site;
 use crate::state::call_states;
-use crate::{
-    Callback, Error, Event, Livepatch, PatchId, PatchState, Refusal, ThreadReport, Transition,
-    World,
-};
+use crate::{Callback, Error, Event, Livepatch, PatchId, PatchState, Refusal, Transition, World};
 
 impl Livepatch {
     /// Opens the transition back: its functions go where they went without `patch`, which may be
-    /// anywhere in the list. All threads are stopped, `threads` names them all; those that are
-    /// clear of what [`leaving`](Self::leaving) lists switch at once. Returns how many
-    /// have yet to switch; when none, [`complete`](Self::complete) can follow.
+    /// anywhere in the list. All threads are stopped. Nobody switches until
+    /// [`start`](Self::start).
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotEnabled`], [`Refusal::Busy`], [`Refusal::OutOfMemory`], [`Error::Threads`],
-    /// [`Error::Site`]: nothing has changed; but if even a site could not be restored
+    /// [`Refusal::NotEnabled`], [`Refusal::Busy`], [`Error::Threads`], [`Error::Site`]: nothing has changed; but if even a site could not be restored
     /// ([`Trouble::Cancel`](crate::Trouble::Cancel) was reported), the canceled transition is still
     /// open, nobody waits for any thread, and [`complete`](Self::complete) has to be called again.
     pub fn disable<W: World>(
         &mut self,
         world: &mut W,
         patch: PatchId,
-        threads: &[ThreadReport],
-    ) -> Result<usize, Error<W::Error>> {
+    ) -> Result<(), Error<W::Error>> {
         self.patch(patch).ok_or(Refusal::NotEnabled(patch))?;
         self.check_idle()?;
-        self.open_transition(
-            world,
-            Transition::new(patch, PatchState::Unpatched, threads)?,
-        )?;
+        self.open_transition(world, Transition::new(patch, PatchState::Unpatched))?;
         if let Err(error) = self.split_sites(world, patch) {
             self.cancel(world);
             return Err(error);
         }
         world.event(Event::Initializing(patch, PatchState::Unpatched));
         self.pre_unpatch(world, patch);
-        world.event(Event::Starting(patch, PatchState::Unpatched));
         if let Some(patch) = self.patches.iter_mut().find(|it| it.id() == patch) {
             patch.enabled = false;
         }
-        Ok(self.start(world))
+        Ok(())
     }
 
     /// Makes the sites where the patch is on top choose by thread. Everyone is still in one

@@ -7,11 +7,12 @@
 //!
 //! - two for each site: the body that runs without the patch in transition, and the one with it;
 //! - one for the transition: the state of all threads that are not in the table;
-//! - a table of the threads that were there when the transition opened.
+//! - a table of the threads that stay behind, or are ahead, when all others move;
+//! - and one that says where the table is, which only the caller of `dispatch` knows.
 //!
 //! # Order
 //!
-//! A transition opens by writing the threads' states first and the sites after, and closes by
+//! A transition opens by writing the others' state first and the sites after, and closes by
 //! writing the sites first and the states after. So whoever sees a site choose, sees states of that
 //! transition, or of a later one. In the latter case the site has changed since; therefore a site
 //! is read again after the state, and if it changed, all is read again. Otherwise a thread that was
@@ -19,9 +20,25 @@
 //! next one, would put the old site's words and the new transition's state together, and run what
 //! the first transition has thrown away.
 //!
+//! A transition starts by listing threads, each in the state that it is in, and then moving the
+//! others, by one store. Threads may run all the while, or the store may never come (the model then
+//! has the transition as not started): listing changes nobody's state at any instant.
+//!
 //! From the decision to the end of the body, the thread is inside code that the stack check knows:
 //! whoever drives the transition treats a thread inside the code that calls `dispatch` as not
 //! clear, so the bodies in its registers stay, and so does its state.
+//!
+//! # A larger table
+//!
+//! A table may be replaced by a larger one, which lists what the old one listed ([`ThreadTable::copy`]).
+//! Its pointer is stored with Release before any site of the next transition chooses, or before
+//! any thread is listed in it that the old one did not list. Old tables stay,
+//! as they were left, for as long as there are threads: one may be asleep in `dispatch` with an old
+//! table in hand. What it finds there is nothing, or the state that it had when it went to sleep, and
+//! still has, since it is not clear. If nothing, it looks again after it has read the others' state,
+//! and asks again where the table is. That load comes after the one of the others' state, which is
+//! Acquire; so if the others have moved, the table is found that was published before the sites
+//! chose, and in it the thread, because whoever moved them saw it asleep and listed it.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -51,7 +68,9 @@ const OTHERS: u64 = 0;
 const UNPATCHED: u64 = 1;
 const PATCHED: u64 = 2;
 
-const fn encode(state: PatchState) -> u64 {
+/// How a state is written in [`TransitionWords::others`], and in the word that
+/// [`ThreadTable::state_word`] finds: for whoever has to write it from outside of the process.
+pub const fn encode(state: PatchState) -> u64 {
     match state {
         PatchState::Unpatched => UNPATCHED,
         PatchState::Patched => PATCHED,
@@ -95,12 +114,15 @@ pub struct TableFull;
 /// The body that a call by `thread` of this site's function goes to: an address from the site's
 /// words. `thread` is the thread pointer; 0 is a thread that has none.
 ///
+/// `slots` says where the table is, and is asked for every look at it: it loads the table's pointer
+/// with Acquire, so that what it points to is seen as it was when the pointer was stored.
+///
 /// Lock-free: it starts over only if the site was rewritten meanwhile, which happens twice in a
 /// transition.
-pub fn dispatch<A: Word>(
+pub fn dispatch<'a, A: Word + 'a>(
     site: &SiteWords<A>,
     transition: &TransitionWords<A>,
-    slots: &[ThreadSlot<A>],
+    slots: impl Fn() -> &'a [ThreadSlot<A>],
     thread: u64,
 ) -> u64 {
     let mut bodies = site.read();
@@ -109,7 +131,7 @@ pub fn dispatch<A: Word>(
         if old == new {
             return new;
         }
-        let patched = thread_state(transition, slots, thread) == PATCHED;
+        let patched = thread_state(transition, &slots, thread) == PATCHED;
         let again = site.read();
         if again == bodies {
             return if patched { new } else { old };
@@ -118,16 +140,17 @@ pub fn dispatch<A: Word>(
     }
 }
 
-fn thread_state<A: Word>(
+fn thread_state<'a, A: Word + 'a>(
     transition: &TransitionWords<A>,
-    slots: &[ThreadSlot<A>],
+    slots: &impl Fn() -> &'a [ThreadSlot<A>],
     thread: u64,
 ) -> u64 {
-    let listed = || own_state(transition, slots, thread);
+    let listed = || own_state(transition, slots(), thread);
     listed().unwrap_or_else(|| {
         // ORDERING: Acquire, as in `own_state`; and so that the second look at the table sees a
-        // thread that was listed before the others were moved (`ThreadTable::open`). Without it, a
-        // thread that was stopped between the two, and listed, would move with the others.
+        // thread that was listed before the others were moved (`ThreadTable::open`), in the table
+        // that was there by then. Without it, a thread that was stopped between the two looks, and
+        // listed, would move with the others.
         let others = transition.others.load(Ordering::Acquire);
         listed().unwrap_or(others)
     })
@@ -188,6 +211,11 @@ impl<A: Word> SiteWords<A> {
         )
     }
 
+    /// Where unpatched threads are sent, and patched ones: for the one writer.
+    pub fn bodies(&self) -> (u64, u64) {
+        self.read()
+    }
+
     /// Sends unpatched threads to `old` and patched ones to `new`.
     pub fn write(&self, old: u64, new: u64) {
         // ORDERING: Release, so that whoever sees the site choose sees the states that
@@ -206,12 +234,13 @@ pub struct ThreadTable<'words, A = AtomicU64> {
     pub slots: &'words [ThreadSlot<A>],
 }
 
-impl<A: Word> ThreadTable<'_, A> {
-    /// Opens a transition, or turns it round: `threads` are in the states given with them, all
-    /// others in `others`.
+impl<'words, A: Word> ThreadTable<'words, A> {
+    /// `threads` are in the states given with them, all others in `others`: opens a transition, when
+    /// no site chooses yet; or gets it ready to start.
     ///
-    /// When a transition turns round, each thread of `threads` is in the state that it is in
-    /// already; then no thread's state changes at any instant, except that of later ones.
+    /// In the latter case every thread is in its state already, whether it was listed before or not,
+    /// and `threads` names all that are not in `others`. Then no thread's state changes at any
+    /// instant.
     ///
     /// # Errors
     ///
@@ -240,7 +269,7 @@ impl<A: Word> ThreadTable<'_, A> {
         Ok(())
     }
 
-    /// Moves the threads that are yet to be born.
+    /// Moves all threads that are not listed, also those that are yet to be born, at this instant.
     pub fn switch_others(&self, state: PatchState) {
         // ORDERING: Release, as in `open`.
         self.transition
@@ -248,19 +277,24 @@ impl<A: Word> ThreadTable<'_, A> {
             .store(encode(state), Ordering::Release);
     }
 
-    /// Moves one thread. One that the table does not name is where the transition leads already.
+    /// Moves one thread. One that is not listed is where it should be already.
     pub fn switch(&self, thread: ThreadId, state: PatchState) {
-        // ORDERING: Release, as in `open`. The thread itself is outside of all code that the two
-        // states differ in, so it does not matter when it sees this.
-        let store = |word: &A| word.store(encode(state), Ordering::Release);
-        match thread {
-            ThreadId(0) => store(&self.transition.anonymous),
-            ThreadId(thread) => {
-                if let Some(slot) = find(self.slots, thread) {
-                    store(&slot.state);
-                }
-            }
+        if let Some(word) = self.state_word(thread) {
+            // ORDERING: Release, as in `open`. The thread itself is outside of all code that the two
+            // states differ in, so it does not matter when it sees this.
+            word.store(encode(state), Ordering::Release);
         }
+    }
+
+    /// The word that says where a thread is. `None` if there is none of its own: it is not listed,
+    /// or no longer, and is where the others are.
+    pub fn state_word(&self, thread: ThreadId) -> Option<&'words A> {
+        let word = match thread {
+            ThreadId(0) => &self.transition.anonymous,
+            ThreadId(thread) => &find(self.slots, thread)?.state,
+        };
+        // ORDERING: Relaxed, only the one writer is here.
+        (word.load(Ordering::Relaxed) != OTHERS).then_some(word)
     }
 
     /// Empties the table. No site chooses any more.
@@ -286,6 +320,28 @@ impl<A: Word> ThreadTable<'_, A> {
                 slot.state.store(OTHERS, Ordering::Release);
             }
         }
+    }
+
+    /// Lists all that `smaller` lists, each in the state that it has there: for a table that is about to
+    /// take the place of `smaller`, and that nobody sees yet.
+    ///
+    /// # Errors
+    ///
+    /// [`TableFull`].
+    pub fn copy(&self, smaller: &[ThreadSlot<A>]) -> Result<(), TableFull> {
+        for slot in smaller {
+            // ORDERING: Relaxed, only the one writer is here.
+            let (thread, state) = (
+                slot.thread.load(Ordering::Relaxed),
+                slot.state.load(Ordering::Relaxed),
+            );
+            match state {
+                PATCHED => self.insert(thread, PatchState::Patched)?,
+                UNPATCHED => self.insert(thread, PatchState::Unpatched)?,
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn insert(&self, thread: u64, state: PatchState) -> Result<(), TableFull> {

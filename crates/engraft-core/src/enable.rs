@@ -3,7 +3,7 @@
 use crate::livepatch::{bind, patch_object, unbind};
 use crate::{
     Error, Event, Livepatch, Module, Patch, PatchDefinition, PatchId, PatchState, Refusal,
-    ThreadReport, Transition, World, grow,
+    Transition, World, grow,
 };
 
 impl Livepatch {
@@ -48,10 +48,9 @@ impl Livepatch {
         Ok(())
     }
 
-    /// Enables a prepared patch: patches all modules that are alive, now also those that came since,
-    /// and opens the transition. All threads are stopped, `threads` names them all; those that are
-    /// clear of what [`leaving`](Self::leaving) lists switch at once. Returns how many
-    /// have yet to switch; when none, [`complete`](Self::complete) can follow.
+    /// Enables a prepared patch: opens the transition, with everybody in the old universe, and
+    /// patches all modules that are alive, now also those that came since. All threads are stopped.
+    /// Nobody switches until [`start`](Self::start).
     ///
     /// # Errors
     ///
@@ -63,10 +62,9 @@ impl Livepatch {
         &mut self,
         world: &mut W,
         patch: PatchId,
-        threads: &[ThreadReport],
-    ) -> Result<usize, Error<W::Error>> {
+    ) -> Result<(), Error<W::Error>> {
         let prepared = self.take_prepared(patch)?;
-        if let Err(error) = self.open(world, &prepared, threads) {
+        if let Err(error) = self.open(world, &prepared) {
             self.transition = None;
             self.discard(world, &prepared);
             return Err(error);
@@ -81,11 +79,10 @@ impl Livepatch {
             self.cancel(world);
             return Err(error);
         }
-        world.event(Event::Starting(patch, PatchState::Patched));
         if let Some(patch) = self.patches.last_mut() {
             patch.enabled = true;
         }
-        Ok(self.start(world))
+        Ok(())
     }
 
     fn take_prepared(&mut self, patch: PatchId) -> Result<Patch, Refusal> {
@@ -101,20 +98,12 @@ impl Livepatch {
     }
 
     /// All that can fail before the patch is listed.
-    fn open<W: World>(
-        &mut self,
-        world: &mut W,
-        patch: &Patch,
-        threads: &[ThreadReport],
-    ) -> Result<(), Error<W::Error>> {
+    fn open<W: World>(&mut self, world: &mut W, patch: &Patch) -> Result<(), Error<W::Error>> {
         self.patches
             .try_reserve(1)
             .map_err(crate::OutOfMemory::from)?;
         bind_all(world, self.may_bind(), &mut self.modules, patch)?;
-        self.open_transition(
-            world,
-            Transition::new(patch.id(), PatchState::Patched, threads)?,
-        )
+        self.open_transition(world, Transition::new(patch.id(), PatchState::Patched))
     }
 
     pub(crate) fn open_transition<W: World>(
@@ -123,19 +112,10 @@ impl Livepatch {
         transition: Transition,
     ) -> Result<(), Error<W::Error>> {
         world
-            .open_transition(transition.target().other(), &mut transition.states())
+            .open_transition(transition.others(), &mut transition.exceptions())
             .map_err(|error| Error::Threads(transition.patch(), error))?;
         self.transition = Some(transition);
         Ok(())
-    }
-
-    /// Lets the threads go: new ones start where the transition leads, those that are clear switch.
-    pub(crate) fn start<W: World>(&mut self, world: &mut W) -> usize {
-        self.transition.as_mut().map_or(0, |transition| {
-            world.switch_others(transition.target());
-            transition.switch_clear(world);
-            transition.waiting().count()
-        })
     }
 
     /// Object by object, in the patch's order: `pre_patch`, then its funcs. Stops at the first

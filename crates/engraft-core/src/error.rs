@@ -56,6 +56,10 @@ pub enum Refusal {
     AlreadyHeading(PatchId),
     /// The transition only undoes a patch that could not be enabled or disabled.
     Canceled(PatchId),
+    /// The transition has not started: nobody was let go yet.
+    NotStarted(PatchId),
+    /// The transition has started already; the threads that stayed behind switch one by one.
+    AlreadyStarted(PatchId),
     /// Threads have yet to switch.
     Waiting(usize),
     /// The patch names no object.

@@ -19,7 +19,8 @@ pub enum Event {
     EnableFailed(PatchId),
     /// "canceling patching transition, going to unpatch".
     Canceling(PatchId),
-    /// "starting patching/unpatching transition".
+    /// "starting patching/unpatching transition": threads have been let go. Until then it may take
+    /// several tries, which are not logged.
     Starting(PatchId, PatchState),
     /// "reversing transition from the other state to this one".
     Reversing(PatchId, PatchState),

@@ -12,6 +12,7 @@ pub struct ModuleId(pub u32);
 
 /// A thread, by the value of its thread pointer. Zero stands for all threads that have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
 pub struct ThreadId(pub u64);
 
 /// A state that patches bring into the process and hand on (`klp_state::id`).

@@ -16,9 +16,10 @@ use crate::{
 ///
 /// 1. [`prepare`](Self::prepare) binds the patch to all modules that are alive, while the process
 ///    runs. Only one patch at a time may be prepared and not yet begun.
-/// 2. [`begin`](Self::begin) patches the modules and starts the transition.
-/// 3. [`switch_thread`](Self::switch_thread) for each thread that is found clear later.
-/// 4. [`complete`](Self::complete) once nobody waits.
+/// 2. [`begin`](Self::begin) patches the modules and opens the transition. Nobody switches yet.
+/// 3. [`start`](Self::start) lets everybody go who is clear; it can be tried until it succeeds.
+/// 4. [`switch_thread`](Self::switch_thread) for each thread that is found clear later.
+/// 5. [`complete`](Self::complete) once nobody waits.
 ///
 /// A module that comes between 1 and 2 gets all enabled patches, as ever, but not the prepared one,
 /// which nobody knows to be wanted yet; `begin` then finds a module that is alive and not bound,

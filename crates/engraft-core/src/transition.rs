@@ -1,11 +1,17 @@
-//! The transition: threads move, one by one, from one universe to the other.
+//! The transition: threads move from one universe to the other, most of them at one instant, the
+//! rest one by one.
+//!
+//! Whoever stops the threads and looks at their stacks can be killed at any instant, and then all
+//! threads run on, while the call that the model carries out finishes all the same. So what was seen
+//! of a stack holds only until the one word is written that moves everybody who is clear; that this
+//! is done while everybody is still held is the world's business, and if it cannot be done, nobody
+//! has moved. Beginning and starting are therefore two steps: [`Livepatch::begin`],
+//! [`disable`](Livepatch::disable) and [`reverse`](Livepatch::reverse) move nobody, and
+//! [`Livepatch::start`] can be tried until it succeeds, each time with fresh looks at the stacks.
 
 use alloc::vec::Vec;
 
-use crate::{
-    Code, Error, Event, LinkAddress, Livepatch, Module, ModuleId, Patch, PatchId, Refusal,
-    ThreadId, World, grow,
-};
+use crate::{Error, Event, Livepatch, OutOfMemory, PatchId, Refusal, ThreadId, World, grow};
 
 /// Which universe a thread is in, for the patch in transition (`task_struct::patch_state`; its
 /// third value, "idle", is the absence of a transition here).
@@ -27,106 +33,48 @@ impl PatchState {
     }
 }
 
-/// What the caller saw of a stopped thread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ThreadReport {
-    /// The thread. Threads that share a thread pointer are reported once each, and switch together.
-    pub thread: ThreadId,
-    /// Whether nothing that [`Livepatch::leaving`] lists can be returned into on its stack.
-    pub clear: bool,
-}
-
-/// Code that threads must not be inside of when they switch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Leaving {
-    /// The module.
-    pub module: ModuleId,
-    /// The old function.
-    pub function: LinkAddress,
-    /// Which of its bodies.
-    pub code: Code,
-}
-
-/// A thread that was there when the transition opened.
+/// A thread that is not where the others are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct ThreadRecord {
     thread: ThreadId,
     state: PatchState,
-    clear: bool,
 }
 
 /// A transition. There is at most one at a time.
 ///
-/// Threads that it does not know were born after it opened: their stacks were empty, so they start
-/// in the target universe and nobody waits for them.
+/// | `others`    | `is_started` | threads with a record          | complete |
+/// |-------------|--------------|--------------------------------|----------|
+/// | not target  | no           | are in the target already      | no       |
+/// | target      | yes          | have yet to switch             | if none  |
+///
+/// A transition opens in the first row, with no records. [`Livepatch::start`] goes from the first to
+/// the second; [`Livepatch::reverse`] exchanges the two, because it is the target that changes and
+/// nobody's universe.
 #[cfg_attr(feature = "controls", derive(Clone))]
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Transition {
     patch: PatchId,
     target: PatchState,
-    /// Sorted by thread, each once.
+    /// The universe of everybody without a record, also of threads that are yet to be born: their
+    /// stacks are empty, so they can begin in either.
+    others: PatchState,
+    /// Sorted by thread, each once, none of them in `others`.
     threads: Vec<ThreadRecord>,
     pub(crate) forced: bool,
     pub(crate) canceled: bool,
 }
 
 impl Transition {
-    /// All threads begin in the universe that is to be left.
-    pub(crate) fn new(
-        patch: PatchId,
-        target: PatchState,
-        reports: &[ThreadReport],
-    ) -> Result<Self, Refusal> {
-        let mut threads = Vec::new();
-        for report in reports {
-            let ThreadReport { thread, clear } = *report;
-            grow::push(
-                &mut threads,
-                ThreadRecord {
-                    thread,
-                    state: target.other(),
-                    clear,
-                },
-            )?;
-        }
-        Ok(Self {
+    /// Everybody begins in the universe that is to be left.
+    pub(crate) const fn new(patch: PatchId, target: PatchState) -> Self {
+        Self {
             patch,
             target,
-            threads: merged(threads),
+            others: target.other(),
+            threads: Vec::new(),
             forced: false,
             canceled: false,
-        })
-    }
-
-    /// The same transition towards the other state. Threads that were born in between become known
-    /// now: they are in the universe that was the target and have to leave it like the others.
-    pub(crate) fn reversed(&self, all: &[ThreadId]) -> Result<Self, Refusal> {
-        let mut threads = Vec::new();
-        for thread in all.iter().copied() {
-            let state = self.thread_state(thread);
-            grow::push(
-                &mut threads,
-                ThreadRecord {
-                    thread,
-                    state,
-                    clear: false,
-                },
-            )?;
         }
-        let target = self.target.other();
-        let Self {
-            patch,
-            forced,
-            canceled,
-            ..
-        } = *self;
-        Ok(Self {
-            patch,
-            target,
-            threads: merged(threads),
-            forced,
-            canceled,
-        })
     }
 
     /// The patch.
@@ -139,12 +87,23 @@ impl Transition {
         self.target
     }
 
+    /// The universe of all threads that have no record of their own, and of those yet to be born.
+    pub const fn others(&self) -> PatchState {
+        self.others
+    }
+
+    /// Whether threads have been let go: from then on it waits only for those that stayed behind.
+    pub fn is_started(&self) -> bool {
+        self.others == self.target
+    }
+
     /// Whether it only undoes what could not be done, and cannot be turned round.
     pub const fn is_canceled(&self) -> bool {
         self.canceled
     }
 
-    /// The threads that have yet to switch.
+    /// The threads that stayed behind and have yet to switch. None before the transition has
+    /// [started](Self::is_started): until then it waits for everybody.
     pub fn waiting(&self) -> impl Iterator<Item = ThreadId> + '_ {
         let waiting = self
             .threads
@@ -155,38 +114,69 @@ impl Transition {
 
     /// The universe that a thread is in.
     pub fn thread_state(&self, thread: ThreadId) -> PatchState {
-        match self
+        let found = self
             .threads
-            .binary_search_by_key(&thread, |record| record.thread)
-        {
-            Ok(index) => self
-                .threads
-                .get(index)
-                .map_or(self.target, |record| record.state),
-            Err(_) => self.target,
+            .binary_search_by_key(&thread, |record| record.thread);
+        let record = found.ok().and_then(|index| self.threads.get(index));
+        record.map_or(self.others, |record| record.state)
+    }
+
+    /// The threads that are not where [`others`](Self::others) are, and where they are instead;
+    /// sorted, each once.
+    pub fn exceptions(&self) -> impl Iterator<Item = (ThreadId, PatchState)> + '_ {
+        self.threads.iter().map(ThreadRecord::pair)
+    }
+
+    /// What has to be listed so that the others can move and nobody else does: the threads that are
+    /// elsewhere already, and those that stay behind, each where it is.
+    fn listed(&self, behind: &[ThreadId]) -> Result<Vec<ThreadRecord>, OutOfMemory> {
+        let mut listed = Vec::new();
+        for record in self.threads.iter().copied() {
+            grow::push(&mut listed, record)?;
         }
-    }
-
-    pub(crate) fn states(&self) -> impl Iterator<Item = (ThreadId, PatchState)> + '_ {
-        self.threads
-            .iter()
-            .map(|record| (record.thread, record.state))
-    }
-
-    /// Switches all threads for which `chosen` holds.
-    fn switch<W: World>(&mut self, world: &mut W, chosen: impl Fn(&ThreadRecord) -> bool) {
-        let target = self.target;
-        for record in &mut self.threads {
-            if record.state != target && chosen(record) {
-                record.state = target;
-                world.switch_thread(record.thread, target);
+        for thread in behind.iter().copied() {
+            let place = listed.binary_search_by_key(&thread, |record: &ThreadRecord| record.thread);
+            if let Err(place) = place {
+                let state = self.thread_state(thread);
+                grow::insert(&mut listed, place, ThreadRecord { thread, state })?;
             }
         }
+        Ok(listed)
     }
 
-    /// Switches the threads that were clear from the start.
-    pub(crate) fn switch_clear<W: World>(&mut self, world: &mut W) {
-        self.switch(world, |record| record.clear);
+    /// Moves everybody who is not in `listed` to the target. On an error nobody has moved; the world
+    /// may have more threads listed than have a record, all of them where they are anyway.
+    fn move_others<W: World>(
+        &self,
+        world: &mut W,
+        listed: &[ThreadRecord],
+    ) -> Result<(), Error<W::Error>> {
+        world
+            .open_transition(self.others, &mut listed.iter().map(ThreadRecord::pair))
+            .and_then(|()| world.switch_others(self.target))
+            .map_err(|error| Error::Threads(self.patch, error))
+    }
+
+    /// The others have moved. Records of threads that were there before them are of no use any more.
+    fn others_moved(&mut self) {
+        self.others = self.target;
+        let others = self.others;
+        self.threads.retain(|record| record.state != others);
+    }
+
+    /// Puts one thread where the others are.
+    fn join_others<W: World>(
+        &mut self,
+        world: &mut W,
+        thread: ThreadId,
+    ) -> Result<(), Error<W::Error>> {
+        if self.thread_state(thread) != self.others {
+            world
+                .switch_thread(thread, self.others)
+                .map_err(|error| Error::Threads(self.patch, error))?;
+            self.threads.retain(|record| record.thread != thread);
+        }
+        Ok(())
     }
 
     /// Nothing was patched, so everyone is in the universe that is to be restored.
@@ -196,120 +186,117 @@ impl Transition {
     }
 }
 
-/// Sorted, each thread once, and clear only if it was so in every report.
-fn merged(mut threads: Vec<ThreadRecord>) -> Vec<ThreadRecord> {
-    threads.sort_unstable_by_key(|record| record.thread);
-    threads.dedup_by(|later, kept| {
-        let same = later.thread == kept.thread;
-        kept.clear &= !same || later.clear;
-        same
-    });
-    threads
+impl ThreadRecord {
+    const fn pair(&self) -> (ThreadId, PatchState) {
+        (self.thread, self.state)
+    }
 }
 
 impl Livepatch {
-    /// Visits the bodies that a thread must not be inside of, or able to return into, when it
-    /// switches to `target` of `patch`, which is prepared, enabled or in transition.
-    ///
-    /// Towards `Patched` these are what its funcs come on top of, and all code of the patches that
-    /// it replaces: the kernel looks only at the former, and so may free code that a thread was
-    /// forced past. Towards `Unpatched` it is all code of the patch, also where a newer one hides
-    /// it.
+    /// Lets threads go: everybody switches at one instant, also threads that are yet to be born,
+    /// except those in `behind`, which keep the universe that they are in. All threads are stopped,
+    /// and `behind` names all that are not clear of what [`leaving`](Self::leaving) lists (0 for all
+    /// that have no thread pointer; a thread may be named more than once, and one that is in the
+    /// target universe already may be named, too). Returns how many have yet to switch; when none,
+    /// [`complete`](Self::complete) can follow.
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotEnabled`].
-    pub fn leaving(
-        &self,
+    /// [`Refusal::NotInTransition`], [`Refusal::Canceled`], [`Refusal::AlreadyStarted`],
+    /// [`Refusal::OutOfMemory`], [`Error::Threads`]: nobody has switched. Threads may run on then,
+    /// and `start` be called again later, with what is seen of the stacks by then.
+    pub fn start<W: World>(
+        &mut self,
+        world: &mut W,
         patch: PatchId,
-        target: PatchState,
-        mut visit: impl FnMut(Leaving),
-    ) -> Result<(), Refusal> {
-        let mut known = self.patches.iter().chain(&self.prepared);
-        let newest = known
-            .find(|it| it.id() == patch)
-            .ok_or(Refusal::NotEnabled(patch))?;
-        for module in self.modules.iter().filter(|module| module.is_alive()) {
-            if target == PatchState::Unpatched {
-                each_body(module, newest, &mut visit);
-                continue;
-            }
-            each_below(module, newest, &mut visit);
-            let older = self.patches.iter().take_while(|it| it.id() != patch);
-            for older in older.filter(|older| older.is_replaced_by(newest)) {
-                each_body(module, older, &mut visit);
-            }
+        behind: &[ThreadId],
+    ) -> Result<usize, Error<W::Error>> {
+        let transition = self.movable(patch)?;
+        if transition.is_started() {
+            return Err(Refusal::AlreadyStarted(patch).into());
         }
-        Ok(())
+        let listed = transition.listed(behind)?;
+        transition.move_others(world, &listed)?;
+        transition.threads = listed;
+        transition.others_moved();
+        world.event(Event::Starting(patch, transition.target));
+        Ok(transition.waiting().count())
     }
 
-    /// Switches a thread that is clear now. Returns how many have yet to switch. A thread that is
-    /// not known or has switched already is where it should be.
+    /// Switches a thread that is stopped, and clear now. Returns how many have yet to switch. A
+    /// thread that nobody waits for is where it should be.
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotInTransition`].
+    /// [`Refusal::NotInTransition`], [`Refusal::NotStarted`], [`Error::Threads`]: the thread has not
+    /// switched.
     pub fn switch_thread<W: World>(
         &mut self,
         world: &mut W,
         patch: PatchId,
         thread: ThreadId,
-    ) -> Result<usize, Refusal> {
+    ) -> Result<usize, Error<W::Error>> {
         let transition = self.transition_of(patch)?;
-        transition.switch(world, |record| record.thread == thread);
+        if !transition.is_started() {
+            return Err(Refusal::NotStarted(patch).into());
+        }
+        transition.join_others(world, thread)?;
         Ok(transition.waiting().count())
     }
 
     /// A thread has ended, and no other with the same thread pointer is left. Should its thread
     /// pointer be given to a new thread, that one counts as unknown. Returns how many have yet to
     /// switch.
-    pub fn thread_exited<W: World>(&mut self, world: &mut W, thread: ThreadId) -> usize {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Threads`]: the thread is still known, and waited for if it was.
+    pub fn thread_exited<W: World>(
+        &mut self,
+        world: &mut W,
+        thread: ThreadId,
+    ) -> Result<usize, Error<W::Error>> {
         let Some(transition) = &mut self.transition else {
-            return 0;
+            return Ok(0);
         };
-        transition.switch(world, |record| record.thread == thread);
-        transition.threads.retain(|record| record.thread != thread);
-        transition.waiting().count()
+        transition.join_others(world, thread)?;
+        Ok(transition.waiting().count())
     }
 
-    /// Turns the transition of `patch` round, towards `target`. All threads are stopped, and
-    /// `threads` names them all; each keeps its universe until it is switched back. (The kernel
-    /// does this for a write to `enabled` during the patch's transition.)
+    /// Turns the transition of `patch` round, towards `target`. Everybody stays in the universe that
+    /// they are in: those who never switched are no longer waited for, and for the others
+    /// [`start`](Self::start) has to be called, with what must not be left for the new target. Only
+    /// if the transition had not started, there is nobody to let go: it counts as started towards
+    /// the other side at once. (The kernel does all this for a write to `enabled` during the patch's
+    /// transition.)
     ///
     /// # Errors
     ///
     /// [`Refusal::NotInTransition`], [`Refusal::AlreadyHeading`], [`Refusal::Canceled`],
-    /// [`Refusal::OutOfMemory`], [`Error::Site`], [`Error::Threads`]: the transition goes on as it
-    /// did; after the latter two, sites that sent everyone to one place may choose by thread
-    /// again, which makes no difference.
+    /// [`Error::Site`]: the transition goes on as it did; after the last, sites that sent everyone
+    /// to one place may choose by thread again, which makes no difference.
     pub fn reverse<W: World>(
         &mut self,
         world: &mut W,
         patch: PatchId,
         target: PatchState,
-        threads: &[ThreadId],
-    ) -> Result<usize, Error<W::Error>> {
-        let transition = self.transition_of(patch)?;
-        if transition.canceled {
-            return Err(Refusal::Canceled(patch).into());
-        }
-        if transition.target == target {
+    ) -> Result<(), Error<W::Error>> {
+        if self.movable(patch)?.target == target {
             return Err(Refusal::AlreadyHeading(patch).into());
         }
-        let reversed = transition.reversed(threads)?;
         // Completing may have been tried, and may have failed after some sites.
         self.split_sites(world, patch)?;
-        world
-            .open_transition(target, &mut reversed.states())
-            .map_err(|error| Error::Threads(patch, error))?;
-        let waiting = reversed.waiting().count();
-        self.transition = Some(reversed);
+        let transition = self.movable(patch)?;
+        transition.target = target;
+        let started = transition.is_started();
         world.event(Event::Reversing(patch, target));
-        world.event(Event::Starting(patch, target));
+        if started {
+            world.event(Event::Starting(patch, target));
+        }
         if let Some(patch) = self.patches.iter_mut().find(|it| it.id() == patch) {
             patch.enabled = target == PatchState::Patched;
         }
-        Ok(waiting)
+        Ok(())
     }
 
     /// Declares all threads switched, wherever they are. What they may still be inside of is never
@@ -317,16 +304,32 @@ impl Livepatch {
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotInTransition`]; [`Refusal::Canceled`], nobody waits then.
-    pub fn force<W: World>(&mut self, world: &mut W, patch: PatchId) -> Result<(), Refusal> {
-        let transition = self.transition_of(patch)?;
-        if transition.canceled {
-            return Err(Refusal::Canceled(patch));
+    /// [`Refusal::NotInTransition`]; [`Refusal::Canceled`], nobody waits then; [`Error::Threads`]:
+    /// those that have switched stay so, and it can be called again for the rest.
+    pub fn force<W: World>(
+        &mut self,
+        world: &mut W,
+        patch: PatchId,
+    ) -> Result<(), Error<W::Error>> {
+        let transition = self.movable(patch)?;
+        let target = transition.target;
+        let first = transition.waiting().next();
+        if !transition.is_started() {
+            // The world may have threads listed from a start that failed. They are let go, too.
+            transition.move_others(world, &transition.threads)?;
+            transition.others_moved();
+            world.event(Event::Starting(patch, target));
+        } else if let Some(first) = first {
+            transition.join_others(world, first)?;
         }
-        world.event(Event::Forcing(patch, transition.target));
+        // From here on somebody may be inside of what they should have left.
         transition.forced = true;
-        transition.switch(world, |_| true);
-        Ok(())
+        world.event(Event::Forcing(patch, target));
+        loop {
+            let next = transition.waiting().next();
+            let Some(next) = next else { return Ok(()) };
+            transition.join_others(world, next)?;
+        }
     }
 
     fn transition_of(&mut self, patch: PatchId) -> Result<&mut Transition, Refusal> {
@@ -335,36 +338,12 @@ impl Livepatch {
             .filter(|transition| transition.patch == patch)
             .ok_or(Refusal::NotInTransition(patch))
     }
-}
 
-/// The bodies that a patch brings to a module; for a nop, the original.
-fn each_body(module: &Module, patch: &Patch, visit: &mut impl FnMut(Leaving)) {
-    let Some((id, object)) = patch.object(module.build_id()) else {
-        return;
-    };
-    for (function, entry) in object.entries(id) {
-        visit(Leaving {
-            module: module.id(),
-            function,
-            code: entry.code(),
-        });
-    }
-}
-
-/// The bodies that run in a module where a patch's funcs are not on top, or not yet.
-fn each_below(module: &Module, patch: &Patch, visit: &mut impl FnMut(Leaving)) {
-    let Some((id, object)) = patch.object(module.build_id()) else {
-        return;
-    };
-    for (function, entry) in object.entries(id) {
-        let mut sites = module.sites().iter();
-        let site = sites.find(|site| site.function() == function);
-        if let Some(code) = site.map_or(Some(Code::Original), |site| site.below(entry.func)) {
-            visit(Leaving {
-                module: module.id(),
-                function,
-                code,
-            });
+    /// The transition of `patch`, if it can still go either way.
+    fn movable(&mut self, patch: PatchId) -> Result<&mut Transition, Refusal> {
+        match self.transition_of(patch)? {
+            transition if transition.canceled => Err(Refusal::Canceled(patch)),
+            transition => Ok(transition),
         }
     }
 }

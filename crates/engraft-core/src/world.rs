@@ -47,21 +47,28 @@ pub trait World {
         target: SiteTarget,
     ) -> Result<(), Self::Error>;
 
-    /// A transition opens, or turns round: each of `threads` is in the state given with it, all
-    /// others are in `others`. Called before any site dispatches by thread. On an error the states
-    /// must be as before.
+    /// Each of `threads` is in the state given with it, all others are in `others`, also those that
+    /// are yet to be born. Called when a transition opens, without `threads`, before any site
+    /// dispatches by thread. Called again when it is about to start: then everybody, listed or not,
+    /// is in that state already, and no thread's state may change at any instant, because threads
+    /// may be running. On an error the states must be as before.
     fn open_transition(
         &mut self,
         others: PatchState,
         threads: &mut dyn Iterator<Item = (ThreadId, PatchState)>,
     ) -> Result<(), Self::Error>;
 
-    /// A transition starts: threads that it did not list when it opened, because they are yet to
-    /// be born, are in `state` from now on.
-    fn switch_others(&mut self, state: PatchState);
+    /// A transition starts: everybody whom the last [`open_transition`](Self::open_transition) did
+    /// not list is in `state` from now on, all at one instant.
+    ///
+    /// The model calls this because somebody has looked at all stacks. It may be carried out only
+    /// while everybody is still held as they were then; otherwise it has to fail. On an error nobody
+    /// has moved.
+    fn switch_others(&mut self, state: PatchState) -> Result<(), Self::Error>;
 
-    /// A thread switches to the transition's target.
-    fn switch_thread(&mut self, thread: ThreadId, state: PatchState);
+    /// One thread that was listed is in `state` from now on, which is where the others are: it is
+    /// clear and held, or has ended, or is forced. On an error it has not moved.
+    fn switch_thread(&mut self, thread: ThreadId, state: PatchState) -> Result<(), Self::Error>;
 
     /// The transition is over, no site dispatches by thread any more.
     fn close_transition(&mut self);

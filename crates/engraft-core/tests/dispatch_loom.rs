@@ -5,13 +5,19 @@
 //! clear" is a lock that a thread holds from dispatch to the end of the body: the controller gets it
 //! only while the thread is outside.
 
-#![expect(clippy::expect_used, reason = "tests may say so in one word")]
+#![expect(
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "tests may say so in one word, and abort without memory"
+)]
 
 use std::sync::atomic::Ordering;
 
-use engraft_core::dispatch::{SiteWords, ThreadSlot, ThreadTable, TransitionWords, Word, dispatch};
+use engraft_core::dispatch::{
+    SiteWords, ThreadSlot, ThreadTable, TransitionWords, Word, dispatch, encode,
+};
 use engraft_core::{PatchState, ThreadId};
-use loom::sync::atomic::{AtomicBool, AtomicU64};
+use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
@@ -42,12 +48,20 @@ fn word(value: u64) -> LoomWord {
 struct Shared {
     site: SiteWords<LoomWord>,
     transition: TransitionWords<LoomWord>,
-    slots: [ThreadSlot<LoomWord>; 2],
+    /// A table, and what replaces it.
+    tables: [Vec<ThreadSlot<LoomWord>>; 2],
+    /// Which of them it is.
+    table: AtomicUsize,
 }
 
 impl Shared {
     /// As a transition to the patched state leaves the words: `others` keeps its last value.
     fn new() -> Arc<Self> {
+        Self::with_room(2)
+    }
+
+    /// With tables for so many threads. The fewer words there are, the fewer executions.
+    fn with_room(room: usize) -> Arc<Self> {
         let slot = || ThreadSlot {
             thread: word(0),
             state: word(0),
@@ -61,7 +75,8 @@ impl Shared {
                 others: word(0),
                 anonymous: word(0),
             },
-            slots: [slot(), slot()],
+            tables: [room, room].map(|room| (0..room).map(|_| slot()).collect()),
+            table: AtomicUsize::new(0),
         };
         shared.table().switch_others(PatchState::Patched);
         Arc::new(shared)
@@ -70,30 +85,62 @@ impl Shared {
     fn table(&self) -> ThreadTable<'_, LoomWord> {
         ThreadTable {
             transition: &self.transition,
-            slots: &self.slots,
+            slots: self.slots(),
         }
     }
 
-    fn call(&self, thread: ThreadId) -> u64 {
-        dispatch(&self.site, &self.transition, &self.slots, thread.0)
+    fn slots(&self) -> &[ThreadSlot<LoomWord>] {
+        // ORDERING: Acquire, as `dispatch` asks for.
+        &self.tables[self.table.load(Ordering::Acquire)]
     }
 
-    /// Opens a transition that brings `new`; nobody has switched.
-    fn open(&self, threads: &[ThreadId], old: u64, new: u64) {
-        let states = threads
-            .iter()
-            .map(|thread| (*thread, PatchState::Unpatched));
-        self.table()
-            .open(PatchState::Unpatched, states)
-            .expect("there is room");
+    /// Puts the second table in the first one's place.
+    fn replace_table(&self) {
+        // ORDERING: Release, as `dispatch` asks for.
+        self.table.store(1, Ordering::Release);
+    }
+
+    fn call(&self, thread: ThreadId) -> u64 {
+        dispatch(&self.site, &self.transition, || self.slots(), thread.0)
+    }
+
+    /// Opens a transition between `old` and `new` that leaves `from`; nobody has switched.
+    fn begin(&self, from: PatchState, old: u64, new: u64) {
+        self.list(from, &[]);
         self.site.write(old, new);
-        self.table().switch_others(PatchState::Patched);
+    }
+
+    fn list(&self, others: PatchState, threads: &[(ThreadId, PatchState)]) {
+        self.table()
+            .open(others, threads.iter().copied())
+            .expect("there is room");
+    }
+
+    /// Lets everybody go, except `behind`.
+    fn start(&self, from: PatchState, behind: &[ThreadId]) {
+        let states: Vec<_> = behind.iter().map(|thread| (*thread, from)).collect();
+        self.list(from, &states);
+        self.table().switch_others(from.other());
+    }
+
+    /// A transition that brings `new`, and has started.
+    fn open(&self, behind: &[ThreadId], old: u64, new: u64) {
+        self.begin(PatchState::Unpatched, old, new);
+        self.start(PatchState::Unpatched, behind);
     }
 
     fn close(&self, code: u64) {
         self.site.write(code, code);
         self.table().close();
     }
+}
+
+/// For those that would take minutes: everything that the memory model allows, but no more than
+/// three switches from a thread that could go on.
+fn bounded(test: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(test);
 }
 
 /// A thread that was there keeps the old code, whatever it sees of the opening.
@@ -141,12 +188,15 @@ fn a_new_thread_never_goes_back() {
 #[test]
 fn a_sleeper_does_not_mix_two_transitions() {
     loom::model(|| {
-        let shared = Shared::new();
+        let shared = Shared::with_room(1);
         shared.open(&[], X, Y);
         let caller = Arc::clone(&shared);
         let caller = thread::spawn(move || assert_eq!(caller.call(BORN), Y));
         shared.close(Y);
-        shared.open(&[BORN], Y, Z);
+        // Listed when it begins, which saves executions.
+        shared.list(PatchState::Unpatched, &[(BORN, PatchState::Unpatched)]);
+        shared.site.write(Y, Z);
+        shared.table().switch_others(PatchState::Patched);
         caller.join().expect("one universe");
     });
 }
@@ -156,19 +206,67 @@ fn a_sleeper_does_not_mix_two_transitions() {
 #[test]
 fn a_sleeper_is_not_moved_by_the_transition_back() {
     loom::model(|| {
-        let shared = Shared::new();
+        let shared = Shared::with_room(1);
         shared.open(&[], X, Y);
         let caller = Arc::clone(&shared);
         let caller = thread::spawn(move || assert_eq!(caller.call(BORN), Y));
         shared.close(Y);
-        let patched = [(BORN, PatchState::Patched)];
-        shared
-            .table()
-            .open(PatchState::Patched, patched.into_iter())
-            .expect("there is room");
-        shared.site.write(X, Y);
-        shared.table().switch_others(PatchState::Unpatched);
+        shared.begin(PatchState::Patched, X, Y);
+        shared.start(PatchState::Patched, &[BORN]);
         caller.join().expect("its own universe");
+    });
+}
+
+/// The same with a table that is replaced in between: the sleeper may have the old one in hand, where
+/// nobody lists it any more.
+#[test]
+fn a_sleeper_with_the_old_table_is_not_moved() {
+    loom::model(|| {
+        let shared = Shared::with_room(1);
+        shared.open(&[], X, Y);
+        let caller = Arc::clone(&shared);
+        let caller = thread::spawn(move || assert_eq!(caller.call(BORN), Y));
+        shared.close(Y);
+        shared.replace_table();
+        shared.begin(PatchState::Patched, X, Y);
+        shared.start(PatchState::Patched, &[BORN]);
+        caller.join().expect("its own universe");
+    });
+}
+
+/// The old table may be seen as it was when it still listed the sleeper.
+#[test]
+fn a_sleeper_that_the_old_table_lists_is_not_moved() {
+    bounded(|| {
+        let shared = Shared::with_room(1);
+        shared.open(&[OLD], X, Y);
+        shared.table().switch(OLD, PatchState::Patched);
+        let caller = Arc::clone(&shared);
+        let caller = thread::spawn(move || assert_eq!(caller.call(OLD), Y));
+        shared.close(Y);
+        shared.replace_table();
+        shared.open(&[OLD], Y, Z);
+        caller.join().expect("its own universe");
+    });
+}
+
+/// Threads run while they are listed, and the start may fail after that; then others are listed, and
+/// only then somebody moves. Nobody has seen anything but the old code, except who is moved.
+#[test]
+fn listing_moves_nobody() {
+    bounded(|| {
+        let shared = Shared::new();
+        shared.begin(PatchState::Unpatched, X, Y);
+        let caller = Arc::clone(&shared);
+        let caller = thread::spawn(move || {
+            assert_eq!(caller.call(OLD), X);
+            let calls = [caller.call(OTHER), caller.call(OTHER)];
+            assert!(matches!(calls, [X, X] | [X, Y] | [Y, Y]), "{calls:x?}");
+        });
+        let behind = [OLD, OTHER].map(|thread| (thread, PatchState::Unpatched));
+        shared.list(PatchState::Unpatched, &behind);
+        shared.start(PatchState::Unpatched, &[OLD]);
+        caller.join().expect("nobody moved too early");
     });
 }
 
@@ -207,7 +305,8 @@ fn nobody_runs_what_is_released() {
     });
 }
 
-/// Turning a transition round, without stopping the threads that it lists: each stays where it is.
+/// Turning a transition round, without stopping the threads that it lists: each stays where it is,
+/// until it starts again, and who never switched stays then, too.
 #[test]
 fn turning_round_moves_nobody() {
     loom::model(|| {
@@ -219,11 +318,36 @@ fn turning_round_moves_nobody() {
             assert_eq!(caller.call(BORN), Y);
         });
         let states = [(OLD, PatchState::Unpatched), (BORN, PatchState::Patched)];
-        shared
-            .table()
-            .open(PatchState::Unpatched, states.into_iter())
-            .expect("there is room");
+        shared.list(PatchState::Patched, &states);
+        shared.table().switch_others(PatchState::Unpatched);
         caller.join().expect("its own universe");
+    });
+}
+
+/// Somebody outside of the process writes the words; the same as if it was done inside.
+#[test]
+fn the_words_can_be_written_from_outside() {
+    loom::model(|| {
+        let shared = Shared::new();
+        shared.begin(PatchState::Unpatched, X, Y);
+        let behind = [OLD, ThreadId(0)].map(|thread| (thread, PatchState::Unpatched));
+        shared.list(PatchState::Unpatched, &behind);
+        assert!(shared.table().state_word(OTHER).is_none());
+        let patched = encode(PatchState::Patched);
+        shared.transition.others.store(patched, Ordering::Release);
+        for (thread, state) in behind {
+            assert_eq!([shared.call(thread), shared.call(OTHER)], [X, Y]);
+            let table = shared.table();
+            let word = table.state_word(thread).expect("listed");
+            assert_eq!(word.load(Ordering::Relaxed), encode(state));
+            word.store(patched, Ordering::Release);
+            assert_eq!(shared.call(thread), Y);
+        }
+        // The next start forgets those that are where the others are.
+        shared.list(PatchState::Patched, &[]);
+        for (thread, _) in behind {
+            assert!(shared.table().state_word(thread).is_none());
+        }
     });
 }
 
@@ -235,19 +359,16 @@ fn a_full_table_moves_nobody() {
         shared.open(&[OLD, OTHER], X, Y);
         let states = [OLD, OTHER, BORN].map(|thread| (thread, shared.call(thread)));
         let state = |(thread, code)| {
-            (
-                thread,
-                if code == X {
-                    PatchState::Unpatched
-                } else {
-                    PatchState::Patched
-                },
-            )
+            let state = match code {
+                X => PatchState::Unpatched,
+                _ => PatchState::Patched,
+            };
+            (thread, state)
         };
         let listed = states.into_iter().map(state);
         shared
             .table()
-            .open(PatchState::Unpatched, listed)
+            .open(PatchState::Patched, listed)
             .expect_err("two slots, three threads");
         for (thread, code) in states {
             assert_eq!(shared.call(thread), code);

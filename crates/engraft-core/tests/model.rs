@@ -69,10 +69,21 @@ fn scopes() -> Vec<(&'static str, Scope)> {
         threads: 2,
         births: true,
         force: true,
+        nonsense: false,
         ..Scope::new(vec![Plan::BOTH, REPLACE_A])
+    };
+    let start = Scope {
+        threads: 2,
+        births: true,
+        unreadable: true,
+        force: true,
+        faults: true,
+        nonsense: false,
+        ..Scope::new(vec![Plan::BOTH])
     };
     let faults = Scope {
         threads: 1,
+        unreadable: true,
         births: true,
         force: true,
         faults: true,
@@ -92,10 +103,11 @@ fn scopes() -> Vec<(&'static str, Scope)> {
     };
     vec![
         ("three patches stack, two modules, two threads", stack),
-        ("replace, states, births, two modules", replace),
-        ("force, births, two threads", force),
         ("every call of the world fails in every state", faults),
+        ("force, births, two threads", force),
         ("refused modules, nonsense requests, two modules", refusals),
+        ("starting fails and is tried again, two threads", start),
+        ("replace, states, births, two modules", replace),
     ]
 }
 
@@ -103,7 +115,7 @@ fn scopes() -> Vec<(&'static str, Scope)> {
 fn every_interleaving_keeps_the_rules() {
     let started = Instant::now();
     let total = AtomicUsize::new(0);
-    // The largest scope comes first and has one core to itself.
+    // The largest scopes come first, so that both cores have something to do until the end.
     let scopes = Mutex::new(scopes().into_iter());
     let worker = || {
         while let Some((name, scope)) = next(&scopes) {
@@ -236,6 +248,37 @@ fn control_rule_6_comer_ignores_the_transition() {
         ..Scope::new(vec![Plan::BOTH])
     };
     control(Control::NoDispatchForComers, "not Original", scope);
+}
+
+/// The list of those that stay behind is made, then threads run, then the others are let go.
+#[test]
+fn control_starting_with_a_stale_look() {
+    let scope = Scope {
+        threads: 1,
+        ..Scope::new(vec![Plan::BOTH])
+    };
+    control(Control::StaleLook, "two universes", scope);
+}
+
+/// The same for a transition that is turned round: what was seen then is as stale.
+#[test]
+fn control_turning_round_with_a_stale_look() {
+    let scope = Scope {
+        threads: 1,
+        births: true,
+        ..Scope::new(vec![Plan::BOTH])
+    };
+    control(Control::StaleTurn, "two universes", scope);
+}
+
+/// The word is written after all, and the controller does not wait to see it.
+#[test]
+fn control_a_move_that_is_not_told() {
+    let scope = Scope {
+        faults: true,
+        ..Scope::new(vec![Plan::BOTH])
+    };
+    control(Control::MoveAndFail, "dispatch and the core have", scope);
 }
 
 #[test]

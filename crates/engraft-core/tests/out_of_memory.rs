@@ -17,7 +17,6 @@ use std::cell::Cell;
 use engraft_core::{
     BuildId, Callbacks, Error, LinkAddress, Livepatch, ModuleId, ObjectDefinition, PatchDefinition,
     PatchId, PatchState, Refusal, ShadowError, ShadowStore, StateDefinition, StateId, ThreadId,
-    ThreadReport,
 };
 use fine::Fine;
 
@@ -123,11 +122,7 @@ const LIBRARY: ModuleId = ModuleId(1);
 
 #[test]
 fn every_allocation_may_fail() {
-    let threads = [1, 2, 3].map(|thread| ThreadReport {
-        thread: ThreadId(thread),
-        clear: true,
-    });
-    let all = threads.map(|report| report.thread);
+    let behind = [3, 1, 2, 1].map(ThreadId);
     let old = PatchId(1);
     let new = PatchId(2);
 
@@ -149,9 +144,9 @@ fn every_allocation_may_fail() {
 
     let mut abandoned = core.clone();
     abandoned.abandon(&mut Fine, old).expect("prepared");
-    let begin =
-        |patch| move |core: &mut Livepatch, ()| core.begin(&mut Fine, patch, &threads).map(|_| ());
+    let begin = |patch| move |core: &mut Livepatch, ()| core.begin(&mut Fine, patch);
     let mut core = starve(&core, &abandoned, || (), begin(old), NONE);
+    core.start(&mut Fine, old, &[]).expect("begun");
     core.complete(&mut Fine, old).expect("nobody waits");
 
     let come =
@@ -167,25 +162,38 @@ fn every_allocation_may_fail() {
     );
     let begun = starve(&prepared, &core, || (), begin(new), NONE);
 
-    let reverse = |core: &mut Livepatch, ()| {
-        core.reverse(&mut Fine, new, PatchState::Unpatched, &all)
-            .map(|_| ())
-    };
-    starve(&begun, &begun, || (), reverse, NONE);
+    let start = |core: &mut Livepatch, ()| core.start(&mut Fine, new, &behind).map(|_| ());
+    let mut forced = starve(&begun, &begun, || (), start, NONE);
 
-    let mut forced = begun;
-    forced.force(&mut Fine, new).expect("in transition");
+    // What turns round and ends things needs no memory at all; what starts it again does.
+    BUDGET.with(|budget| budget.set(Some(0)));
+    let reversed = forced.reverse(&mut Fine, new, PatchState::Unpatched);
+    BUDGET.with(|budget| budget.set(None));
+    assert_eq!(reversed, Ok(()));
+    starve(&forced, &forced, || (), start, NONE);
+    BUDGET.with(|budget| budget.set(Some(0)));
+    let reversed = forced.reverse(&mut Fine, new, PatchState::Patched);
+    let switched = forced.switch_thread(&mut Fine, new, ThreadId(3));
+    let exited = forced.thread_exited(&mut Fine, ThreadId(2));
+    let force = forced.force(&mut Fine, new);
+    BUDGET.with(|budget| budget.set(None));
+    assert_eq!(
+        (reversed, switched, exited, force),
+        (Ok(()), Ok(2), Ok(1), Ok(()))
+    );
+
     let complete = |core: &mut Livepatch, ()| core.complete(&mut Fine, new);
     let core = starve(&forced, &forced, || (), complete, NONE);
 
-    let disable = |core: &mut Livepatch, ()| core.disable(&mut Fine, new, &threads).map(|_| ());
-    let mut core = starve(&core, &core, || (), disable, NONE);
-
-    // What undoes and ends things needs no memory at all.
+    // Nor does disabling, unless somebody stays behind.
+    let mut core = core;
     BUDGET.with(|budget| budget.set(Some(0)));
+    let disabled = core.disable(&mut Fine, new);
+    let started = core.start(&mut Fine, new, &[]);
     let completed = core.complete(&mut Fine, new);
     let gone = core.module_going(&mut Fine, LIBRARY);
     BUDGET.with(|budget| budget.set(None));
+    assert_eq!((disabled, started), (Ok(()), Ok(0)));
     assert_eq!((completed, gone), (Ok(()), Ok(())));
 }
 

@@ -37,6 +37,7 @@ fn everything() -> Scope {
         modules: vec![M, N],
         threads: 3,
         births: true,
+        unreadable: true,
         force: true,
         faults: true,
         vanish: true,

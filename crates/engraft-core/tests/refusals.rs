@@ -11,17 +11,13 @@ mod fine;
 
 use engraft_core::{
     BuildId, Callbacks, Error, LinkAddress, Livepatch, ModuleId, ObjectDefinition, PatchDefinition,
-    PatchId, PatchState, Refusal, StateDefinition, StateId, ThreadId, ThreadReport,
+    PatchId, PatchState, Refusal, StateDefinition, StateId, ThreadId,
 };
 use fine::Fine;
 
 const PROGRAM: ModuleId = ModuleId(0);
 const OLD: PatchId = PatchId(1);
 const NEW: PatchId = PatchId(2);
-const BUSY: [ThreadReport; 1] = [ThreadReport {
-    thread: ThreadId(1),
-    clear: false,
-}];
 
 fn build_id() -> BuildId {
     BuildId::new(b"program").expect("short")
@@ -73,8 +69,23 @@ fn enabled(definition: PatchDefinition) -> Livepatch {
     let mut core = Livepatch::new();
     core.adopt_live_module(PROGRAM, build_id()).expect("empty");
     core.prepare(&mut Fine, OLD, definition).expect("fits");
-    core.begin(&mut Fine, OLD, &[]).expect("prepared");
+    begin(&mut core, OLD);
     core.complete(&mut Fine, OLD).expect("nobody waits");
+    core
+}
+
+/// Begins, and everybody switches.
+fn begin(core: &mut Livepatch, patch: PatchId) {
+    core.begin(&mut Fine, patch).expect("prepared");
+    assert_eq!(core.start(&mut Fine, patch, &[]), Ok(0));
+}
+
+/// An enabled patch, and a new one that is begun and not started.
+fn begun() -> Livepatch {
+    let mut core = enabled(patch("old", &[1]));
+    core.prepare(&mut Fine, NEW, patch("new", &[1]))
+        .expect("fits");
+    core.begin(&mut Fine, NEW).expect("prepared");
     core
 }
 
@@ -151,7 +162,7 @@ fn sets_replace_only_their_own() {
     ] {
         core.prepare(&mut Fine, PatchId(id), definition)
             .expect("fits");
-        core.begin(&mut Fine, PatchId(id), &[]).expect("prepared");
+        begin(&mut core, PatchId(id));
         core.complete(&mut Fine, PatchId(id)).expect("nobody waits");
     }
     let listed: Vec<_> = core.patches().iter().map(|patch| patch.id()).collect();
@@ -203,27 +214,24 @@ fn one_transition_at_a_time() {
         core.prepare(&mut Fine, third, patch("third", &[1])),
         busy(NEW)
     );
-    assert_eq!(core.disable(&mut Fine, OLD, &[]).map(|_| ()), busy(NEW));
-    assert_eq!(core.begin(&mut Fine, NEW, &BUSY), Ok(1));
+    assert_eq!(core.disable(&mut Fine, OLD), busy(NEW));
+    core.begin(&mut Fine, NEW).expect("prepared");
+    assert_eq!(core.start(&mut Fine, NEW, &[ThreadId(1)]), Ok(1));
     let before = core.clone();
     assert_eq!(
         core.prepare(&mut Fine, third, patch("third", &[1])),
         busy(NEW)
     );
-    assert_eq!(core.disable(&mut Fine, OLD, &[]).map(|_| ()), busy(NEW));
-    assert_eq!(core.disable(&mut Fine, NEW, &[]).map(|_| ()), busy(NEW));
+    assert_eq!(core.disable(&mut Fine, OLD), busy(NEW));
+    assert_eq!(core.disable(&mut Fine, NEW), busy(NEW));
     let waiting = Err(Error::Refused(Refusal::Waiting(1)));
     assert_eq!(core.complete(&mut Fine, NEW), waiting);
     let heading = Err(Error::Refused(Refusal::AlreadyHeading(NEW)));
-    assert_eq!(
-        core.reverse(&mut Fine, NEW, PatchState::Patched, &[])
-            .map(|_| ()),
-        heading
-    );
-    assert_eq!(
-        core.force(&mut Fine, OLD),
-        Err(Refusal::NotInTransition(OLD))
-    );
+    assert_eq!(core.reverse(&mut Fine, NEW, PatchState::Patched), heading);
+    let other = Error::Refused(Refusal::NotInTransition(OLD));
+    assert_eq!(core.force(&mut Fine, OLD), Err(other));
+    assert_eq!(core.start(&mut Fine, OLD, &[]), Err(other));
+    assert_eq!(core.switch_thread(&mut Fine, OLD, ThreadId(1)), Err(other));
     assert_eq!(core, before);
 }
 
@@ -232,12 +240,16 @@ fn what_is_not_there() {
     let mut core = enabled(patch("old", &[1]));
     let before = core.clone();
     let not_enabled = Err(Error::Refused(Refusal::NotEnabled(NEW)));
-    assert_eq!(core.disable(&mut Fine, NEW, &[]).map(|_| ()), not_enabled);
+    assert_eq!(core.disable(&mut Fine, NEW), not_enabled);
     let not_prepared = Err(Error::Refused(Refusal::NotPrepared(NEW)));
-    assert_eq!(core.begin(&mut Fine, NEW, &[]).map(|_| ()), not_prepared);
+    assert_eq!(core.begin(&mut Fine, NEW), not_prepared);
     assert_eq!(core.abandon(&mut Fine, NEW), Err(Refusal::NotPrepared(NEW)));
-    let idle = Err(Error::Refused(Refusal::NotInTransition(OLD)));
-    assert_eq!(core.complete(&mut Fine, OLD), idle);
+    let idle = Error::Refused(Refusal::NotInTransition(OLD));
+    assert_eq!(core.complete(&mut Fine, OLD), Err(idle));
+    assert_eq!(core.start(&mut Fine, OLD, &[]), Err(idle));
+    let reversed = core.reverse(&mut Fine, OLD, PatchState::Unpatched);
+    assert_eq!(reversed, Err(idle));
+    assert_eq!(core.thread_exited(&mut Fine, ThreadId(1)), Ok(0));
     let module = ModuleId(9);
     assert_eq!(
         core.module_going(&mut Fine, module),
@@ -257,24 +269,86 @@ fn what_is_not_there() {
     assert_eq!(core, before);
 }
 
-/// Threads that share a thread pointer switch when all of them are clear.
+/// Threads that share a thread pointer switch together, however many of them stay behind.
 #[test]
 fn threads_that_cannot_be_told_apart_switch_together() {
-    let mut core = enabled(patch("old", &[1]));
-    core.prepare(&mut Fine, NEW, patch("new", &[1]))
-        .expect("fits");
-    let report = |thread, clear| ThreadReport {
-        thread: ThreadId(thread),
-        clear,
-    };
-    let threads = [
-        report(0, true),
-        report(5, true),
-        report(0, false),
-        report(5, true),
-    ];
-    assert_eq!(core.begin(&mut Fine, NEW, &threads), Ok(1));
+    let mut core = begun();
+    let behind = [ThreadId(5), ThreadId(0), ThreadId(5), ThreadId(0)];
+    assert_eq!(core.start(&mut Fine, NEW, &behind), Ok(2));
     let transition = core.transition().expect("open");
+    let waiting: Vec<_> = transition.waiting().collect();
+    assert_eq!(waiting, [ThreadId(0), ThreadId(5)]);
     assert_eq!(transition.thread_state(ThreadId(0)), PatchState::Unpatched);
-    assert_eq!(transition.thread_state(ThreadId(5)), PatchState::Patched);
+    assert_eq!(transition.thread_state(ThreadId(7)), PatchState::Patched);
+    assert_eq!(core.switch_thread(&mut Fine, NEW, ThreadId(0)), Ok(1));
+    assert_eq!(core.thread_exited(&mut Fine, ThreadId(5)), Ok(0));
+}
+
+/// Before the start there is nothing to be switched and nothing to be completed, and there is only
+/// one start.
+#[test]
+fn a_transition_starts_once() {
+    let mut core = begun();
+    let before = core.clone();
+    let early = Error::Refused(Refusal::NotStarted(NEW));
+    assert_eq!(core.complete(&mut Fine, NEW), Err(early));
+    let thread = ThreadId(1);
+    assert_eq!(core.switch_thread(&mut Fine, NEW, thread), Err(early));
+    assert_eq!(core, before);
+    assert_eq!(core.start(&mut Fine, NEW, &[thread]), Ok(1));
+    let before = core.clone();
+    let late = Err(Error::Refused(Refusal::AlreadyStarted(NEW)));
+    assert_eq!(core.start(&mut Fine, NEW, &[]), late);
+    assert_eq!(core, before);
+}
+
+/// A transition that never started has nobody to bring back.
+#[test]
+fn turned_round_before_the_start() {
+    let mut core = begun();
+    assert_eq!(core.reverse(&mut Fine, NEW, PatchState::Unpatched), Ok(()));
+    assert!(core.transition().expect("open").is_started());
+    let late = Err(Error::Refused(Refusal::AlreadyStarted(NEW)));
+    assert_eq!(core.start(&mut Fine, NEW, &[]), late);
+    assert_eq!(core.complete(&mut Fine, NEW), Ok(()));
+    let listed: Vec<_> = core.patches().iter().map(|patch| patch.id()).collect();
+    assert_eq!(listed, [OLD]);
+}
+
+/// Who never switched need not switch back, whatever is seen of its stack; and is waited for again
+/// when the transition is turned round once more.
+#[test]
+fn turning_round_moves_nobody() {
+    let mut core = begun();
+    let (stays, follows) = (ThreadId(1), ThreadId(2));
+    let state = |core: &Livepatch| {
+        let transition = core.transition().expect("open");
+        [stays, follows].map(|thread| transition.thread_state(thread))
+    };
+    assert_eq!(core.start(&mut Fine, NEW, &[stays]), Ok(1));
+    let apart = [PatchState::Unpatched, PatchState::Patched];
+    assert_eq!(state(&core), apart);
+
+    let mut back = core.clone();
+    assert_eq!(back.reverse(&mut Fine, NEW, PatchState::Unpatched), Ok(()));
+    assert_eq!(state(&back), apart);
+    let again = back.clone();
+    assert_eq!(back.start(&mut Fine, NEW, &[stays, follows]), Ok(1));
+    assert_eq!(state(&back), apart);
+    assert_eq!(back.switch_thread(&mut Fine, NEW, follows), Ok(0));
+    assert_eq!(state(&back), [PatchState::Unpatched; 2]);
+
+    // Before it has started again, it can be turned round at once.
+    let mut again = again;
+    assert_eq!(again.reverse(&mut Fine, NEW, PatchState::Patched), Ok(()));
+    assert_eq!(again, core);
+    assert_eq!(again.switch_thread(&mut Fine, NEW, stays), Ok(0));
+}
+
+/// Forcing needs no start.
+#[test]
+fn forced_before_the_start() {
+    let mut core = begun();
+    assert_eq!(core.force(&mut Fine, NEW), Ok(()));
+    assert_eq!(core.complete(&mut Fine, NEW), Ok(()));
 }

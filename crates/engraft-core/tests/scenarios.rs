@@ -31,7 +31,7 @@ use std::fmt::Debug;
 use engraft_core::{
     BuildId, Callback, CallbackScope, Callbacks, Code, Error, Event, LinkAddress, Livepatch,
     ModuleId, ObjectDefinition, ObjectId, PatchDefinition, PatchId, PatchState, Refusal,
-    SiteTarget, StateDefinition, StateId, ThreadId, ThreadReport, Trouble, World,
+    SiteTarget, StateDefinition, StateId, ThreadId, Trouble, World,
 };
 
 type Lines = Vec<String>;
@@ -46,7 +46,18 @@ enum Do {
     Disable(&'static str),
     /// Disable while thread 1 is inside of a new function.
     DisableBusy(&'static str),
+    /// Enable, up to where threads would be let go.
+    Begin(&'static str),
+    /// Let them go, all clear.
+    Start(&'static str),
+    /// The same while thread 1 is inside of what it should leave.
+    StartBusy(&'static str),
+    /// Turn round, up to where threads would be let go.
+    Turn(&'static str, PatchState),
+    /// Turn round, and let them go while thread 1 is inside of something.
     Reverse(&'static str, PatchState),
+    /// From now on (or no longer) nobody holds the threads, so none can be switched.
+    Unheld(bool),
     Force(&'static str),
     /// Thread 1 leaves, and the transition completes.
     Release,
@@ -80,10 +91,11 @@ struct Recorder {
     lines: Lines,
     names: BTreeMap<PatchId, &'static str>,
     sites: BTreeMap<(ModuleId, LinkAddress), SiteTarget>,
-    table: Option<(PatchState, BTreeMap<ThreadId, PatchState>)>,
+    table: Option<Table>,
     vetoes: BTreeSet<(&'static str, &'static str)>,
     missing: BTreeSet<(&'static str, &'static str)>,
     stuck: BTreeSet<&'static str>,
+    unheld: bool,
     images: BTreeSet<(ObjectId, ModuleId)>,
 }
 
@@ -106,7 +118,17 @@ fn build_id(name: &str) -> BuildId {
     BuildId::new(if name == "N" { "M" } else { name }.as_bytes()).expect("short")
 }
 
+type Table = (PatchState, BTreeMap<ThreadId, PatchState>);
+
 impl Recorder {
+    /// The threads' states, if they can be written.
+    fn held(&mut self) -> Result<&mut Table, &'static str> {
+        match self.unheld {
+            true => Err("nobody holds the threads"),
+            false => Ok(self.table.as_mut().expect("a transition")),
+        }
+    }
+
     fn object(&self, patch: PatchId, module: ModuleId) -> (&'static str, &'static str) {
         (self.names[&patch], module_name(module))
     }
@@ -168,20 +190,20 @@ impl World for Recorder {
         Ok(())
     }
 
-    fn switch_others(&mut self, state: PatchState) {
-        self.table.as_mut().expect("a transition").0 = state;
+    fn switch_others(&mut self, state: PatchState) -> Result<(), Self::Error> {
+        self.held()?.0 = state;
+        Ok(())
     }
 
-    fn switch_thread(&mut self, thread: ThreadId, state: PatchState) {
-        self.table
-            .as_mut()
-            .expect("a transition")
-            .1
-            .insert(thread, state);
+    fn switch_thread(&mut self, thread: ThreadId, state: PatchState) -> Result<(), Self::Error> {
+        self.held()?.1.insert(thread, state);
+        Ok(())
     }
 
     fn close_transition(&mut self) {
-        self.table = None;
+        let (others, threads) = self.table.take().expect("a transition");
+        let behind = threads.values().any(|state| *state != others);
+        assert!(!behind, "{threads:?} are not all {others:?}");
     }
 
     fn event(&mut self, event: Event) {
@@ -350,42 +372,52 @@ impl Bench {
         let (core, world) = (&mut self.core, &mut self.recorder);
         let id = |ids: &BTreeMap<_, PatchId>, name| ids.get(name).copied().unwrap_or(PatchId(0));
         match step {
-            Do::Load(name) | Do::LoadBusy(name) => {
+            Do::Load(name) | Do::LoadBusy(name) | Do::Begin(name) => {
                 let patch = PatchId(world.names.len() as u32 + 1);
                 world
                     .names
                     .insert(patch, name.split('-').next().expect("a first part"));
                 core.prepare(world, patch, definition(name)).map_err(text)?;
                 self.ids.insert(world.names[&patch], patch);
-                let busy = matches!(step, Do::LoadBusy(_));
-                let waiting = core.begin(world, patch, &threads(busy)).map_err(text)?;
-                complete(core, world, patch, waiting)
+                core.begin(world, patch).map_err(text)?;
+                match step {
+                    Do::Begin(_) => Ok(()),
+                    _ => start(core, world, patch, matches!(step, Do::LoadBusy(_))),
+                }
+            }
+            Do::Start(name) | Do::StartBusy(name) => {
+                let busy = matches!(step, Do::StartBusy(_));
+                start(core, world, id(&self.ids, name), busy)
             }
             Do::Disable(name) | Do::DisableBusy(name) => {
                 let patch = id(&self.ids, name);
                 let busy = matches!(step, Do::DisableBusy(_));
-                let waiting = core.disable(world, patch, &threads(busy)).map_err(text)?;
-                complete(core, world, patch, waiting)
+                core.disable(world, patch).map_err(text)?;
+                start(core, world, patch, busy)
             }
-            Do::Reverse(name, target) => {
+            Do::Turn(name, target) | Do::Reverse(name, target) => {
                 let patch = id(&self.ids, name);
-                let all = threads(false).map(|report| report.thread);
-                let waiting = core.reverse(world, patch, target, &all).map_err(text)?;
-                // Thread 2 is clear; thread 1 stays where it is.
-                core.switch_thread(world, patch, ThreadId(2))
-                    .map_err(text::<()>)?;
-                complete(core, world, patch, waiting.saturating_sub(1))
+                core.reverse(world, patch, target).map_err(text)?;
+                match step {
+                    Do::Turn(..) => Ok(()),
+                    // Thread 2 is clear; thread 1 is where it should be.
+                    _ => start(core, world, patch, true),
+                }
+            }
+            Do::Unheld(on) => {
+                world.unheld = on;
+                Ok(())
             }
             Do::Force(name) => {
                 let patch = id(&self.ids, name);
-                core.force(world, patch).map_err(text::<()>)?;
+                core.force(world, patch).map_err(text)?;
                 complete(core, world, patch, 0)
             }
             Do::Release => {
                 let patch = core.transition().expect("a transition").patch();
                 let waiting = core
                     .switch_thread(world, patch, ThreadId(1))
-                    .map_err(text::<()>)?;
+                    .map_err(text)?;
                 complete(core, world, patch, waiting)
             }
             Do::Insmod(module) => core
@@ -445,17 +477,16 @@ fn set<T: Ord>(set: &mut BTreeSet<T>, item: T, on: bool) -> Result<(), String> {
     Ok(())
 }
 
-fn threads(busy: bool) -> [ThreadReport; 2] {
-    [
-        ThreadReport {
-            thread: ThreadId(1),
-            clear: !busy,
-        },
-        ThreadReport {
-            thread: ThreadId(2),
-            clear: true,
-        },
-    ]
+/// Lets threads go, and completes if none is left.
+fn start(
+    core: &mut Livepatch,
+    world: &mut Recorder,
+    patch: PatchId,
+    busy: bool,
+) -> Result<(), String> {
+    let behind: &[ThreadId] = if busy { &[ThreadId(1)] } else { &[] };
+    let waiting = core.start(world, patch, behind).map_err(text)?;
+    complete(core, world, patch, waiting)
 }
 
 fn complete(
@@ -481,10 +512,10 @@ fn text<E: Debug>(error: impl Into<Error<E>>) -> String {
         Error::Refused(Refusal::NotInTransition(_) | Refusal::AlreadyHeading(_)) => "EINVAL".into(),
         Error::Refused(Refusal::OlderState { .. }) => "older state".into(),
         Error::Refused(refusal) => format!("{refusal:?}"),
-        Error::Prepare(_, _, error) | Error::PrePatch(_, error) | Error::Site(_, _, error) => {
-            format!("{error:?}").replace('"', "")
-        }
-        Error::Threads(_, error) => format!("{error:?}"),
+        Error::Prepare(_, _, error)
+        | Error::PrePatch(_, error)
+        | Error::Site(_, _, error)
+        | Error::Threads(_, error) => format!("{error:?}").replace('"', ""),
     }
 }
 
@@ -501,13 +532,17 @@ fn calls(kind: &str, patch: &str, modules: &[&str]) -> Lines {
         .collect()
 }
 
-fn begins(patch: &str, modules: &[&str]) -> Lines {
+fn opens(patch: &str, modules: &[&str]) -> Lines {
     let first = vec![
         format!("enabling {patch}"),
         format!("{patch}: initializing patching"),
     ];
+    [first, calls("pre_patch", patch, modules)].concat()
+}
+
+fn begins(patch: &str, modules: &[&str]) -> Lines {
     let start = vec![format!("{patch}: starting patching")];
-    [first, calls("pre_patch", patch, modules), start].concat()
+    [opens(patch, modules), start].concat()
 }
 
 fn ends(patch: &str, modules: &[&str]) -> Lines {

@@ -2,12 +2,16 @@
 //! outside, and called in a borrowed thread.
 
 use std::mem::offset_of;
+use std::ops::Range;
 use std::time::Duration;
 
 use engraft_abi::{
-    AGENT_MAPPING_NAME, CodeRange, Command, Control, DetourWrite, MAGIC, Outcome, VERSION,
+    AGENT_MAPPING_NAME, CodeRange, Command, Control, MAGIC, Outcome, VERSION, WriteRequest,
+    request_state,
 };
-use engraft_process::{OpenError, Process, RemoteCall, StoppedThread, TargetAddress};
+use engraft_process::{
+    MemoryError, OpenError, Process, ProtectedWriter, RemoteCall, StoppedThread, TargetAddress,
+};
 use zerocopy::{FromBytes, FromZeros, IntoBytes, TryFromBytes};
 
 use crate::error::Error;
@@ -27,6 +31,8 @@ pub(crate) struct RunningAgent {
     enter: TargetAddress,
     restorer: TargetAddress,
     stack_top: TargetAddress,
+    /// The process's number in its own eyes, which the agent would have to ask for; 0 if unknown.
+    own_number: u64,
 }
 
 /// Whether a thread of the process has a seccomp filter.
@@ -42,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) generation: u64,
     /// The code.
     pub(crate) ranges: Vec<CodeRange>,
+    /// The bytes that will be overwritten: nobody may be about to execute the middle of them.
+    pub(crate) sites: Vec<CodeRange>,
 }
 
 /// What the agent answered.
@@ -93,6 +101,15 @@ impl RunningAgent {
         Ok(None)
     }
 
+    /// What injections that did not come to an end have left in a process without an agent.
+    pub(crate) fn remains(process: &Process) -> Result<Vec<Range<TargetAddress>>, Error> {
+        let maps = process.maps()?;
+        let ours = maps
+            .iter()
+            .filter(|mapping| mapping.name.to_string_lossy().contains(AGENT_MAPPING_NAME));
+        Ok(ours.map(|mapping| mapping.range.clone()).collect())
+    }
+
     /// The agent whose control block is at `address`.
     pub(crate) fn new(
         process: &Process,
@@ -113,7 +130,20 @@ impl RunningAgent {
             enter: control.enter.into(),
             restorer: control.restorer.into(),
             stack_top: control.stack_top.into(),
+            own_number: process.own_number().unwrap_or(0).cast_unsigned().into(),
         })
+    }
+
+    /// The process that it is in.
+    pub(crate) fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// Memory for a moment, behind the control block: only for whoever holds all threads. Its size in bytes.
+    pub(crate) fn scratch(&self) -> (TargetAddress, usize) {
+        const PAGE: usize = 4096;
+        let control = size_of::<Control>().next_multiple_of(16);
+        (self.address + control as u64, PAGE - control)
     }
 
     /// Tells the agent if there is a seccomp filter: the program may have got it after the agent.
@@ -133,23 +163,87 @@ impl RunningAgent {
         Ok(control)
     }
 
-    /// Gives a command, in a thread of the process.
+    /// Gives a command, in a thread of the process; the others may run.
     pub(crate) fn command(
         &self,
         thread: &mut StoppedThread<'_>,
         command: Command,
         arguments: [u64; 2],
     ) -> Result<Answer, Error> {
-        let pid = self.process.pid();
+        let answer = thread.call(&self.call(command, arguments))?;
+        self.answer(answer)
+    }
+
+    /// Gives a command, and writes what the agent asks for. The caller holds all threads that this concerns.
+    pub(crate) fn command_writing(
+        &self,
+        thread: &mut StoppedThread<'_>,
+        command: Command,
+        arguments: [u64; 2],
+    ) -> Result<Answer, Error> {
+        let writer = thread.protected_writer();
+        let call = self.call(command, arguments);
+        let answer = thread.call_serving(&call, &mut |request| self.serve(&writer, request))?;
+        self.answer(answer)
+    }
+
+    /// The call that gives a command.
+    pub(crate) fn call(&self, command: Command, arguments: [u64; 2]) -> RemoteCall {
         let [first, second] = arguments;
-        let answer = thread.call(&RemoteCall {
+        RemoteCall {
             entry: self.enter,
-            arguments: [command as u64, self.address.get(), first, second, 0, 0],
+            arguments: [
+                command as u64,
+                self.address.get(),
+                first,
+                second,
+                0,
+                self.own_number,
+            ],
             stack_top: self.stack_top,
             restorer: self.restorer,
             timeout: CALL_TIMEOUT,
             only_loader_calls: false,
-        })?;
+        }
+    }
+
+    /// Carries a request of the agent out, and tells it what came of that.
+    fn serve(&self, writer: &ProtectedWriter, address: TargetAddress) -> Result<(), MemoryError> {
+        let memory = self.process.memory();
+        let mut request = WriteRequest::new_zeroed();
+        memory.read(address, request.as_mut_bytes())?;
+        let written = self.write(writer, &request);
+        let state = *written.as_ref().unwrap_or(&request_state::FAILED);
+        let field = address + offset_of!(WriteRequest, state) as u64;
+        memory.write(field, &state.to_ne_bytes())?;
+        written.map(drop)
+    }
+
+    /// Writes what a request asks for, and makes sure that it is there; one of [`request_state`].
+    fn write(&self, writer: &ProtectedWriter, request: &WriteRequest) -> Result<u64, MemoryError> {
+        let memory = self.process.memory();
+        let address = TargetAddress::new(request.address);
+        let length = request.length as usize;
+        let (Some(from), Some(to)) = (request.expected.get(..length), request.bytes.get(..length))
+        else {
+            return Ok(request_state::FAILED);
+        };
+        let mut found = [0; 16];
+        let found = found.get_mut(..length).unwrap_or_default();
+        memory.read(address, found)?;
+        if found != from {
+            return Ok(request_state::DIFFERS);
+        }
+        writer.write(address, to)?;
+        memory.read(address, found)?;
+        Ok(match found == to {
+            true => request_state::DONE,
+            false => request_state::FAILED,
+        })
+    }
+
+    fn answer(&self, answer: u64) -> Result<Answer, Error> {
+        let pid = self.process.pid();
         let outcome = Outcome::try_read_from_bytes(&answer.to_ne_bytes())
             .map_err(|_| Error::BadAnswer { pid, answer })?;
         if outcome == Outcome::Busy {
@@ -179,28 +273,13 @@ impl RunningAgent {
         Ok(Plan {
             generation: control.generation,
             ranges: self.records(control.ranges, control.range_count)?,
+            sites: self.records(control.sites, control.site_count)?,
         })
     }
 
     /// The generation of a plan that is up to date.
     pub(crate) fn plan_generation(&self) -> Result<u64, Error> {
         Ok(self.control()?.generation)
-    }
-
-    /// That the code in memory is what the last command says it wrote.
-    pub(crate) fn verify_writes(&self) -> Result<(), Error> {
-        let control = self.control()?;
-        let writes: Vec<DetourWrite> = self.records(control.writes, control.write_count)?;
-        for DetourWrite {
-            address,
-            length,
-            bytes,
-        } in writes
-        {
-            let expected = bytes.get(..length as usize).unwrap_or_default();
-            self.verify(address.into(), expected)?;
-        }
-        Ok(())
     }
 
     fn records<T: FromBytes + IntoBytes + Clone>(
@@ -220,22 +299,26 @@ impl RunningAgent {
             .collect())
     }
 
+    /// Whether a thread is at work in it.
+    pub(crate) fn is_busy(&self) -> Result<bool, Error> {
+        let holder = self.control()?.holder;
+        Ok(holder != 0 && self.process.memory().read_u64(holder.into())? != 0)
+    }
+
+    /// Notes that a controller works with it, or has ended its work properly; what was noted before.
+    pub(crate) fn set_controlled(&self, controlled: bool) -> Result<bool, Error> {
+        let before = self.control()?.controlled != 0;
+        if before != controlled {
+            let field = self.address + offset_of!(Control, controlled) as u64;
+            let memory = self.process.memory();
+            memory.write(field, &u64::from(controlled).to_ne_bytes())?;
+        }
+        Ok(before)
+    }
+
     /// Whether it takes part in the loader's work, and so knows what is loaded.
     pub(crate) fn is_attached(&self) -> Result<bool, Error> {
         Ok(self.control()?.attached != 0)
-    }
-
-    /// That these bytes are at `address`.
-    fn verify(&self, address: TargetAddress, expected: &[u8]) -> Result<(), Error> {
-        let mut found = vec![0; expected.len()];
-        self.process.memory().read(address, &mut found)?;
-        match found == expected {
-            true => Ok(()),
-            false => Err(Error::NotVerified {
-                pid: self.process.pid(),
-                address,
-            }),
-        }
     }
 
     /// The agent's description of itself, as one state of it, 8-byte aligned.
@@ -270,7 +353,7 @@ impl RunningAgent {
     }
 
     /// Where the agent's own mappings are.
-    pub(crate) fn mapping(&self) -> Result<std::ops::Range<TargetAddress>, Error> {
+    pub(crate) fn mapping(&self) -> Result<Range<TargetAddress>, Error> {
         let control = self.control()?;
         Ok(self.address..self.address + control.mapping_length)
     }
@@ -303,7 +386,11 @@ fn resident_bytes(smaps: &str) -> u64 {
                 .next()
                 .is_some_and(|word| word.contains('-')) =>
             {
-                ours = line.contains("engraft-");
+                // Of the name: a program's own file may lie in a directory that is called like us.
+                let name = line.split_ascii_whitespace().nth(5).unwrap_or_default();
+                let name = name.trim_start_matches("/memfd:");
+                let name = name.trim_start_matches("[anon:");
+                ours = name.starts_with("engraft-");
             }
             _ => {}
         }
@@ -321,6 +408,8 @@ mod tests {
 7f00-7f01 r-xp 00000000 00:01 9 /memfd:engraft-agent (deleted)
 Size:                  8 kB
 Rss:                   8 kB
+55d0-55d1 r-xp 00000000 08:01 42 /tmp/engraft-victim/workers
+Rss:                 100 kB
 7f01-7f02 rw-p 00000000 00:00 0 
 Rss:                 100 kB
 VmFlags: rd wr

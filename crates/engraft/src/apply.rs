@@ -7,12 +7,15 @@ use engraft_patch::Patch;
 use engraft_process::Process;
 
 use crate::agent::Answer;
-use crate::change::Change;
 use crate::deadline::Deadline;
+use crate::drive::complete;
 use crate::error::Error;
 use crate::objects::{Waiting, check_build_ids, waiting};
 use crate::payload;
+use crate::retired::take_out;
 use crate::session::Session;
+use crate::status::{OpenTransition, Snapshot};
+use crate::transition::{Change, go_on, take_over, turn};
 
 /// What applying a patch came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +46,7 @@ pub fn apply(process: &Process, patch: &Patch, timeout: Duration) -> Result<Appl
     let session = Session::find_or_inject(process, &modules, deadline)?;
     let applied = session
         .attach()
+        .and_then(|()| take_over(&session, &patch.name))
         .and_then(|()| enable(&session, patch, &payload));
     if applied.is_err() {
         session.take_away();
@@ -61,13 +65,82 @@ pub fn disable(process: &Process, name: &str, timeout: Duration) -> Result<Disab
             text,
         });
     };
-    let number = session.find_patch(Command::Find, name)?.done(pid)?.value;
-    let stopped_for = Change::Disable(number).make(&session)?;
+    take_over(&session, name)?;
+    let stopped_for = match transition_of(&session, name)? {
+        // Its threads are on their way back already; or they are turned round.
+        Some(open) if !open.to_patched => {
+            go_on(&session, &open)?;
+            Duration::ZERO
+        }
+        Some(open) => turn(&session, &open)?,
+        None => {
+            let none = || session.no_patch(format!("no patch '{name}' is enabled"));
+            let number = session.enabled_patch(name)?.ok_or_else(none)?;
+            Change::Disable(number).make(&session)?
+        }
+    };
     Ok(Disabled { stopped_for })
+}
+
+/// Waits up to `timeout` for the transition of a process to end, of this patch if one is named. An error if none
+/// is on.
+pub fn wait(process: &Process, name: Option<&str>, timeout: Duration) -> Result<(), Error> {
+    let (session, open) = open_transition(process, name, timeout)?;
+    go_on(&session, &open)
+}
+
+/// Ends the transition of a patch, wherever threads are. What they may still be inside of stays in memory for
+/// ever.
+pub fn force(process: &Process, name: &str, timeout: Duration) -> Result<(), Error> {
+    let (session, open) = open_transition(process, Some(name), timeout)?;
+    if open.canceled {
+        return complete(&session, open.number);
+    }
+    loop {
+        let mut stopped = session.stop()?;
+        let forced = session.command_stopped(&mut stopped, Command::Force, [open.number, 0])?;
+        stopped.detach()?;
+        if !forced.is_busy() {
+            return forced.done(process.pid()).map(drop);
+        }
+        session.wait_for_loader()?;
+    }
+}
+
+/// The transition that is on, of the patch that is named if one is.
+fn open_transition<'p>(
+    process: &'p Process,
+    name: Option<&str>,
+    timeout: Duration,
+) -> Result<(Session<'p>, OpenTransition), Error> {
+    let none = || Error::NotInTransition {
+        pid: process.pid(),
+        name: name.map(str::to_owned),
+    };
+    let session = Session::find(process, Deadline::after(timeout))?.ok_or_else(none)?;
+    let open = Snapshot::read(&session.agent)?.transition;
+    let open = open.filter(|open| name.is_none_or(|name| open.name == name));
+    let open = open.ok_or_else(none)?;
+    Ok((session, open))
+}
+
+/// The transition that is on, if it is this patch's.
+pub(crate) fn transition_of(
+    session: &Session<'_>,
+    name: &str,
+) -> Result<Option<OpenTransition>, Error> {
+    let open = Snapshot::read(&session.agent)?.transition;
+    Ok(open.filter(|open| open.name == name))
 }
 
 fn enable(session: &Session<'_>, patch: &Patch, payload: &[u8]) -> Result<Applied, Error> {
     let pid = session.pid();
+    if let Some(stopped_for) = resume_enabling(session, &patch.name)? {
+        return Ok(Applied::Now {
+            waiting: waiting(session.process, patch)?,
+            stopped_for,
+        });
+    }
     let mut answer = prepare(session, payload)?;
     if !matches!(answer.outcome, Outcome::Done | Outcome::AlreadyThere) {
         answer = prepare_stopped(session, payload)?;
@@ -76,36 +149,54 @@ fn enable(session: &Session<'_>, patch: &Patch, payload: &[u8]) -> Result<Applie
         return Ok(Applied::Already);
     }
     let number = answer.done(pid)?.value;
-    let stopped_for = switch_to(session, number)?;
+    let known = Snapshot::read(&session.agent)?.patches;
+    let stopped_for = Change::Enable(number).make(session).inspect_err(|error| {
+        // Not even a disabled patch, where none was before; unless a thread has come as far as its code.
+        let was_there = known.iter().any(|it| it.number == number);
+        if !was_there && !matches!(error, Error::InTransition { .. }) && session.process.is_alive()
+        {
+            let at_once = Deadline::after(Duration::ZERO);
+            if let Err(error) = take_out(session, number, &patch.name, &at_once) {
+                tracing::info!(%error, "what was made for the patch stays");
+            }
+        }
+    })?;
     Ok(Applied::Now {
         waiting: waiting(session.process, patch)?,
         stopped_for,
     })
 }
 
-/// Enables a prepared patch. After an error it is not prepared any more.
-pub(crate) fn switch_to(session: &Session<'_>, number: u64) -> Result<Duration, Error> {
-    let changed = Change::Enable(number).make(session);
-    // The agent itself forgets a patch that it could not enable.
-    if let Err(Error::ThreadInside { .. } | Error::LoaderBusy { .. }) = changed {
-        let abandoned = session.command(Command::Abandon, [number, 0])?;
-        abandoned.done(session.pid())?;
-    }
-    changed
+/// If the patch is in transition already, has that lead to the patch, and waits for its end; how long threads
+/// stood still for it.
+pub(crate) fn resume_enabling(
+    session: &Session<'_>,
+    name: &str,
+) -> Result<Option<Duration>, Error> {
+    Ok(match transition_of(session, name)? {
+        Some(open) if open.to_patched => {
+            go_on(session, &open)?;
+            Some(Duration::ZERO)
+        }
+        Some(open) => Some(turn(session, &open)?),
+        None => None,
+    })
 }
 
 /// Prepares a patch while everybody runs.
 fn prepare(session: &Session<'_>, payload: &[u8]) -> Result<Answer, Error> {
-    let memory = session.target_memory(payload)?;
-    session.command(Command::Prepare, memory.arguments())
+    session.with_memory(payload, |memory| {
+        let prepared = session.command(Command::Prepare, memory.arguments())?;
+        memory.hand_over();
+        Ok(prepared)
+    })
 }
 
 /// Prepares a patch while everybody stands still.
 fn prepare_stopped(session: &Session<'_>, payload: &[u8]) -> Result<Answer, Error> {
-    let memory = session.target_memory(payload)?;
-    let prepared = session.command_settled(Command::Prepare, memory.arguments());
-    if let Err(Error::LoaderBusy { .. }) = prepared {
-        memory.free()?;
-    }
-    prepared
+    session.with_memory(payload, |memory| {
+        let prepared = session.command_settled(Command::Prepare, memory.arguments())?;
+        memory.hand_over();
+        Ok(prepared)
+    })
 }

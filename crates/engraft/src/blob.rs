@@ -1,8 +1,8 @@
 //! The agent as bytes, and what it looks like in a target's memory.
 
-use object::elf::{PF_W, PF_X, PT_LOAD, R_X86_64_RELATIVE};
-use object::read::elf::{ElfFile64, ProgramHeader};
-use object::{LittleEndian, Object, ObjectSymbol};
+use object::elf::{PF_W, PF_X, PT_LOAD, R_X86_64_RELATIVE, SHF_ALLOC};
+use object::read::elf::{ElfFile64, ElfSection64, ProgramHeader};
+use object::{LittleEndian, Object, ObjectSection, ObjectSymbol, SectionFlags};
 
 /// Made by the build script from the crate engraft-agent.
 static BLOB: &[u8] = include_bytes!(env!("ENGRAFT_AGENT_BLOB"));
@@ -40,33 +40,66 @@ pub(crate) struct Segment {
 pub(crate) struct Blob {
     /// The pieces, at increasing offsets.
     pub segments: Vec<Segment>,
-    /// Size of the whole in bytes.
+    /// Size of the whole in bytes, a multiple of the page size.
     pub length: u64,
+    /// Where its variables, which come last, end. The rest of their page is free.
+    pub end: u64,
     /// Offset of the entry for remote calls.
     pub enter: u64,
     /// Offset of the code that a remote call returns to.
     pub restorer: u64,
     /// Offset of the loader hook.
     pub hook: u64,
+    /// Offset of the code that decides where calls go while a transition is on.
+    pub dispatch: u64,
     content: Vec<u8>,
     /// Places of 64-bit words that hold addresses, and the offsets that these addresses have.
     relocations: Vec<(usize, u64)>,
 }
 
+/// Where in a segment what the agent needs at run time ends. Call frame information, which the compiler adds
+/// even to code that never unwinds, comes last among the constants; each page of it would cost every target.
+fn end_of_needed(file: &ElfFile64<'_, LittleEndian>, segment: std::ops::Range<u64>) -> u64 {
+    let needed = |section: &ElfSection64<'_, '_, LittleEndian>| {
+        let is_unwind = section
+            .name()
+            .is_ok_and(|name| name.starts_with(".eh_frame"));
+        // What is not loaded (symbols and strings for tools) has the address 0, which is in the first segment.
+        let SectionFlags::Elf { sh_flags } = section.flags() else {
+            return false;
+        };
+        let is_loaded = sh_flags & u64::from(SHF_ALLOC) != 0;
+        is_loaded && segment.contains(&section.address()) && section.size() > 0 && !is_unwind
+    };
+    let ends = file
+        .sections()
+        .filter(needed)
+        .map(|section| section.address() + section.size());
+    ends.max().unwrap_or(segment.end).min(segment.end)
+}
+
 impl Blob {
+    /// Where its code is, from the start of the blob's memory.
+    pub(crate) fn text(&self) -> std::ops::Range<u64> {
+        let mut segments = self.segments.iter();
+        let text = segments.find(|segment| segment.protection == Protection::ReadExecute);
+        text.map_or(0..0, |text| text.offset..text.offset + text.length)
+    }
+
     /// The embedded agent.
     pub(crate) fn embedded() -> Result<Self, BadBlob> {
         let broken = |_| BadBlob("it is not an ELF file");
         let file = ElfFile64::<LittleEndian>::parse(BLOB).map_err(broken)?;
         let endian = LittleEndian;
-        let mut segments = Vec::new();
+        let mut segments: Vec<Segment> = Vec::new();
+        let mut last = 0;
         let mut content = Vec::new();
         for header in file.elf_program_headers() {
             if header.p_type(endian) != PT_LOAD {
                 continue;
             }
             let start = header.p_vaddr(endian);
-            let end = start + header.p_memsz(endian);
+            let end = end_of_needed(&file, start..start + header.p_memsz(endian));
             let protection = match (header.p_flags(endian) & PF_W, header.p_flags(endian) & PF_X) {
                 (0, 0) => Protection::Read,
                 (0, _) => Protection::ReadExecute,
@@ -77,11 +110,13 @@ impl Blob {
             let data = header
                 .data(endian, BLOB)
                 .map_err(|()| BadBlob("it is truncated"))?;
+            let data = data.get(..(end - start) as usize).unwrap_or(data);
             content
                 .get_mut(start as usize..)
                 .and_then(|rest| rest.get_mut(..data.len()))
                 .ok_or(BadBlob("a segment does not fit"))?
                 .copy_from_slice(data);
+            last = end;
             let offset = start & !(PAGE - 1);
             let length = end.next_multiple_of(PAGE) - offset;
             segments.push(Segment {
@@ -98,15 +133,30 @@ impl Blob {
                 .map(|symbol| symbol.address())
                 .ok_or(BadBlob("an entry point is missing"))
         };
+        if segments.last().map(|last| last.protection) != Some(Protection::ReadWrite) {
+            return Err(BadBlob("its variables are not at its end"));
+        }
         Ok(Self {
             length: content.len() as u64,
+            end: last,
             enter: symbol("engraft_agent_enter")?,
             restorer: symbol("engraft_agent_restorer")?,
             hook: symbol("engraft_agent_hook")?,
+            dispatch: symbol("engraft_agent_dispatch")?,
             relocations: relocations(&file)?,
             segments,
             content,
         })
+    }
+
+    /// The pieces of `content`, which is the blob's memory, and their offsets.
+    pub(crate) fn pieces<'c>(&self, content: &'c [u8]) -> Vec<(u64, &'c [u8])> {
+        let piece = |segment: &Segment| {
+            let start = segment.offset as usize;
+            let piece = content.get(start..start + segment.length as usize)?;
+            Some((segment.offset, piece))
+        };
+        self.segments.iter().filter_map(piece).collect()
     }
 
     /// The blob's memory when it lies at `base`.
@@ -150,8 +200,71 @@ mod tests {
                 .all(|pair| pair[0].offset + pair[0].length <= pair[1].offset)
         );
         assert!(blob.length < 128 * 1024, "{} bytes", blob.length);
+        let constants = blob.segments.first().unwrap();
+        assert_eq!(
+            (constants.protection, constants.length),
+            (Protection::Read, PAGE)
+        );
         let (here, there) = (blob.at(0x10_0000), blob.at(0x20_0000));
         let different = here.iter().zip(&there).filter(|(a, b)| a != b).count();
         assert!(different <= 8 * blob.relocations.len());
+    }
+
+    /// Whoever calls a patched function may rely on more than the ABI promises (GCC's -fipa-ra), so dispatch
+    /// keeps all registers; it saves the general ones, and must not touch any other, nor call what it does not
+    /// know.
+    #[test]
+    fn dispatch_uses_general_registers_only() {
+        use iced_x86::{Decoder, DecoderOptions, FlowControl, InstructionInfoFactory};
+        let blob = Blob::embedded().unwrap();
+        let text = blob.text();
+        let mut seen = std::collections::BTreeSet::new();
+        let mut todo = vec![blob.dispatch];
+        let mut information = InstructionInfoFactory::new();
+        while let Some(start) = todo.pop() {
+            let code = &blob.content[start as usize..text.end as usize];
+            let mut decoder = Decoder::with_ip(64, code, start, DecoderOptions::NONE);
+            loop {
+                let instruction = decoder.decode();
+                assert!(!instruction.is_invalid(), "at {:#x}", instruction.ip());
+                if !seen.insert(instruction.ip()) {
+                    break;
+                }
+                for used in information.info(&instruction).used_registers() {
+                    let register = used.register();
+                    assert!(
+                        register.is_gpr() || register.is_segment_register() || register.is_ip(),
+                        "{register:?} at {:#x}",
+                        instruction.ip()
+                    );
+                }
+                match instruction.flow_control() {
+                    FlowControl::Next => continue,
+                    FlowControl::ConditionalBranch | FlowControl::Call => {
+                        // arch_prctl, where there is no rdfsbase, is a call of the kernel.
+                        if instruction.near_branch_target() != 0 {
+                            todo.push(instruction.near_branch_target());
+                        }
+                        continue;
+                    }
+                    FlowControl::UnconditionalBranch => {
+                        todo.push(instruction.near_branch_target());
+                    }
+                    // The last jump, to the body that was chosen, is the only one of its kind.
+                    FlowControl::IndirectBranch => {
+                        assert_eq!(
+                            instruction.memory_base(),
+                            iced_x86::Register::RSP,
+                            "at {:#x}",
+                            instruction.ip()
+                        );
+                    }
+                    FlowControl::Return => {}
+                    other => panic!("{other:?} at {:#x}", instruction.ip()),
+                }
+                break;
+            }
+        }
+        assert!(seen.len() > 50, "{} instructions", seen.len());
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use engraft::{Error, Selected};
+use engraft::{Error, Selected, Status};
 use engraft_build::{BuildRequest, Outcome};
 use engraft_patch::Patch;
 use engraft_process::Process;
@@ -86,6 +86,25 @@ enum Command {
         #[command(flatten)]
         patience: Patience,
     },
+    /// Wait until every thread has switched, where a patch is in transition.
+    Wait {
+        /// The patch's name; any patch without it.
+        name: Option<String>,
+        #[command(flatten)]
+        holders: Holders,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// End a patch's transition, wherever threads are. A thread that is still inside of what should be left goes
+    /// on there, so the fix's parts may mix; what it may be inside of stays in memory for ever.
+    Force {
+        /// The patch's name.
+        name: String,
+        #[command(flatten)]
+        holders: Holders,
+        #[command(flatten)]
+        patience: Patience,
+    },
     /// Enable a disabled patch again; it is the newest one then.
     Enable {
         /// The patch's name.
@@ -112,7 +131,8 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Patience {
-    /// How long to wait for threads to leave the code that is to be replaced, in seconds.
+    /// How long to wait for threads to leave the code that is to be replaced, in seconds. A transition that
+    /// has begun stays open after that.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     timeout: u64,
 }
@@ -157,6 +177,16 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
             holders,
             patience,
         } => processes::disable(&name, holders, patience.duration()),
+        Command::Wait {
+            name,
+            holders,
+            patience,
+        } => processes::wait(name.as_deref(), holders, patience.duration()),
+        Command::Force {
+            name,
+            holders,
+            patience,
+        } => processes::force(&name, holders, patience.duration()),
         Command::Enable {
             name,
             holders,
@@ -253,7 +283,7 @@ fn read_patch(path: &Path) -> Result<Patch, Error> {
 
 fn status(pid: Option<i32>, json: bool) -> Result<(), Error> {
     if let Some(pid) = pid {
-        let status = engraft::status(&Process::open(pid)?)?;
+        let status = status_with_holders(&Process::open(pid)?)?;
         say(&match json {
             true => format!("{}\n", serde_json::json!(status)),
             false => describe(&status),
@@ -263,7 +293,7 @@ fn status(pid: Option<i32>, json: bool) -> Result<(), Error> {
     let mut all = Vec::new();
     let selected = Selected::with_agent()?;
     let result = Work::on(selected).implicitly().each(|process| {
-        let status = engraft::status(process)?;
+        let status = status_with_holders(process)?;
         if !json {
             say(&describe(&status));
         }
@@ -276,6 +306,20 @@ fn status(pid: Option<i32>, json: bool) -> Result<(), Error> {
         say("no process has an agent\n");
     }
     result
+}
+
+/// The status, with the threads that hold a transition up if one is on.
+fn status_with_holders(process: &Process) -> Result<Status, Error> {
+    let mut status = engraft::status(process)?;
+    if let Some(transition) = &mut status.transition {
+        match engraft::holders(process) {
+            Ok(threads) => transition.threads = threads,
+            Err(error) if !process.is_alive() => return Err(error),
+            // The rest is true all the same.
+            Err(error) => eprintln!("note: cannot look at the threads: {error}"),
+        }
+    }
+    Ok(status)
 }
 
 /// Says on stderr what went wrong.

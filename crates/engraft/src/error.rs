@@ -113,6 +113,49 @@ pub enum Error {
         /// How long we tried.
         timeout: Duration,
     },
+    /// Threads did not leave the code that is to be replaced, but all others have switched.
+    #[error(
+        "patch '{name}' is still being {} in process {pid}: {waiting} {} to switch{}",
+        if *to_patched { "enabled" } else { "disabled" },
+        if *waiting == 1 { "thread has yet" } else { "threads have yet" },
+        inside.as_ref().map(|inside| format!("; {inside}")).unwrap_or_default()
+    )]
+    InTransition {
+        /// The process.
+        pid: i32,
+        /// The patch.
+        name: String,
+        /// Whether it is being enabled.
+        to_patched: bool,
+        /// How many threads have yet to switch.
+        waiting: usize,
+        /// The first of them, as [`Error::ThreadInside`], if it is known.
+        inside: Option<Box<Self>>,
+    },
+    /// Another controller is at work.
+    #[error("another engraft was at work on process {pid} for more than {timeout:?}")]
+    AnotherController {
+        /// The process.
+        pid: i32,
+        /// How long we tried.
+        timeout: Duration,
+    },
+    /// A change failed, and so did bringing everything back.
+    #[error("{source}; and it could not be undone: {undo}")]
+    NotUndone {
+        /// Why the change failed.
+        source: Box<Self>,
+        /// Why undoing failed.
+        undo: Box<Self>,
+    },
+    /// No transition is on.
+    #[error("no patch{} is in transition in process {pid}", named(name))]
+    NotInTransition {
+        /// The process.
+        pid: i32,
+        /// The patch that was asked for, if one was.
+        name: Option<String>,
+    },
     /// A thread holds an address inside the memory that is to be taken away.
     #[error(
         "thread {tid} ({thread_name}) of process {pid} {reference} the memory of patch '{name}' for more than {timeout:?}"
@@ -216,14 +259,6 @@ pub enum Error {
         /// The process.
         pid: i32,
     },
-    /// The bytes in memory are not the ones that the agent says it wrote.
-    #[error("process {pid} does not have the expected bytes at {address} after the change")]
-    NotVerified {
-        /// The process.
-        pid: i32,
-        /// Where.
-        address: TargetAddress,
-    },
     /// No thread can run the agent's code.
     #[error("process {pid} has no thread that could run the agent's code")]
     NoThread {
@@ -233,6 +268,15 @@ pub enum Error {
     /// The process does not have program headers where they should be.
     #[error("process {pid} has no main program that could be recognised")]
     NoProgram {
+        /// The process.
+        pid: i32,
+    },
+    /// The agent's memory could not be given a name.
+    #[error(
+        "no memory file can be made in process {pid} (a limit of open files or of file sizes, or a filter), \
+         and this kernel cannot name other memory (it is older than 5.17, or lacks CONFIG_ANON_VMA_NAME)"
+    )]
+    NoName {
         /// The process.
         pid: i32,
     },
@@ -263,7 +307,8 @@ pub enum Error {
 }
 
 /// How a thread is in the way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Inside {
     /// It executes the function.
     Running,
@@ -281,6 +326,12 @@ impl std::fmt::Display for Inside {
             Self::Unreliable => "had a stack that does not show whether it returns into",
         })
     }
+}
+
+fn named(name: &Option<String>) -> String {
+    name.as_ref()
+        .map(|name| format!(" '{name}'"))
+        .unwrap_or_default()
 }
 
 /// The process may end while its memory is read, whatever it is read for.
@@ -324,6 +375,39 @@ impl std::fmt::Display for Reference {
 }
 
 impl Error {
+    /// This error, with what became of undoing what had been done before it.
+    pub(crate) fn with_undo(self, undone: Result<(), Self>) -> Self {
+        match undone {
+            Ok(()) => self,
+            Err(undo) => Self::NotUndone {
+                source: self.into(),
+                undo: undo.into(),
+            },
+        }
+    }
+
+    /// This error of a process that has ended meanwhile.
+    pub fn of_ended(self, pid: i32) -> Self {
+        match self.exit_code() {
+            exit_code::NO_SUCH_PROCESS => self,
+            _ => StopError::Gone { pid }.into(),
+        }
+    }
+
+    /// Whether the agent asks to try again.
+    pub(crate) fn is_busy(&self) -> bool {
+        let busy = |outcome| matches!(outcome, Outcome::Busy | Outcome::LoaderBusy);
+        matches!(self, Self::Agent { outcome, .. } if busy(*outcome))
+    }
+
+    /// This error, after it was waited for that long.
+    pub(crate) fn within(mut self, waited: Duration) -> Self {
+        if let Self::ThreadInside { timeout, .. } = &mut self {
+            *timeout = waited;
+        }
+        self
+    }
+
     /// With which code the command ends.
     pub fn exit_code(&self) -> u8 {
         use exit_code::*;
@@ -340,26 +424,36 @@ impl Error {
             Self::ReadFile { .. } | Self::PatchFile { .. } | Self::TooLarge(_) => BAD_PATCH_FILE,
             Self::Build(_) | Self::NotInBinary { .. } | Self::WriteFile { .. } => BUILD_FAILED,
             Self::WrongBuildId { .. } => DOES_NOT_FIT,
-            Self::ThreadInside { .. } | Self::ThreadRefers { .. } | Self::LoaderBusy { .. } => {
-                TARGET_BUSY
+            Self::ThreadInside { .. }
+            | Self::InTransition { .. }
+            | Self::AnotherController { .. }
+            | Self::ThreadRefers { .. }
+            | Self::LoaderBusy { .. } => TARGET_BUSY,
+            Self::NotUndone { source, .. } => source.exit_code(),
+            Self::StillEnabled { .. } | Self::PatchesLeft { .. } | Self::NotInTransition { .. } => {
+                WRONG_STATE
             }
-            Self::StillEnabled { .. } | Self::PatchesLeft { .. } => WRONG_STATE,
             Self::NoneSelected { .. } => NO_SUCH_PROCESS,
             Self::NonePatched { .. } => NO_SUCH_PATCH,
             Self::SomeFailed { exit_code, .. } => *exit_code,
             Self::Agent { outcome, .. } => match outcome {
                 Outcome::CodeDiffers | Outcome::SymbolMissing | Outcome::NoRoom => DOES_NOT_FIT,
                 Outcome::NoSuchPatch => NO_SUCH_PATCH,
-                Outcome::Busy | Outcome::LoaderBusy | Outcome::NotAllowed => TARGET_BUSY,
-                Outcome::NoMemory | Outcome::SystemCall | Outcome::Loader | Outcome::Broken => {
-                    NOT_PATCHABLE
-                }
+                Outcome::Busy
+                | Outcome::LoaderBusy
+                | Outcome::InTransition
+                | Outcome::NotAllowed => TARGET_BUSY,
+                Outcome::NotWritten
+                | Outcome::NoMemory
+                | Outcome::SystemCall
+                | Outcome::Loader
+                | Outcome::Broken => NOT_PATCHABLE,
                 Outcome::Done | Outcome::AlreadyThere | Outcome::BadPayload => INTERNAL,
             },
             Self::AgentVersion { .. } | Self::NoThread { .. } | Self::NoRoom { .. } => {
                 NOT_PATCHABLE
             }
-            Self::NoProgram { .. } => NOT_PATCHABLE,
+            Self::NoProgram { .. } | Self::NoName { .. } => NOT_PATCHABLE,
             Self::Stop(error) => match error {
                 StopError::Gone { .. } | StopError::Executed { .. } => NO_SUCH_PROCESS,
                 StopError::PermissionDenied { .. } => PERMISSION_DENIED,
@@ -384,8 +478,7 @@ impl Error {
             | Self::Modules(_)
             | Self::Blob(_)
             | Self::BadAnswer { .. }
-            | Self::BadSnapshot { .. }
-            | Self::NotVerified { .. } => INTERNAL,
+            | Self::BadSnapshot { .. } => INTERNAL,
         }
     }
 
@@ -407,8 +500,14 @@ impl Error {
             Self::ThreadInside { .. } | Self::ThreadRefers { .. } => {
                 "try again when the thread is elsewhere, or wait longer with --timeout"
             }
+            Self::InTransition { .. } => {
+                "all other threads have switched; `engraft wait` goes on waiting, `engraft status` names the \
+                 threads, `engraft disable` or `engraft enable` turns back, `engraft force` ends it"
+            }
             Self::NotInBinary { .. } => "name the file that has the function with --binary",
-            Self::LoaderBusy { .. } => "try again, or wait longer with --timeout",
+            Self::LoaderBusy { .. } | Self::AnotherController { .. } => {
+                "try again, or wait longer with --timeout"
+            }
             Self::Agent {
                 outcome: Outcome::CodeDiffers,
                 ..

@@ -1,23 +1,27 @@
 //! Puts the agent into a process, and takes it away again.
 //!
-//! The agent's memory is one mapping near the dynamic loader: control block, blob, stack, heap. It maps a
+//! The agent's memory is one mapping near the dynamic loader: control block, stack, blob, heap. It maps a
 //! memory file, so that it has a name in /proc/PID/maps and no page is ever writable and executable; where
 //! there are no memory files, anonymous memory is used, and filled from outside.
 
+use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use engraft_abi::{AGENT_MAPPING_NAME, Command, Control, MAGIC, VERSION};
+use engraft_abi::{AGENT_MAPPING_NAME, CodeRange, Command, Control, MAGIC, VERSION};
 use engraft_process::{
-    Maps, Module, Modules, Process, RemoteCallError, StackScan, StoppedProcess, StoppedThread,
-    TargetAddress, Verdict, find_gap,
+    Maps, Module, Modules, Process, RemoteCallError, StoppedProcess, StoppedThread, TargetAddress,
+    WalkContext, find_gap,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::agent::{RunningAgent, has_filter};
 use crate::blob::{Blob, Protection, Segment};
 use crate::error::Error;
+use crate::look::first_not_clear;
+use crate::session::with_thread;
 
 const PAGE: u64 = 4096;
 
@@ -25,12 +29,16 @@ const PAGE: u64 = 4096;
 const STACK_LENGTH: u64 = 64 * 1024;
 
 /// Room for the agent's lists. Pages that are not used cost nothing.
-const HEAP_LENGTH: u64 = 512 * 1024;
+const HEAP_LENGTH: u64 = 4 << 20;
 
-/// Where the parts of the agent's mapping are, from its start.
+/// What is in the same cache line as the agent's locks and flags would slow them down.
+const HEAP_ALIGNMENT: u64 = 64;
+
+/// Where the parts of the agent's mapping are, from its start: control block, stack, blob, heap. The heap begins
+/// in the page in which the blob's variables end: each page costs every target.
 struct Layout {
-    blob: u64,
     stack_top: u64,
+    blob: u64,
     heap: u64,
     length: u64,
 }
@@ -38,13 +46,17 @@ struct Layout {
 impl Layout {
     fn of(blob: &Blob) -> Self {
         let start = (size_of::<Control>() as u64).next_multiple_of(PAGE);
-        let stack_top = start + blob.length + STACK_LENGTH;
+        let stack_top = start + STACK_LENGTH;
         Self {
-            blob: start,
             stack_top,
-            heap: stack_top,
-            length: stack_top + HEAP_LENGTH,
+            blob: stack_top,
+            heap: stack_top + blob.end.next_multiple_of(HEAP_ALIGNMENT),
+            length: stack_top + blob.length + HEAP_LENGTH,
         }
+    }
+
+    fn heap_length(&self) -> u64 {
+        self.length - self.heap
     }
 }
 
@@ -54,6 +66,8 @@ pub(crate) struct Injection {
     layout: Layout,
     control: Control,
     around: std::ops::Range<TargetAddress>,
+    /// What may be there if mapping has failed: where the agent was to be, and an open file.
+    left: Cell<(Option<TargetAddress>, Option<u64>)>,
 }
 
 impl Injection {
@@ -77,8 +91,10 @@ impl Injection {
             program_headers: headers.get(),
             program_header_count: program.program_headers.len() as u64,
             program_load_bias: program.load_bias,
-            heap_length: HEAP_LENGTH,
+            heap_length: layout.heap_length(),
+            controlled: 1,
             filtered: has_filter(process)?.into(),
+            has_fsgsbase: has_fsgsbase().into(),
             ..Control::new_zeroed()
         };
         Ok(Self {
@@ -86,6 +102,7 @@ impl Injection {
             layout,
             control,
             around: hooked.unwrap_or(program).range(),
+            left: Cell::default(),
         })
     }
 
@@ -95,27 +112,38 @@ impl Injection {
         gap.map(drop).ok_or(Error::NoRoom { pid })
     }
 
-    /// Maps and fills the agent's memory. After an error nothing is left of it.
-    pub(crate) fn map(&self, thread: &mut StoppedThread<'_>) -> Result<RunningAgent, Error> {
-        let process = thread.process().clone();
-        let base = self.reserve(thread)?;
-        let mapped = self.fill(thread, base).and_then(|control| {
-            let agent = RunningAgent::new(&process, base, &control)?;
-            process.memory().write(base, control.as_bytes())?;
-            Ok(agent)
-        });
-        mapped.inspect_err(|_| {
-            let unmapped = unmap(thread, base, self.layout.length);
-            if let Err(error) = unmapped {
-                tracing::warn!(%error, "failed to unmap what was to become the agent");
-            }
-        })
+    /// Maps and fills the agent's memory. After an error [`clean`](Self::clean) has to follow.
+    pub(crate) fn map(&self, calls: &mut Calls<'_, '_>) -> Result<RunningAgent, Error> {
+        let process = calls.process().clone();
+        let base = self.reserve(calls)?;
+        let control = self.fill(calls, base)?;
+        let agent = RunningAgent::new(&process, base, &control)?;
+        // The magic comes with the last write: what is complete is an agent.
+        process.memory().write(base, control.as_bytes())?;
+        Ok(agent)
+    }
+
+    /// Takes away what a failure has left.
+    pub(crate) fn clean(&self, calls: &mut Calls<'_, '_>) -> Result<(), Error> {
+        let (base, descriptor) = self.left.take();
+        if let Some(descriptor) = descriptor {
+            MemoryFile { descriptor }.close(calls)?;
+        }
+        let maps = calls.process().maps()?;
+        let is_ours = |base: &TargetAddress| {
+            maps.find(*base)
+                .is_some_and(|mapping| mapping.range.start == *base)
+        };
+        match base.filter(is_ours) {
+            Some(base) => unmap(calls, base, self.layout.length),
+            None => Ok(()),
+        }
     }
 
     /// A free range near the loader, so that a short jump in its break function reaches the agent.
-    fn reserve(&self, thread: &mut StoppedThread<'_>) -> Result<TargetAddress, Error> {
+    fn reserve(&self, calls: &mut Calls<'_, '_>) -> Result<TargetAddress, Error> {
         const EEXIST: i32 = libc::EEXIST;
-        let process = thread.process().clone();
+        let process = calls.process().clone();
         let pid = process.pid();
         let length = self.layout.length;
         // The other threads go on, and may be faster.
@@ -124,10 +152,11 @@ impl Injection {
             let gap = gap.ok_or(Error::NoRoom { pid })?;
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
             let protection = libc::PROT_READ | libc::PROT_WRITE;
-            match map(thread, gap, length, protection, flags, None) {
+            self.left.set((Some(gap), None));
+            match map(calls, gap, length, protection, flags, None) {
                 Ok(address) if address == gap => return Ok(gap),
                 // A kernel before 4.17 takes the flag for a hint.
-                Ok(address) => unmap(thread, address, length)?,
+                Ok(address) => unmap(calls, address, length)?,
                 Err(Error::RemoteCall(RemoteCallError::SystemCall { errno: EEXIST, .. })) => {}
                 Err(error) => return Err(error),
             }
@@ -136,20 +165,22 @@ impl Injection {
     }
 
     /// Gives the range its content and protection; the control block, not yet written.
-    fn fill(&self, thread: &mut StoppedThread<'_>, base: TargetAddress) -> Result<Control, Error> {
-        let process = thread.process().clone();
+    fn fill(&self, calls: &mut Calls<'_, '_>, base: TargetAddress) -> Result<Control, Error> {
+        let process = calls.process().clone();
         let blob_base = base + self.layout.blob;
         let content = self.blob.at(blob_base.get());
-        let file = MemoryFile::create(thread, base, self.layout.blob, &content);
+        let file = MemoryFile::create(calls, base, &self.layout, &self.blob.pieces(&content));
         if let Err(error) = &file {
             tracing::debug!(%error, "no memory file for the agent; using anonymous memory");
         }
         let file = file.ok();
+        let descriptor = file.as_ref().map(|file| file.descriptor);
+        self.left.set((Some(base), descriptor));
         if let Some(file) = &file {
             let protection = libc::PROT_READ | libc::PROT_WRITE;
             let flags = libc::MAP_PRIVATE | libc::MAP_FIXED;
             map(
-                thread,
+                calls,
                 base,
                 self.layout.length,
                 protection,
@@ -173,21 +204,29 @@ impl Injection {
                 None => (libc::MAP_ANONYMOUS, None),
             };
             let flags = flags | libc::MAP_PRIVATE | libc::MAP_FIXED;
-            map(thread, blob_base + offset, length, protection, flags, place)?;
+            map(calls, blob_base + offset, length, protection, flags, place)?;
         }
         match file {
-            Some(file) => file.close(thread)?,
+            Some(file) => {
+                // Before: whether it was closed may not be known, and its number may be the program's by then.
+                self.left.set((Some(base), None));
+                file.close(calls)?;
+            }
             None => {
                 process.memory().write_protected(blob_base, &content)?;
-                name_anonymous(thread, base, self.layout.length)?;
+                name_anonymous(calls, base, self.layout.length)?;
             }
         }
         let at = |offset| (blob_base + offset).get();
+        let text = self.blob.text();
         Ok(Control {
             magic: MAGIC,
             enter: at(self.blob.enter),
             restorer: at(self.blob.restorer),
             hook: at(self.blob.hook),
+            dispatch: at(self.blob.dispatch),
+            text: at(text.start),
+            text_length: text.end - text.start,
             stack_top: (base + self.layout.stack_top).get(),
             heap_start: (base + self.layout.heap).get(),
             ..self.control
@@ -195,30 +234,63 @@ impl Injection {
     }
 }
 
-/// Takes an agent without patches out of a process: it lets go of the loader, then its memory goes. False
-/// if a thread is inside it, so that it has to stay for now.
-pub(crate) fn remove(stopped: &mut StoppedProcess, agent: &RunningAgent) -> Result<bool, Error> {
+/// Takes away what injections that did not come to an end have left. Whoever began them has died: one controller
+/// works on a process at a time.
+pub(crate) fn remove_remains(process: &Process) -> Result<(), Error> {
+    let mut calls = Calls::borrowing(process);
+    for range in RunningAgent::remains(process)? {
+        unmap(&mut calls, range.start, range.end - range.start)?;
+    }
+    Ok(())
+}
+
+/// Takes an agent without patches out of a process: it lets go of the loader, then its memory goes. The error
+/// [`Error::ThreadInside`] if a thread is inside it, so that it has to stay for now. `context` is for walking
+/// stacks: calls of the agent leave its addresses on them.
+pub(crate) fn remove(
+    stopped: &mut StoppedProcess,
+    agent: &RunningAgent,
+    context: Option<&WalkContext>,
+) -> Result<(), Error> {
     let process = stopped.process().clone();
     let pid = process.pid();
     let mapping = agent.mapping()?;
     let maps = process.maps()?;
-    let scan = StackScan::new(&process, &maps, std::slice::from_ref(&mapping));
-    if !stopped
-        .threads()
-        .all(|thread| matches!(scan.check(&thread), Verdict::Clear))
-    {
-        return Ok(false);
+    let range = CodeRange {
+        start: mapping.start.get(),
+        end: mapping.end.get(),
+        name: name_of_agent(),
+    };
+    if let Some(inside) = first_not_clear(&process, &maps, stopped.threads(), range, context) {
+        return Err(inside.inside(&process, Duration::ZERO));
     }
     let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;
     agent
-        .command(&mut thread, Command::Detach, [0; 2])?
+        .command_writing(&mut thread, Command::Detach, [0; 2])?
         .done(pid)?;
-    unmap(&mut thread, mapping.start, mapping.end - mapping.start)?;
-    Ok(true)
+    let mut calls = Calls::In(&mut thread);
+    unmap(&mut calls, mapping.start, mapping.end - mapping.start)
+}
+
+/// As ranges are named.
+fn name_of_agent() -> [u8; 64] {
+    let mut name = [0; 64];
+    name.iter_mut()
+        .zip(AGENT_MAPPING_NAME.bytes())
+        .for_each(|(to, from)| *to = from);
+    name
+}
+
+/// Whether programs may use `rdfsbase`: the processor has it, and the kernel allows it (since Linux 5.9). The
+/// target runs on the same machine.
+fn has_fsgsbase() -> bool {
+    const HWCAP2_FSGSBASE: usize = 1 << 1;
+    let (_, capabilities) = rustix::param::linux_hwcap();
+    capabilities & HWCAP2_FSGSBASE != 0
 }
 
 /// Address of the main program's headers in its memory.
-fn program_headers(process: &Process, program: &Module) -> Result<TargetAddress, Error> {
+pub(crate) fn program_headers(process: &Process, program: &Module) -> Result<TargetAddress, Error> {
     use object::elf::{PT_LOAD, PT_PHDR};
     const E_PHOFF: u64 = 32;
     if let Some(header) = program
@@ -237,61 +309,100 @@ fn program_headers(process: &Process, program: &Module) -> Result<TargetAddress,
     Ok(start + process.memory().read_u64(start + E_PHOFF)?)
 }
 
+/// Where system calls are made in the target.
+pub(crate) enum Calls<'a, 't> {
+    /// In a thread that stands still anyway.
+    In(&'a mut StoppedThread<'t>),
+    /// In a thread that is borrowed for each call anew, so that none stands still for long. The last one's
+    /// number.
+    Borrowing(&'a Process, i32),
+}
+
+impl<'a> Calls<'a, '_> {
+    /// In borrowed threads.
+    pub(crate) fn borrowing(process: &'a Process) -> Self {
+        Self::Borrowing(process, process.pid())
+    }
+
+    fn process(&self) -> &Process {
+        match self {
+            Self::In(thread) => thread.process(),
+            Self::Borrowing(process, _) => process,
+        }
+    }
+
+    /// The thread that made the last call.
+    fn tid(&self) -> i32 {
+        match self {
+            Self::In(thread) => thread.state().tid,
+            Self::Borrowing(_, tid) => *tid,
+        }
+    }
+
+    fn system_call(&mut self, number: i64, arguments: [u64; 6]) -> Result<u64, Error> {
+        match self {
+            Self::In(thread) => Ok(thread.system_call(number, arguments)?),
+            Self::Borrowing(process, tid) => with_thread(process, |thread| {
+                *tid = thread.state().tid;
+                Ok(thread.system_call(number, arguments)?)
+            }),
+        }
+    }
+}
+
 /// A memory file, open in the target.
 struct MemoryFile {
     descriptor: u64,
 }
 
 impl MemoryFile {
-    /// Makes one with `content` at `offset`. `scratch` is memory of the target for its name.
+    /// Makes one with the blob's `pieces`. `scratch` is memory of the target for its name.
     fn create(
-        thread: &mut StoppedThread<'_>,
+        calls: &mut Calls<'_, '_>,
         scratch: TargetAddress,
-        offset: u64,
-        content: &[u8],
+        layout: &Layout,
+        pieces: &[(u64, &[u8])],
     ) -> Result<Self, Error> {
-        let process = thread.process().clone();
+        let process = calls.process().clone();
         let mut name = AGENT_MAPPING_NAME.as_bytes().to_vec();
         name.push(0);
         process.memory().write(scratch, &name)?;
         let flags = u64::from(libc::MFD_CLOEXEC);
         let arguments = [scratch.get(), flags, 0, 0, 0, 0];
-        let descriptor = system_call(thread, libc::SYS_memfd_create, arguments)?;
+        let descriptor = calls.system_call(libc::SYS_memfd_create, arguments)?;
         let file = Self { descriptor };
         // The thread's: the process's own files are those of its first thread, which may have ended.
-        let (pid, tid) = (process.pid(), thread.state().tid);
+        let (pid, tid) = (process.pid(), calls.tid());
         let path = PathBuf::from(format!("/proc/{pid}/task/{tid}/fd/{descriptor}"));
         let written = OpenOptions::new()
             .write(true)
             .open(&path)
             .and_then(|memory| {
-                memory.set_len(offset + content.len() as u64 + STACK_LENGTH + HEAP_LENGTH)?;
-                memory.write_all_at(content, offset)
+                memory.set_len(layout.length)?;
+                // Not what is between them: a page that nobody writes is no page.
+                let mut pieces = pieces.iter();
+                pieces.try_for_each(|(offset, piece)| {
+                    memory.write_all_at(piece, layout.blob + offset)
+                })
             });
         match written {
             Ok(()) => Ok(file),
             Err(source) => {
-                file.close(thread)?;
+                file.close(calls)?;
                 Err(Error::WriteFile { path, source })
             }
         }
     }
 
-    fn close(self, thread: &mut StoppedThread<'_>) -> Result<(), Error> {
-        system_call(thread, libc::SYS_close, [self.descriptor, 0, 0, 0, 0, 0]).map(drop)
+    fn close(self, calls: &mut Calls<'_, '_>) -> Result<(), Error> {
+        calls
+            .system_call(libc::SYS_close, [self.descriptor, 0, 0, 0, 0, 0])
+            .map(drop)
     }
 }
 
-fn system_call(
-    thread: &mut StoppedThread<'_>,
-    number: i64,
-    arguments: [u64; 6],
-) -> Result<u64, Error> {
-    Ok(thread.system_call(number, arguments)?)
-}
-
 fn map(
-    thread: &mut StoppedThread<'_>,
+    calls: &mut Calls<'_, '_>,
     address: TargetAddress,
     length: u64,
     protection: i32,
@@ -308,22 +419,21 @@ fn map(
         descriptor,
         offset,
     ];
-    system_call(thread, libc::SYS_mmap, arguments).map(TargetAddress::new)
+    calls
+        .system_call(libc::SYS_mmap, arguments)
+        .map(TargetAddress::new)
 }
 
-fn unmap(thread: &mut StoppedThread<'_>, address: TargetAddress, length: u64) -> Result<(), Error> {
-    system_call(
-        thread,
-        libc::SYS_munmap,
-        [address.get(), length, 0, 0, 0, 0],
-    )
-    .map(drop)
+fn unmap(calls: &mut Calls<'_, '_>, address: TargetAddress, length: u64) -> Result<(), Error> {
+    calls
+        .system_call(libc::SYS_munmap, [address.get(), length, 0, 0, 0, 0])
+        .map(drop)
 }
 
 /// Gives anonymous memory a name in /proc/PID/maps. Kernels before 5.17 have no such names, and then this
 /// agent cannot be found again: so a failure counts.
 fn name_anonymous(
-    thread: &mut StoppedThread<'_>,
+    calls: &mut Calls<'_, '_>,
     base: TargetAddress,
     length: u64,
 ) -> Result<(), Error> {
@@ -331,7 +441,7 @@ fn name_anonymous(
     const PR_SET_VMA_ANON_NAME: u64 = 0;
     let mut name = AGENT_MAPPING_NAME.as_bytes().to_vec();
     name.push(0);
-    thread.process().memory().write(base, &name)?;
+    calls.process().memory().write(base, &name)?;
     let arguments = [
         PR_SET_VMA,
         PR_SET_VMA_ANON_NAME,
@@ -340,5 +450,10 @@ fn name_anonymous(
         base.get(),
         0,
     ];
-    system_call(thread, libc::SYS_prctl, arguments).map(drop)
+    match calls.system_call(libc::SYS_prctl, arguments) {
+        Err(Error::RemoteCall(RemoteCallError::SystemCall { .. })) => Err(Error::NoName {
+            pid: calls.process().pid(),
+        }),
+        named => named.map(drop),
+    }
 }

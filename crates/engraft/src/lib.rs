@@ -7,24 +7,31 @@
 mod agent;
 mod apply;
 mod blob;
-mod change;
 mod check;
 mod deadline;
+mod drive;
 mod error;
+mod holders;
 mod inject;
+mod look;
+mod module_list;
 mod objects;
 mod payload;
 mod retired;
 mod selection;
 mod session;
 mod status;
+mod thread_list;
+mod transition;
 
-pub use apply::{Applied, Disabled, apply, disable};
+pub use apply::{Applied, Disabled, apply, disable, force, wait};
 pub use check::{Checked, check};
 pub use error::{Error, Inside, Reference, exit_code};
+pub use holders::{Holder, holders};
 pub use objects::Waiting;
 pub use retired::{Removed, enable, remove, remove_agent};
 pub use selection::Selected;
 pub use status::{
-    AgentStatus, ModuleStatus, ObjectStatus, PatchState, PatchStatus, Status, status,
+    AgentStatus, ModuleStatus, ObjectStatus, PatchState, PatchStatus, Status, TransitionStatus,
+    status,
 };

@@ -2,23 +2,25 @@
 //! again, or take its memory out of the process.
 //!
 //! Memory is taken away only when no thread refers to it, by what its stack and registers hold: any word
-//! that could be an address inside counts, also one of data. What the program keeps elsewhere, on its heap
-//! say, is not looked at; a patch whose functions may be referred to from there says so, and stays.
+//! that could be an address of its data counts, and any that somebody may return to in its code. What the
+//! program keeps elsewhere, on its heap say, is not looked at; a patch whose functions may be referred to
+//! from there says so, and stays.
 
 use std::ops::Range;
 use std::time::Duration;
 
-use engraft_abi::{CodeRange, Command, Outcome};
-use engraft_process::{Process, StackScan, StoppedProcess, TargetAddress, Verdict};
+use engraft_abi::{Command, Outcome};
+use engraft_process::{Process, StackScan, StackWalk, StoppedProcess, TargetAddress, Verdict};
 
-use crate::apply::{Applied, switch_to};
-use crate::change::{addresses, first_not_clear};
+use crate::apply::{Applied, resume_enabling};
 use crate::deadline::Deadline;
 use crate::error::{Error, Reference};
 use crate::inject;
+use crate::look::{addresses, walk_context};
 use crate::objects::Waiting;
 use crate::session::Session;
-use crate::status::status;
+use crate::status::{Snapshot, status};
+use crate::transition::{Change, take_over};
 
 /// What removing a patch came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,13 +33,17 @@ pub struct Removed {
 /// clear of the old code.
 pub fn enable(process: &Process, name: &str, timeout: Duration) -> Result<Applied, Error> {
     let session = session(process, name, timeout)?;
-    if session.find_patch(Command::Find, name)?.outcome == Outcome::Done {
+    take_over(&session, name)?;
+    if let Some(stopped_for) = resume_enabling(&session, name)? {
+        return Ok(Applied::Now {
+            waiting: waiting(process, name)?,
+            stopped_for,
+        });
+    }
+    if session.enabled_patch(name)?.is_some() {
         return Ok(Applied::Already);
     }
-    let number = session
-        .find_patch(Command::FindDisabled, name)?
-        .done(process.pid())?
-        .value;
+    let number = session.disabled_patch(name)?;
     let enabled = session
         .attach()
         .and_then(|()| enable_again(&session, number));
@@ -58,12 +64,27 @@ pub fn enable(process: &Process, name: &str, timeout: Duration) -> Result<Applie
 pub fn remove(process: &Process, name: &str, timeout: Duration) -> Result<Removed, Error> {
     let pid = process.pid();
     let session = session(process, name, timeout)?;
-    let found = session.find_patch(Command::FindDisabled, name)?;
-    if found.outcome == Outcome::AlreadyThere {
-        let name = name.to_owned();
-        return Err(Error::StillEnabled { pid, name });
+    take_over(&session, name)?;
+    match (session.disabled_patch(name), session.enabled_patch(name)?) {
+        (Ok(number), _) => take_out(&session, number, name, &session.deadline),
+        (Err(_), Some(_)) => Err(Error::StillEnabled {
+            pid,
+            name: name.to_owned(),
+        }),
+        (Err(none), None) => Err(none),
     }
-    let arguments = [found.done(pid)?.value, 0];
+}
+
+/// Takes the memory of a disabled patch out, once no thread refers to it.
+pub(crate) fn take_out(
+    session: &Session<'_>,
+    number: u64,
+    name: &str,
+    deadline: &Deadline,
+) -> Result<Removed, Error> {
+    let (process, pid) = (session.process, session.pid());
+    let arguments = [number, 0];
+    let mut context = None;
     loop {
         let maps = process.maps()?;
         let mut stopped = session.stop()?;
@@ -74,10 +95,16 @@ pub fn remove(process: &Process, name: &str, timeout: Duration) -> Result<Remove
             continue;
         }
         planned.done(pid)?;
-        let ranges = session.agent.plan()?.ranges;
-        let ranges = addresses(&ranges);
-        let scan = StackScan::new(process, &maps, &ranges);
-        let reference = first_reference(&mut stopped, &scan, &ranges)?;
+        let plan = session.agent.plan()?;
+        let image = ImageScan {
+            data: StackScan::new(process, &maps, &addresses(&plan.ranges)),
+            code: StackScan::new(process, &maps, &addresses(&plan.sites)),
+            walk: context
+                .as_ref()
+                .map(|context| StackWalk::new(process, &maps, context)),
+            ranges: addresses(&[plan.ranges, plan.sites].concat()),
+        };
+        let reference = image.first_reference(&mut stopped)?;
         let Some((tid, reference)) = reference else {
             let removed = session.command_stopped(&mut stopped, Command::Remove, arguments)?;
             stopped.detach()?;
@@ -85,17 +112,16 @@ pub fn remove(process: &Process, name: &str, timeout: Duration) -> Result<Remove
             return Ok(Removed { stays });
         };
         stopped.detach()?;
-        session
-            .deadline
-            .wait()
-            .map_err(|timeout| Error::ThreadRefers {
-                pid,
-                tid,
-                thread_name: process.task(tid).name().unwrap_or_default(),
-                name: name.to_owned(),
-                reference,
-                timeout,
-            })?;
+        deadline.wait().map_err(|timeout| Error::ThreadRefers {
+            pid,
+            tid,
+            thread_name: process.task(tid).name().unwrap_or_default(),
+            name: name.to_owned(),
+            reference,
+            timeout,
+        })?;
+        let snapshot = Snapshot::read(&session.agent)?;
+        context = Some(walk_context(process, snapshot.images(None))?);
     }
 }
 
@@ -106,43 +132,27 @@ pub fn remove_agent(process: &Process, timeout: Duration) -> Result<bool, Error>
     let Some(session) = Session::find(process, Deadline::after(timeout))? else {
         return Ok(false);
     };
+    take_over(&session, "")?;
     let patches = status(process)?.patches;
     if !patches.is_empty() {
         let names = patches.into_iter().map(|patch| patch.name).collect();
         return Err(Error::PatchesLeft { pid, names });
     }
-    let mapping = session.agent.mapping()?;
-    let mut name = [0; 64];
-    name.iter_mut()
-        .zip(engraft_abi::AGENT_MAPPING_NAME.bytes())
-        .for_each(|(to, from)| *to = from);
-    let range = CodeRange {
-        start: mapping.start.get(),
-        end: mapping.end.get(),
-        name,
-    };
+    let mut context = None;
     loop {
         let mut stopped = session.stop()?;
-        let removed = inject::remove(&mut stopped, &session.agent);
-        let inside = match &removed {
-            Ok(false) => {
-                let maps = process.maps()?;
-                first_not_clear(&stopped, &maps, None, &[range], timeout)
-            }
-            _ => None,
-        };
+        let removed = inject::remove(&mut stopped, &session.agent, context.as_ref());
         stopped.detach()?;
-        match removed {
-            Ok(true) => return Ok(true),
-            Ok(false) => session
-                .deadline
-                .wait()
-                .map_err(|_| inside.unwrap_or_else(|| session.loader_busy()))?,
-            Err(Error::Agent {
-                outcome: Outcome::Busy | Outcome::LoaderBusy,
-                ..
-            }) => session.wait_for_loader()?,
-            Err(error) => return Err(error),
+        match session.watch(removed) {
+            Ok(()) => {
+                session.forget_agent();
+                return Ok(true);
+            }
+            Err(Error::ThreadInside { .. }) if session.deadline.wait().is_ok() => {
+                context = Some(walk_context(process, std::iter::empty())?);
+            }
+            Err(error) if error.is_busy() => session.wait_for_loader()?,
+            Err(error) => return Err(error.within(timeout)),
         }
     }
 }
@@ -168,7 +178,7 @@ fn enable_again(session: &Session<'_>, number: u64) -> Result<Option<Duration>, 
         return Ok(None);
     }
     answer.done(session.pid())?;
-    switch_to(session, number).map(Some)
+    Change::Enable(number).make(session).map(Some)
 }
 
 /// The objects of an enabled patch that are not loaded, as the agent sees it.
@@ -185,55 +195,72 @@ fn waiting(process: &Process, name: &str) -> Result<Vec<Waiting>, Error> {
         .collect())
 }
 
-/// A thread whose stack or registers hold an address inside one of the ranges, and where.
-fn first_reference(
-    stopped: &mut StoppedProcess,
-    scan: &StackScan<'_>,
-    ranges: &[Range<TargetAddress>],
-) -> Result<Option<(i32, Reference)>, Error> {
-    if ranges.is_empty() {
-        return Ok(None);
-    }
-    let inside = |value: u64| {
-        let value = TargetAddress::new(value);
-        ranges
-            .iter()
-            .any(|range| range.contains(&value))
-            .then_some(value)
-    };
-    let threads: Vec<_> = stopped.threads().collect();
-    for thread in threads.iter().filter(|thread| !thread.is_kernel_worker) {
-        let tid = thread.tid;
-        let reference = match scan.check(thread) {
-            Verdict::Clear => thread
-                .registers
-                .general()
-                .into_iter()
-                .find_map(inside)
-                .map(|value| Reference::Register { value }),
-            Verdict::Running {
-                instruction_pointer,
-                ..
-            } => Some(Reference::Register {
-                value: instruction_pointer,
-            }),
-            Verdict::Sleeping { at, value, .. } => Some(Reference::Stack { at, value }),
-            Verdict::Unreliable(reason) => {
-                tracing::info!(tid, %reason, "stack not understood");
-                Some(Reference::Unknown)
+/// What is looked for before the images of a patch are taken away.
+struct ImageScan<'s> {
+    /// Constants and variables: any word that could be an address counts.
+    data: StackScan<'s>,
+    /// Code: an address in the middle of it matters if somebody returns there. (One of a function that only the
+    /// image has may be kept anywhere; such images are not taken away.)
+    code: StackScan<'s>,
+    walk: Option<StackWalk<'s>>,
+    ranges: Vec<Range<TargetAddress>>,
+}
+
+impl ImageScan<'_> {
+    /// A thread whose stack or registers hold an address inside, and where.
+    fn first_reference(
+        &self,
+        stopped: &mut StoppedProcess,
+    ) -> Result<Option<(i32, Reference)>, Error> {
+        if self.ranges.is_empty() {
+            return Ok(None);
+        }
+        let threads: Vec<_> = stopped.threads().collect();
+        for thread in threads.iter().filter(|thread| !thread.is_kernel_worker) {
+            let tid = thread.tid;
+            let code = match &self.walk {
+                Some(walk) => self.code.check_precisely(thread, walk),
+                None => self.code.check(thread),
+            };
+            let on_stack = reference(tid, self.data.check(thread)).or_else(|| reference(tid, code));
+            let registers = thread.registers.general();
+            let in_register = || registers.into_iter().find_map(|value| self.inside(value));
+            if let Some(reference) = on_stack.or_else(in_register) {
+                return Ok(Some((tid, reference)));
             }
-        };
-        if let Some(reference) = reference {
-            return Ok(Some((tid, reference)));
+            // A vector register may hold an address that is being copied.
+            let state = stopped.thread(tid).map(|thread| thread.extended_state());
+            let state = state.transpose()?.unwrap_or_default();
+            let words = state.chunks_exact(8).filter_map(<[u8]>::first_chunk::<8>);
+            let mut values = words.map(|word| u64::from_ne_bytes(*word));
+            if let Some(reference) = values.find_map(|value| self.inside(value)) {
+                return Ok(Some((tid, reference)));
+            }
         }
-        // A vector register may hold an address that is being copied.
-        let state = stopped.thread(tid).map(|thread| thread.extended_state());
-        let state = state.transpose()?.unwrap_or_default();
-        let words = state.chunks_exact(8).filter_map(<[u8]>::first_chunk::<8>);
-        let mut values = words.map(|word| u64::from_ne_bytes(*word));
-        if let Some(value) = values.find_map(inside) {
-            return Ok(Some((tid, Reference::Register { value })));
+        Ok(None)
+    }
+
+    fn inside(&self, value: u64) -> Option<Reference> {
+        let value = TargetAddress::new(value);
+        let mut ranges = self.ranges.iter();
+        let inside = ranges.any(|range| range.contains(&value));
+        inside.then_some(Reference::Register { value })
+    }
+}
+
+fn reference(tid: i32, verdict: Verdict) -> Option<Reference> {
+    match verdict {
+        Verdict::Clear => None,
+        Verdict::Running {
+            instruction_pointer,
+            ..
+        } => Some(Reference::Register {
+            value: instruction_pointer,
+        }),
+        Verdict::Sleeping { at, value, .. } => Some(Reference::Stack { at, value }),
+        Verdict::Unreliable(reason) => {
+            tracing::info!(tid, %reason, "stack not understood");
+            Some(Reference::Unknown)
         }
     }
-    Ok(None)
 }

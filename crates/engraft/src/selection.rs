@@ -83,6 +83,16 @@ impl Selected {
         })
     }
 
+    /// Every process with a transition that is on, of this patch if one is named.
+    pub fn in_transition(name: Option<&str>) -> Result<Self, Error> {
+        let moving = |state| matches!(state, PatchState::Enabling | PatchState::Disabling);
+        Self::find(|process| {
+            let patches = status(process)?.patches;
+            let mut patches = patches.iter().filter(|it| moving(it.state));
+            Ok(patches.any(|patch| name.is_none_or(|name| patch.name == name)))
+        })
+    }
+
     /// Every process that has an agent.
     pub fn with_agent() -> Result<Self, Error> {
         Self::find(|process| match RunningAgent::find(process) {

@@ -1,34 +1,50 @@
 //! One controller's work with one agent: commands in borrowed threads, until a deadline.
 
-use std::time::Duration;
+use std::cell::{Cell, RefCell};
+use std::time::{Duration, Instant};
 
 use engraft_abi::{Command, Outcome};
-use engraft_process::{Modules, Process, StoppedProcess, StoppedThread, TargetAddress};
+use engraft_process::{
+    Modules, PartlyStopped, Process, ProcessLock, RemoteCallError, StoppedProcess, StoppedThread,
+    TargetAddress, ThreadState,
+};
 
 use crate::agent::{Answer, RunningAgent};
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::inject::{self, Injection};
+use crate::inject::{self, Calls, Injection};
+use crate::look::walk_context;
+use crate::module_list::module_list;
+use crate::status::{PatchState, Snapshot};
 
 /// How long one stop may take before it is given up.
-const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An agent to work with.
+/// How long a command whose controller has died may take to be finished: the agent never waits for anything.
+const IDLE_WITHIN: Duration = Duration::from_secs(1);
+
+/// An agent to work with, by one controller at a time.
 pub(crate) struct Session<'p> {
     pub(crate) process: &'p Process,
     pub(crate) agent: RunningAgent,
     pub(crate) deadline: Deadline,
+    lock: RefCell<Option<ProcessLock>>,
+    /// A call that we could not see to its end may be under way.
+    unfinished: Cell<bool>,
 }
 
 impl<'p> Session<'p> {
     /// With the agent that is in the process; `None` if there is none.
     pub(crate) fn find(process: &'p Process, deadline: Deadline) -> Result<Option<Self>, Error> {
-        let agent = find_agent(process)?;
-        Ok(agent.map(|agent| Self {
-            process,
-            agent,
-            deadline,
-        }))
+        prepare(process);
+        let lock = lock(process, &deadline)?;
+        match find_agent(process)? {
+            Some(agent) => {
+                let unfinished = agent.set_controlled(true)?;
+                Self::with(process, agent, deadline, lock, unfinished).map(Some)
+            }
+            None => Ok(None),
+        }
     }
 
     /// With the agent that is in the process, or with a new one.
@@ -37,35 +53,129 @@ impl<'p> Session<'p> {
         modules: &Modules,
         deadline: Deadline,
     ) -> Result<Self, Error> {
-        let agent = match find_agent(process)? {
-            Some(agent) => agent,
-            None => {
-                let injection = Injection::plan(process, modules)?;
-                process.prepare_calls();
-                with_thread(process, |thread| injection.map(thread))?
-            }
-        };
-        Ok(Self {
+        prepare(process);
+        let lock = lock(process, &deadline)?;
+        if let Some(agent) = find_agent(process)? {
+            let unfinished = agent.set_controlled(true)?;
+            return Self::with(process, agent, deadline, lock, unfinished);
+        }
+        inject::remove_remains(process)?;
+        let injection = Injection::plan(process, modules)?;
+        let mut calls = Calls::borrowing(process);
+        match injection.map(&mut calls) {
+            // It comes with the note that it is controlled.
+            Ok(agent) => Self::with(process, agent, deadline, lock, false),
+            Err(error) if !process.is_alive() => Err(error),
+            Err(error) => Err(error.with_undo(injection.clean(&mut calls))),
+        }
+    }
+
+    fn with(
+        process: &'p Process,
+        agent: RunningAgent,
+        deadline: Deadline,
+        lock: ProcessLock,
+        unfinished: bool,
+    ) -> Result<Self, Error> {
+        let session = Self {
             process,
             agent,
             deadline,
-        })
+            lock: RefCell::new(Some(lock)),
+            unfinished: Cell::new(unfinished),
+        };
+        if unfinished {
+            session.await_unfinished()?;
+            session.command(Command::Reclaim, [0; 2])?;
+        }
+        Ok(session)
+    }
+
+    /// Waits until no thread is in a call that nobody watches any more: it finishes what it was asked for by
+    /// itself. What the agent says until then is out of date, and its stack is in use.
+    fn await_unfinished(&self) -> Result<(), Error> {
+        let stack = self.agent.mapping()?;
+        let since = Instant::now();
+        while self.unfinished.get() {
+            let stopped = self.process.stop(STOP_TIMEOUT)?;
+            let is_inside = |thread: ThreadState| stack.contains(&thread.registers.stack_pointer());
+            let inside = stopped.threads().any(is_inside);
+            stopped.detach()?;
+            self.unfinished.set(inside);
+            if inside && since.elapsed() > IDLE_WITHIN {
+                return Err(self.loader_busy());
+            }
+        }
+        // The loader's hook runs on stacks of the program. A lock that stays taken was inherited by a forked
+        // process, in which its holder does not exist; the next command finds that out.
+        while self.agent.is_busy()? && since.elapsed() < IDLE_WITHIN {
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing that we began is under way any more.
+    pub(crate) fn settle(&self) -> Result<(), Error> {
+        match self.unfinished.get() {
+            true => self.await_unfinished(),
+            false => Ok(()),
+        }
+    }
+
+    /// The agent has been taken out of the process.
+    pub(crate) fn forget_agent(&self) {
+        // Nothing is to be noted in its memory.
+        self.unfinished.set(true);
+    }
+
+    /// Notes whether a call has come to its end.
+    pub(crate) fn watch<R>(&self, result: Result<R, Error>) -> Result<R, Error> {
+        if let Err(Error::RemoteCall(RemoteCallError::System { .. })) = result {
+            self.unfinished.set(true);
+        }
+        result
+    }
+
+    /// Lets time pass in which another controller may do something.
+    pub(crate) fn rest(&self) -> Result<(), Duration> {
+        self.lock.take();
+        self.deadline.wait()?;
+        let taken = lock(self.process, &self.deadline).map_err(|_| self.deadline.timeout)?;
+        self.lock.replace(Some(taken));
+        Ok(())
     }
 
     pub(crate) fn pid(&self) -> i32 {
         self.process.pid()
     }
 
-    /// Stops all threads.
+    /// Stops all threads, for a command to follow: it is prepared before those who run are stopped.
     pub(crate) fn stop(&self) -> Result<StoppedProcess, Error> {
-        Ok(self.process.stop(STOP_TIMEOUT)?)
+        let mut sleeping = self.stop_sleepers()?;
+        self.prepare_command(&mut sleeping)?;
+        Ok(sleeping.stop_rest(STOP_TIMEOUT)?)
+    }
+
+    /// The first half of a stop: those who run go on.
+    pub(crate) fn stop_sleepers(&self) -> Result<PartlyStopped, Error> {
+        self.settle()?;
+        let seized = self.process.seize(STOP_TIMEOUT)?;
+        Ok(seized.stop_sleepers(STOP_TIMEOUT)?)
+    }
+
+    /// Does as much of giving any command as can be done before those who run are stopped.
+    pub(crate) fn prepare_command(&self, sleeping: &mut PartlyStopped) -> Result<(), Error> {
+        let call = self.agent.call(Command::Settle, [0; 2]);
+        sleeping.prepare_call(&call)?;
+        Ok(())
     }
 
     /// Gives a command in a borrowed thread, again and again while a thread in the loader is at work.
     pub(crate) fn command(&self, what: Command, arguments: [u64; 2]) -> Result<Answer, Error> {
         loop {
             let give = |thread: &mut StoppedThread<'_>| self.agent.command(thread, what, arguments);
-            let answer = with_thread(self.process, give)?;
+            self.settle()?;
+            let answer = self.watch(with_thread(self.process, give))?;
             if answer.outcome != Outcome::Busy {
                 return Ok(answer);
             }
@@ -73,7 +183,7 @@ impl<'p> Session<'p> {
         }
     }
 
-    /// Gives a command while all threads are stopped.
+    /// Gives a command while all threads are stopped, and writes what the agent asks for.
     pub(crate) fn command_stopped(
         &self,
         stopped: &mut StoppedProcess,
@@ -82,7 +192,7 @@ impl<'p> Session<'p> {
     ) -> Result<Answer, Error> {
         let pid = self.pid();
         let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;
-        self.agent.command(&mut thread, what, arguments)
+        self.watch(self.agent.command_writing(&mut thread, what, arguments))
     }
 
     /// Gives a command while everybody stands still and no library is coming or going, so that a failure is
@@ -106,12 +216,29 @@ impl<'p> Session<'p> {
         }
     }
 
-    /// Asks for a patch by its name. Not finding it is an answer.
-    pub(crate) fn find_patch(&self, what: Command, name: &str) -> Result<Answer, Error> {
-        let memory = self.target_memory(name.as_bytes())?;
-        let found = self.command(what, memory.arguments());
-        memory.free()?;
-        found
+    /// The number of the patch of this name that is not disabled.
+    pub(crate) fn enabled_patch(&self, name: &str) -> Result<Option<u64>, Error> {
+        let patches = Snapshot::read(&self.agent)?.patches;
+        let mut patches = patches.iter().filter(|it| it.state != PatchState::Disabled);
+        Ok(patches.find(|it| it.name == name).map(|it| it.number))
+    }
+
+    /// The number of the newest disabled patch of this name; an error if there is none.
+    pub(crate) fn disabled_patch(&self, name: &str) -> Result<u64, Error> {
+        let patches = Snapshot::read(&self.agent)?.patches;
+        let disabled = patches
+            .iter()
+            .filter(|it| it.state == PatchState::Disabled && it.name == name);
+        let newest = disabled.map(|it| it.number).max();
+        newest.ok_or_else(|| self.no_patch(format!("there is no patch '{name}'")))
+    }
+
+    pub(crate) fn no_patch(&self, text: String) -> Error {
+        Error::Agent {
+            pid: self.pid(),
+            outcome: Outcome::NoSuchPatch,
+            text,
+        }
     }
 
     /// Lets the thread in the loader go on for a moment.
@@ -130,16 +257,31 @@ impl<'p> Session<'p> {
     /// unless it has done so before.
     pub(crate) fn attach(&self) -> Result<(), Error> {
         while !self.agent.is_attached()? {
-            let mut stopped = self.stop()?;
-            let answer = self.command_stopped(&mut stopped, Command::Attach, [0; 2])?;
-            if answer.is_busy() {
+            // Found out while everybody runs; in the stop it only has to be still true.
+            let modules = self.process.modules()?;
+            let list = module_list(self.process, &modules)?;
+            let answer = self.with_memory(&list, |list| {
+                let mut stopped = self.stop()?;
+                let answer = match modules.are_current(self.process) {
+                    true => Some(self.command_stopped(
+                        &mut stopped,
+                        Command::Attach,
+                        list.arguments(),
+                    )?),
+                    false => None,
+                };
                 stopped.detach()?;
-                self.wait_for_loader()?;
-                continue;
+                Ok(answer)
+            })?;
+            match answer {
+                Some(answer) if !answer.is_busy() => {
+                    let outcome = answer.outcome;
+                    if outcome != Outcome::AlreadyThere {
+                        answer.done(self.pid())?;
+                    }
+                }
+                _ => self.wait_for_loader()?,
             }
-            answer.done(self.pid())?;
-            self.agent.verify_writes()?;
-            stopped.detach()?;
         }
         Ok(())
     }
@@ -147,63 +289,127 @@ impl<'p> Session<'p> {
     /// Takes an agent that has nothing to do out again, as far as that is possible now: nothing of us
     /// stays where we could not do anything. One that keeps disabled patches only lets go of the loader.
     pub(crate) fn take_away(&self) {
-        let Ok(crate::Status { patches, .. }) = crate::status(self.process) else {
-            return;
-        };
-        let mut states = patches.iter().map(|patch| patch.state);
-        if !self.process.is_alive() || states.any(|state| state != crate::PatchState::Disabled) {
+        if !self.process.is_alive() {
             return;
         }
-        let removed = self.stop().and_then(|mut stopped| {
-            let removed = match patches.is_empty() {
-                true => inject::remove(&mut stopped, &self.agent)?,
-                false => {
-                    let answer = self.command_stopped(&mut stopped, Command::Detach, [0; 2])?;
-                    answer.done(self.pid()).map(|_| true)?
-                }
-            };
-            stopped.detach()?;
-            Ok(removed)
-        });
-        match removed {
-            Ok(true) => {}
-            Ok(false) => tracing::info!("a thread is inside the agent, which therefore stays"),
-            Err(error) => tracing::info!(%error, "the agent stays"),
+        if let Err(error) = self.try_to_take_away() {
+            tracing::info!(%error, "the agent stays");
         }
     }
 
-    /// Memory of the target with something that the agent is to read.
-    pub(crate) fn target_memory(&self, content: &[u8]) -> Result<TargetMemory<'_, 'p>, Error> {
+    fn try_to_take_away(&self) -> Result<(), Error> {
+        // What failed may be at work still, and may have prepared a patch.
+        self.settle()?;
+        let Snapshot {
+            prepared, patches, ..
+        } = Snapshot::read(&self.agent)?;
+        if let Some(prepared) = prepared {
+            self.command(Command::Abandon, [prepared, 0])?;
+        }
+        let mut states = patches.iter().map(|patch| patch.state);
+        if states.any(|state| state != PatchState::Disabled) {
+            return Ok(());
+        }
+        // What the agent has done may have left its addresses on stacks.
+        let context = walk_context(self.process, std::iter::empty())?;
+        let mut stopped = self.stop()?;
+        match patches.is_empty() {
+            true => {
+                let removed = inject::remove(&mut stopped, &self.agent, Some(&context));
+                self.watch(removed)?;
+                self.forget_agent();
+            }
+            false => {
+                let answer = self.command_stopped(&mut stopped, Command::Detach, [0; 2])?;
+                answer.done(self.pid())?;
+            }
+        }
+        Ok(stopped.detach()?)
+    }
+
+    /// Has memory of the target with something that the agent is to read, as long as `work` takes. What `work`
+    /// hands over to the agent stays.
+    pub(crate) fn with_memory<R>(
+        &self,
+        content: &[u8],
+        work: impl FnOnce(&TargetMemory<'_>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
         let length = content.len() as u64;
         let answer = self.command(Command::Allocate, [length, 0])?;
-        let address = TargetAddress::new(answer.done(self.pid())?.value);
-        self.process.memory().write(address, content)?;
-        Ok(TargetMemory {
-            session: self,
-            address,
+        let memory = TargetMemory {
+            process: self.process,
+            address: TargetAddress::new(answer.done(self.pid())?.value),
             length,
-        })
+            handed_over: Cell::new(false),
+        };
+        let result = memory.write(content).and_then(|()| work(&memory));
+        if memory.handed_over.get() || !self.process.is_alive() {
+            return result;
+        }
+        let freed = self.command(Command::Free, memory.arguments());
+        let freed = freed.and_then(|answer| answer.done(self.pid()).map(drop));
+        match result {
+            Ok(result) => freed.map(|()| result),
+            Err(error) => Err(error.with_undo(freed)),
+        }
     }
 }
 
-/// Memory of the target that is ours until the agent takes it over.
-pub(crate) struct TargetMemory<'s, 'p> {
-    session: &'s Session<'p>,
-    address: TargetAddress,
-    length: u64,
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        if self.unfinished.get() {
+            return;
+        }
+        // If that fails, the next controller looks for what is not there.
+        if let Err(error) = self.agent.set_controlled(false) {
+            tracing::debug!(%error, "failed to note the end of the work");
+        }
+    }
 }
 
-impl TargetMemory<'_, '_> {
+/// Becomes the one controller of a process.
+fn lock(process: &Process, deadline: &Deadline) -> Result<ProcessLock, Error> {
+    let pid = process.pid();
+    loop {
+        let lock = process.try_lock();
+        let lock = lock.map_err(|source| engraft_process::OpenError::System { pid, source })?;
+        if let Some(lock) = lock {
+            return Ok(lock);
+        }
+        let waited = deadline.wait_briefly();
+        waited.map_err(|timeout| Error::AnotherController { pid, timeout })?;
+    }
+}
+
+/// Memory of the target that is ours for a while.
+pub(crate) struct TargetMemory<'p> {
+    process: &'p Process,
+    address: TargetAddress,
+    length: u64,
+    handed_over: Cell<bool>,
+}
+
+impl TargetMemory<'_> {
+    /// The agent has taken it over.
+    pub(crate) fn hand_over(&self) {
+        self.handed_over.set(true);
+    }
+
     /// Where it is and how long, as commands want it.
     pub(crate) fn arguments(&self) -> [u64; 2] {
         [self.address.get(), self.length]
     }
 
-    /// Gives it back.
-    pub(crate) fn free(self) -> Result<(), Error> {
-        let answer = self.session.command(Command::Free, self.arguments())?;
-        answer.done(self.session.pid()).map(drop)
+    /// Replaces what is in it by something that is not longer.
+    pub(crate) fn write(&self, content: &[u8]) -> Result<(), Error> {
+        Ok(self.process.memory().write(self.address, content)?)
     }
+}
+
+/// What can be found out before any thread is stopped.
+fn prepare(process: &Process) {
+    process.prepare_calls();
+    process.watch_sleepers();
 }
 
 /// The agent that is in the process, told of a seccomp filter that was put on since.
@@ -216,7 +422,7 @@ fn find_agent(process: &Process) -> Result<Option<RunningAgent>, Error> {
 }
 
 /// Borrows one thread; all others go on.
-fn with_thread<R>(
+pub(crate) fn with_thread<R>(
     process: &Process,
     work: impl FnOnce(&mut StoppedThread<'_>) -> Result<R, Error>,
 ) -> Result<R, Error> {

@@ -1,15 +1,18 @@
 //! What the agent of a process says about its patches. Read from outside; nobody is stopped.
 
+use std::ops::Range;
+
 use engraft_abi::{
     Bytes, SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject, SnapshotPatch,
     patch_state,
 };
-use engraft_process::Process;
+use engraft_process::{Process, TargetAddress};
 use serde::Serialize;
 use zerocopy::FromBytes;
 
 use crate::agent::RunningAgent;
 use crate::error::Error;
+use crate::holders::Holder;
 
 /// The patches of one process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,6 +23,20 @@ pub struct Status {
     pub agent: Option<AgentStatus>,
     /// In the order in which they were enabled; behind them, those that are disabled.
     pub patches: Vec<PatchStatus>,
+    /// The transition that is on.
+    pub transition: Option<TransitionStatus>,
+}
+
+/// A transition: the patch's state says where it leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TransitionStatus {
+    /// How many threads, told apart by their thread pointers, have yet to switch.
+    pub waiting: usize,
+    /// Whether threads were let go at all; if not, the engraft that began it has died, and everybody is where
+    /// they were.
+    pub started: bool,
+    /// The threads that have yet to switch, and why; see [`crate::holders`].
+    pub threads: Vec<Holder>,
 }
 
 /// The runtime inside the process.
@@ -36,6 +53,9 @@ pub struct AgentStatus {
 /// One patch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PatchStatus {
+    /// Its number, by which the agent knows it.
+    #[serde(skip)]
+    pub(crate) number: u64,
     /// Its name.
     pub name: String,
     /// Place in the order of enabling, from 1; `None` while it is disabled.
@@ -80,6 +100,18 @@ pub struct ModuleStatus {
     pub path: String,
     /// Whether the patch is in effect in it.
     pub patched: bool,
+    /// The patch's image for it.
+    #[serde(skip)]
+    pub(crate) image: Option<ImageStatus>,
+}
+
+/// The new code and data of a patch in a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImageStatus {
+    pub(crate) range: Range<TargetAddress>,
+    /// The part of it that is code, and the call frame information of that; none if there is none.
+    pub(crate) code: Range<TargetAddress>,
+    pub(crate) unwind: Option<Range<TargetAddress>>,
 }
 
 /// Reads the status of a process.
@@ -90,33 +122,105 @@ pub fn status(process: &Process) -> Result<Status, Error> {
             pid,
             agent: None,
             patches: Vec::new(),
+            transition: None,
         });
     };
-    let snapshot = agent.read_snapshot()?;
-    let (broken, patches) = decode(&snapshot).ok_or(Error::BadSnapshot { pid })?;
+    let snapshot = Snapshot::read(&agent)?;
     let agent = AgentStatus {
         version: engraft_abi::VERSION,
         memory_bytes: agent.resident_memory()?,
-        broken,
+        broken: snapshot.broken,
     };
+    let transition = snapshot.transition.map(|transition| TransitionStatus {
+        waiting: transition.waiting.len(),
+        started: transition.started,
+        threads: Vec::new(),
+    });
     Ok(Status {
         pid,
         agent: Some(agent),
-        patches,
+        patches: snapshot.patches,
+        transition,
     })
 }
 
+/// All that the agent says.
+#[derive(Default)]
+pub(crate) struct Snapshot {
+    pub(crate) broken: bool,
+    pub(crate) patches: Vec<PatchStatus>,
+    /// The number of the patch that is prepared.
+    pub(crate) prepared: Option<u64>,
+    pub(crate) transition: Option<OpenTransition>,
+}
+
+/// A transition that is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OpenTransition {
+    /// The patch's number.
+    pub(crate) number: u64,
+    /// The patch's name.
+    pub(crate) name: String,
+    pub(crate) to_patched: bool,
+    /// Whether threads were let go. If not, everybody is where they were.
+    pub(crate) started: bool,
+    /// It only undoes what could not be done.
+    pub(crate) canceled: bool,
+    /// Thread pointers of those that have yet to switch.
+    pub(crate) waiting: Vec<u64>,
+}
+
+impl Snapshot {
+    /// The images of all patches, or of the one with this number.
+    pub(crate) fn images(&self, number: Option<u64>) -> impl Iterator<Item = &ImageStatus> {
+        self.patches
+            .iter()
+            .filter(move |patch| number.is_none_or(|number| patch.number == number))
+            .flat_map(|patch| &patch.objects)
+            .flat_map(|object| &object.modules)
+            .filter_map(|module| module.image.as_ref())
+    }
+
+    /// What is true at this moment.
+    pub(crate) fn read(agent: &RunningAgent) -> Result<Self, Error> {
+        let snapshot = agent.read_snapshot()?;
+        if snapshot.is_empty() {
+            // It has not come to life.
+            return Ok(Self::default());
+        }
+        let buffer = zerocopy::IntoBytes::as_bytes(snapshot.as_slice());
+        decode(buffer).ok_or(Error::BadSnapshot { pid: agent.pid() })
+    }
+}
+
 /// The agent's records; `None` if they contradict themselves.
-fn decode(snapshot: &[u64]) -> Option<(bool, Vec<PatchStatus>)> {
-    let buffer = zerocopy::IntoBytes::as_bytes(snapshot);
+fn decode(buffer: &[u8]) -> Option<Snapshot> {
     let (header, _) = SnapshotHeader::ref_from_prefix(buffer).ok()?;
     let patches = header.patches.of::<SnapshotPatch>(buffer)?;
+    let number = header.transition.patch;
+    let moving = patches.iter().find(|it| number != 0 && it.number == number);
+    let transition = match moving {
+        Some(patch) => Some(OpenTransition {
+            number,
+            name: text(buffer, patch.name)?,
+            to_patched: header.transition.to_patched != 0,
+            started: header.transition.started != 0,
+            canceled: header.transition.canceled != 0,
+            waiting: header.transition.waiting.of::<u64>(buffer)?.to_vec(),
+        }),
+        None => None,
+    };
     let patches: Option<Vec<_>> = patches
         .iter()
         .zip(1..)
         .map(|(patch, order)| decode_patch(buffer, patch, order))
         .collect();
-    Some((header.broken != 0, patches?))
+    Some(Snapshot {
+        broken: header.broken != 0,
+        patches: patches?,
+        prepared: (header.prepared != 0).then_some(header.prepared),
+        transition,
+    })
 }
 
 fn decode_patch(buffer: &[u8], patch: &SnapshotPatch, order: usize) -> Option<PatchStatus> {
@@ -129,6 +233,7 @@ fn decode_patch(buffer: &[u8], patch: &SnapshotPatch, order: usize) -> Option<Pa
         _ => return None,
     };
     Some(PatchStatus {
+        number: patch.number,
         name: text(buffer, patch.name)?,
         order: (state != PatchState::Disabled).then_some(order),
         state,
@@ -156,14 +261,27 @@ fn decode_object(buffer: &[u8], object: &SnapshotObject) -> Option<ObjectStatus>
         modules: instances
             .iter()
             .map(|instance| {
-                let patched = instance.image != 0;
                 Some(ModuleStatus {
                     path: text(buffer, instance.path)?,
-                    patched,
+                    patched: instance.image != 0,
+                    image: (instance.image != 0).then(|| image(instance)),
                 })
             })
             .collect::<Option<_>>()?,
     })
+}
+
+fn image(instance: &SnapshotInstance) -> ImageStatus {
+    let range = |start: u64, length: u64| {
+        let start = TargetAddress::new(start);
+        start..start + length
+    };
+    ImageStatus {
+        range: range(instance.image, instance.image_length),
+        code: range(instance.image, instance.code_length),
+        unwind: (instance.unwind_length != 0)
+            .then(|| range(instance.unwind, instance.unwind_length)),
+    }
 }
 
 fn text(buffer: &[u8], bytes: Bytes) -> Option<String> {

@@ -521,3 +521,66 @@ fn transitions() {
         ]),
     ]);
 }
+
+/// The controller dies before it has let the threads go, or while it does: no counterpart in the
+/// kernel, which cannot lose itself.
+#[test]
+fn transitions_that_nobody_starts() {
+    let unheld = || fails(nothing(), "nobody holds the threads");
+    run(vec![
+        ("the next controller starts what the first has begun", vec![
+            (Begin("P1"), opens("P1", &[])),
+            (Runs("main", 1), lines(&["orig", "orig"])),
+            (Insmod("M"), applying(&["P1"])),
+            (Runs("M", 1), lines(&["orig", "orig"])),
+            (Unheld(true), nothing()),
+            (Start("P1"), unheld()),
+            (Runs("M", 1), lines(&["orig", "orig"])),
+            (Rmmod("M"), reverting(&["P1"])),
+            (Unheld(false), nothing()),
+            (StartBusy("P1"), lines(&["P1: starting patching"])),
+            (Runs("main", 1), lines(&["orig", "P1"])),
+            (Release, ends("P1", &[])),
+            (Runs("main", 1), lines(&["P1", "P1"])),
+        ]),
+        ("or turns it round", vec![
+            (Begin("D"), opens("D", &["main"])),
+            (Turn("D", ToUnpatched), lines(&["D: reversing to unpatching", "D: starting unpatching"])),
+            (Start("D"), fails(nothing(), "AlreadyStarted(PatchId(1))")),
+            (Load("L"), fails(nothing(), "EBUSY")),
+        ]),
+        ("thread 1, listed for a start that failed, moves with the others in the one that does not", vec![
+            (Begin("P1"), opens("P1", &[])),
+            (Unheld(true), nothing()),
+            (StartBusy("P1"), unheld()),
+            (Unheld(false), nothing()),
+            (Start("P1"), [lines(&["P1: starting patching"]), ends("P1", &[])].concat()),
+        ]),
+        ("and when it is forced", vec![
+            (Begin("P1"), opens("P1", &[])),
+            (Unheld(true), nothing()),
+            (StartBusy("P1"), unheld()),
+            (Force("P1"), unheld()),
+            (Unheld(false), nothing()),
+            (Force("P1"), [
+                lines(&["P1: starting patching", "P1: forcing"]),
+                ends("P1", &[]),
+            ].concat()),
+            (Runs("main", 1), lines(&["P1", "P1"])),
+        ]),
+        ("turned round, nobody has moved until it starts", vec![
+            (LoadBusy("P1"), begins("P1", &[])),
+            (Unheld(true), nothing()),
+            (Release, unheld()),
+            (Force("P1"), unheld()),
+            (Runs("main", 1), lines(&["orig", "P1"])),
+            (Turn("P1", ToUnpatched), lines(&["P1: reversing to unpatching"])),
+            (Start("P1"), unheld()),
+            (Runs("main", 1), lines(&["orig", "P1"])),
+            (Turn("P1", ToPatched), lines(&["P1: reversing to patching", "P1: starting patching"])),
+            (Runs("main", 1), lines(&["orig", "P1"])),
+            (Unheld(false), nothing()),
+            (Release, ends("P1", &[])),
+        ]),
+    ]);
+}

@@ -13,6 +13,10 @@ pub enum Act {
     Abandon(PatchId),
     Begin(PatchId),
     Disable(PatchId),
+    /// A controller looks at all stacks and lets everybody go who is clear.
+    Start(PatchId),
+    /// The same, but no stack can be read.
+    StartNobody(PatchId),
     Reverse(PatchId, PatchState),
     Force(PatchId),
     Switch(ThreadId),
@@ -34,6 +38,8 @@ pub enum Act {
     Call(ThreadId, ModuleId, LinkAddress),
     Return(ThreadId),
     End(ThreadId),
+    /// The core hears again of a thread that has ended, because it could not forget it the first time.
+    Exited(ThreadId),
     Born(ThreadId),
 }
 
@@ -65,11 +71,20 @@ impl Machine {
         }
         if let Some(transition) = self.core.transition() {
             let patch = transition.patch();
-            acts.push(Act::Complete(patch));
+            let started = transition.is_started();
+            if scope.nonsense || started {
+                acts.push(Act::Complete(patch));
+            }
+            if scope.nonsense || !started {
+                acts.push(Act::Start(patch));
+                if scope.unreadable {
+                    acts.push(Act::StartNobody(patch));
+                }
+            }
             if scope.reverse {
                 acts.push(Act::Reverse(patch, transition.target().other()));
             }
-            if scope.force && transition.waiting().next().is_some() {
+            if scope.force && (!started || transition.waiting().next().is_some()) {
                 acts.push(Act::Force(patch));
             }
             acts.extend(transition.waiting().map(Act::Switch));
@@ -111,6 +126,13 @@ impl Machine {
             let id = thread.id;
             if !thread.alive {
                 acts.push(Act::Born(id));
+                if self
+                    .core
+                    .transition()
+                    .is_some_and(|it| it.exceptions().any(|it| it.0 == id))
+                {
+                    acts.push(Act::Exited(id));
+                }
                 continue;
             }
             let outermost = thread.frames.is_empty();

@@ -1,11 +1,12 @@
 //! The properties.
 
-use engraft_core::{Error, ThreadId};
+use engraft_core::Error;
 
 use super::act::Act;
 use super::explore::Violation;
+use super::hands::{Hands, Injected, Sabotage};
 use super::machine::Machine;
-use super::process::{Hands, ImageState, Injected, Phase, Sabotage};
+use super::process::{ImageState, OBSERVER, Phase};
 use super::scope::{A, B, MAIN, Scope};
 
 impl Machine {
@@ -14,6 +15,7 @@ impl Machine {
         let checks = [
             self.process.check_references(),
             self.check_order(),
+            self.check_states(),
             self.check_calls(scope),
             self.check_modules(),
         ];
@@ -25,11 +27,25 @@ impl Machine {
         }
     }
 
+    /// The core, dispatch and the history agree on where everybody is.
+    fn check_states(&self) -> Result<(), Violation> {
+        for thread in self.process.everybody() {
+            let core = self.core.transition().map(|it| it.thread_state(thread));
+            let states = [self.process.state(thread), core];
+            let universe = self.history.universe(thread);
+            if states != [universe; 2] {
+                return Err(format!(
+                    "{thread:?} is {universe:?}, but dispatch and the core have {states:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Every call goes where the history says, and nobody is inside of anything else.
     fn check_calls(&self, scope: &Scope) -> Result<(), Violation> {
-        let observer = ThreadId(u64::MAX);
         let alive = self.process.threads.iter().filter(|thread| thread.alive);
-        for thread in alive.clone().map(|thread| thread.id).chain([observer]) {
+        for thread in alive.clone().map(|thread| thread.id).chain([OBSERVER]) {
             for (module, phase) in &self.process.modules {
                 if !phase.runs() {
                     continue;
@@ -117,10 +133,15 @@ impl Machine {
         let mut hands = Hands::new(&mut scratch.process, 0, Sabotage::None);
         match (act, error) {
             // Sites that are written already are right, the rest is as before.
-            (Act::Complete(_) | Act::Reverse(..), Error::Site(..) | Error::Threads(..)) => {
-                return Ok(());
-            }
+            (Act::Complete(_) | Act::Reverse(..), Error::Site(..)) => return Ok(()),
+            // Those that have switched stay so.
+            (Act::Force(_), Error::Threads(..)) => return Ok(()),
             (_, Error::Refused(_)) => {}
+            // More threads may be listed; where everybody is has been checked.
+            (Act::Start(_) | Act::StartNobody(_), Error::Threads(..)) => {
+                scratch.process.table = self.process.table.clone();
+            }
+            (Act::End(thread), Error::Threads(..)) => scratch.process.thread(thread).alive = false,
             (Act::Begin(patch), _) => {
                 scratch
                     .core

@@ -45,9 +45,13 @@ impl World for Fine {
         Ok(())
     }
 
-    fn switch_others(&mut self, _: PatchState) {}
+    fn switch_others(&mut self, _: PatchState) -> Result<(), ()> {
+        Ok(())
+    }
 
-    fn switch_thread(&mut self, _: ThreadId, _: PatchState) {}
+    fn switch_thread(&mut self, _: ThreadId, _: PatchState) -> Result<(), ()> {
+        Ok(())
+    }
 
     fn close_transition(&mut self) {}
 

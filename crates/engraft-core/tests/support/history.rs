@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use engraft_core::{Code, LinkAddress, PatchId, PatchState, ThreadId, ThreadReport};
+use engraft_core::{Code, LinkAddress, PatchId, PatchState, ThreadId};
 
 use super::scope::Scope;
 
@@ -12,15 +12,29 @@ use super::scope::Scope;
 pub struct History {
     /// Enabled patches, oldest first.
     pub order: Vec<PatchId>,
-    pub transition: Option<(PatchId, PatchState)>,
-    /// The universes of the threads that were there when it began.
+    pub transition: Option<Moving>,
+}
+
+/// A transition.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Moving {
+    pub patch: PatchId,
+    pub target: PatchState,
+    /// The universe of each thread, also of one that has ended and is not forgotten.
     pub universes: BTreeMap<ThreadId, PatchState>,
+    /// The universe that threads are born into.
+    pub newborn: PatchState,
+}
+
+impl Moving {
+    fn universe(&self, thread: ThreadId) -> PatchState {
+        self.universes.get(&thread).copied().unwrap_or(self.newborn)
+    }
 }
 
 impl History {
-    fn universe(&self, thread: ThreadId) -> Option<PatchState> {
-        let (_, target) = self.transition?;
-        Some(self.universes.get(&thread).copied().unwrap_or(target))
+    pub fn universe(&self, thread: ThreadId) -> Option<PatchState> {
+        self.transition.as_ref().map(|it| it.universe(thread))
     }
 
     /// What a call by the thread has to run: the newest patch that it may see and that changes the
@@ -28,7 +42,7 @@ impl History {
     pub fn expected(&self, scope: &Scope, thread: ThreadId, function: LinkAddress) -> Code {
         let universe = self.universe(thread);
         for patch in self.order.iter().rev().copied() {
-            let moving = self.transition.is_some_and(|(it, _)| it == patch);
+            let moving = self.transition.as_ref().is_some_and(|it| it.patch == patch);
             if moving && universe == Some(PatchState::Unpatched) {
                 continue;
             }
@@ -42,38 +56,67 @@ impl History {
         Code::Original
     }
 
-    pub fn open(&mut self, patch: PatchId, target: PatchState, reports: &[ThreadReport]) {
+    /// A transition opens: everybody is where they were.
+    pub fn open(
+        &mut self,
+        patch: PatchId,
+        target: PatchState,
+        threads: impl Iterator<Item = ThreadId>,
+    ) {
         if target == PatchState::Patched {
             self.order.push(patch);
         }
-        self.transition = Some((patch, target));
-        let state = |it: &ThreadReport| if it.clear { target } else { target.other() };
-        self.universes = reports.iter().map(|it| (it.thread, state(it))).collect();
+        let old = target.other();
+        self.transition = Some(Moving {
+            patch,
+            target,
+            universes: threads.map(|it| (it, old)).collect(),
+            newborn: old,
+        });
     }
 
-    pub fn turn(&mut self, target: PatchState, threads: impl Iterator<Item = ThreadId>) {
-        let Some((patch, old)) = self.transition else {
+    /// It turns round: nobody moves.
+    pub fn turn(&mut self, target: PatchState) {
+        if let Some(moving) = &mut self.transition {
+            moving.target = target;
+        }
+    }
+
+    /// It starts: everybody moves, except those that stay behind.
+    pub fn start(&mut self, behind: &[ThreadId]) {
+        let Some(moving) = &mut self.transition else {
             return;
         };
-        self.universes = threads
-            .map(|it| (it, self.universes.get(&it).copied().unwrap_or(old)))
-            .collect();
-        self.transition = Some((patch, target));
+        moving.newborn = moving.target;
+        for (thread, state) in &mut moving.universes {
+            if !behind.contains(thread) {
+                *state = moving.target;
+            }
+        }
     }
 
-    pub fn settle(&mut self) {
-        if let Some((_, target)) = self.transition {
-            self.universes
-                .values_mut()
-                .for_each(|state| *state = target);
+    pub fn switch(&mut self, thread: ThreadId) {
+        if let Some(moving) = &mut self.transition {
+            moving.universes.insert(thread, moving.target);
+        }
+    }
+
+    pub fn born(&mut self, thread: ThreadId) {
+        if let Some(moving) = &mut self.transition {
+            moving.universes.entry(thread).or_insert(moving.newborn);
+        }
+    }
+
+    pub fn exited(&mut self, thread: ThreadId) {
+        if let Some(moving) = &mut self.transition {
+            moving.universes.remove(&thread);
         }
     }
 
     pub fn close(&mut self, scope: &Scope) {
-        let Some((patch, target)) = self.transition.take() else {
+        let Some(Moving { patch, target, .. }) = self.transition.take() else {
             return;
         };
-        self.universes.clear();
         match target {
             PatchState::Unpatched => self.order.retain(|it| *it != patch),
             PatchState::Patched if scope.plan(patch).replace => {

@@ -3,10 +3,11 @@
 //!
 //! ```text
 //! log      = { enable | disable | module }
-//! enable   = Enabling Initializing(P) { PrePatch } ( Starting(P) moving | failure )
+//! enable   = Enabling Initializing(P) { PrePatch } ( waiting | failure )
 //! failure  = [ PrePatchFailed | PatchObjectFailed ] EnableFailed Canceling end(U)
-//! disable  = Initializing(U) { PreUnpatch } Starting(U) moving
-//! moving   = { Reversing Starting | Forcing | module } end
+//! disable  = Initializing(U) { PreUnpatch } waiting
+//! waiting  = { module } ( Starting moving | Reversing Starting moving )
+//! moving   = { Forcing | module } ( Reversing waiting | end )
 //! end(t)   = Completing(t) { PostPatch or PostUnpatch } Complete(t) { Removed }
 //! module   = { come } [ refusal ] | { go } | { Forgetting }
 //! come     = Applying PrePatch [ PostPatch ]          -- no PostPatch in transition
@@ -14,6 +15,8 @@
 //!            | Applying PrePatch PatchObjectFailed PostUnpatch ) Refusing { go }
 //! go       = [ PreUnpatch ] Reverting PostUnpatch     -- no PreUnpatch in transition
 //! ```
+//!
+//! The kernel has no `waiting`: there, Starting follows at once.
 //!
 //! Besides, for each patch and module, PostUnpatch runs once for each PrePatch that succeeded, unless
 //! the patch was replaced, forced out, or the module was found gone; and PreUnpatch only after
@@ -71,6 +74,7 @@ pub struct Log {
     /// The patch that the production is about.
     patch: Option<PatchId>,
     transition: Option<(PatchId, PatchState)>,
+    started: bool,
     owed: BTreeMap<(PatchId, ScopeKey), Owed>,
 }
 
@@ -113,16 +117,20 @@ impl Log {
                 if self.at == Enabling && self.patch == Some(patch) =>
             {
                 self.transition = Some((patch, PatchState::Patched));
+                self.started = false;
                 PrePatching
             }
             Event::Initializing(patch, PatchState::Unpatched) if idle && rest => {
                 self.transition = Some((patch, PatchState::Unpatched));
+                self.started = false;
                 self.about(patch, PreUnpatching)
             }
             Event::Starting(patch, target)
                 if self.transition == Some((patch, target))
-                    && matches!(self.at, PrePatching | PreUnpatching | Reversing) =>
+                    && !self.started
+                    && (rest || self.at == Reversing) =>
             {
+                self.started = true;
                 Between
             }
             Event::PrePatchFailed(scope) if matches!(self.at, PrePatching | Applying) => {
@@ -147,19 +155,24 @@ impl Log {
             }
             Event::Canceling(patch) if self.at == EnableFailed && self.patch == Some(patch) => {
                 self.transition = Some((patch, PatchState::Unpatched));
+                self.started = true;
                 Canceling
             }
             Event::Reversing(patch, target)
                 if rest && self.transition == Some((patch, target.other())) =>
             {
                 self.transition = Some((patch, target));
-                Reversing
+                let turned = if self.started { Between } else { Reversing };
+                self.started = false;
+                turned
             }
-            Event::Forcing(patch, target) if rest && self.transition == Some((patch, target)) => {
+            Event::Forcing(patch, target)
+                if rest && self.started && self.transition == Some((patch, target)) =>
+            {
                 Between
             }
             Event::Completing(patch, target)
-                if self.transition == Some((patch, target)) && rest =>
+                if self.transition == Some((patch, target)) && self.started && rest =>
             {
                 self.about(patch, Completing)
             }
@@ -167,6 +180,7 @@ impl Log {
                 if self.at == Completing && self.transition == Some((patch, target)) =>
             {
                 self.transition = None;
+                self.started = false;
                 self.patch = Some(patch);
                 Completed
             }
@@ -244,10 +258,16 @@ impl Log {
         at
     }
 
-    /// A request has been carried out: the log must not stop within a production.
-    pub fn rest(&mut self) -> Result<(), Violation> {
-        if !self.at.is_rest() {
+    /// A request has been carried out: the log must not stop within a production, and has to say
+    /// how far the transition is.
+    pub fn rest(&mut self, moving: Option<(PatchId, PatchState, bool)>) -> Result<(), Violation> {
+        let open = matches!(self.at, At::PrePatching | At::PreUnpatching);
+        if !open && !self.at.is_rest() {
             return Err(format!("the log stops at {:?}", self.at));
+        }
+        let logged = self.transition.map(|(patch, to)| (patch, to, self.started));
+        if logged != moving {
+            return Err(format!("the log says {logged:?}, the core {moving:?}"));
         }
         self.at = At::Between;
         self.patch = None;

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use engraft_core::{
-    Error, Event, Livepatch, ModuleId, PatchId, PatchState, Refusal, ThreadId, ThreadReport,
-    Trouble,
+    Error, Event, Livepatch, ModuleId, PatchId, PatchState, Refusal, ThreadId, Transition, Trouble,
 };
 
 use super::act::{Act, Step};
 use super::explore::{Model, Violation};
+use super::hands::{Hands, Injected, Sabotage};
 use super::history::History;
-use super::process::{Frame, Hands, Injected, Phase, Process, Sabotage, Thread};
+use super::process::{Frame, Phase, Process, Thread};
 use super::scope::{Control, MAIN, Scope, library, program};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -20,6 +20,9 @@ pub struct Machine {
     pub core: Livepatch,
     pub process: Process,
     pub history: History,
+    /// What was seen of the stacks when the transition opened or was turned round; kept only for the
+    /// controls that use it.
+    stale: Option<Vec<ThreadId>>,
 }
 
 /// What a step did.
@@ -57,6 +60,7 @@ impl Machine {
             core,
             process,
             history: History::default(),
+            stale: None,
         }
     }
 
@@ -67,12 +71,14 @@ impl Machine {
             core,
             process,
             history,
+            stale,
         } = &mut machine;
         let hands = Hands::new(process, step.fail, sabotage(scope.control));
         let mut turn = Turn {
             scope,
             core,
             history,
+            stale,
             hands,
         };
         let error = turn.act(step.act)?;
@@ -84,7 +90,8 @@ impl Machine {
             ..
         } = turn.hands;
         let told = troubles.len() + usize::from(error.is_some_and(is_of_world));
-        let stopped = machine.process.log.rest().err();
+        let moving = machine.moving();
+        let stopped = machine.process.log.rest(moving).err();
         let undone = || machine.check_undone(self, step.act, error?).err();
         let swallowed = (failures != told)
             .then(|| format!("{failures} calls failed, {told} were told: {error:?} {troubles:?}"));
@@ -99,6 +106,17 @@ impl Machine {
             violation,
         })
     }
+
+    /// What the log has to say of the transition. A disabling that was canceled is not in it.
+    fn moving(&self) -> Option<(PatchId, PatchState, bool)> {
+        let silent = |it: &&Transition| it.is_canceled() && it.target() == PatchState::Patched;
+        let transition = self.core.transition().filter(|it| !silent(it))?;
+        Some((
+            transition.patch(),
+            transition.target(),
+            transition.is_started(),
+        ))
+    }
 }
 
 fn sabotage(control: Control) -> Sabotage {
@@ -106,16 +124,18 @@ fn sabotage(control: Control) -> Sabotage {
         Control::KeepHalfImages => Sabotage::KeepHalfImages,
         Control::NoDispatchForComers => Sabotage::NoDispatchForComers,
         Control::BindByName => Sabotage::BindVisible,
+        Control::MoveAndFail => Sabotage::MoveAndFail,
         _ => Sabotage::None,
     }
 }
 
 /// A machine while one thing happens to it.
-struct Turn<'machine> {
-    scope: &'machine Scope,
-    core: &'machine mut Livepatch,
-    history: &'machine mut History,
-    hands: Hands<'machine>,
+pub struct Turn<'machine> {
+    pub scope: &'machine Scope,
+    pub core: &'machine mut Livepatch,
+    pub history: &'machine mut History,
+    pub stale: &'machine mut Option<Vec<ThreadId>>,
+    pub hands: Hands<'machine>,
 }
 
 /// Whether it has a failure of the world in it.
@@ -136,6 +156,7 @@ impl Turn<'_> {
             hands,
             history,
             scope,
+            ..
         } = self;
         let result = match act {
             Act::Prepare(patch) => core.prepare(hands, patch, scope.plan(patch).definition(patch)),
@@ -143,8 +164,10 @@ impl Turn<'_> {
             Act::Begin(patch) => self.begin(patch),
             Act::Disable(patch) => self.disable(patch),
             Act::Reverse(patch, target) => self.reverse(patch, target),
-            Act::Force(patch) => return self.force(patch).map(|()| None).map_err(never),
-            Act::Switch(thread) => return self.switch(thread).map(|()| None).map_err(never),
+            Act::Start(patch) => self.start(patch),
+            Act::StartNobody(patch) => self.start_nobody(patch),
+            Act::Force(patch) => self.force(patch),
+            Act::Switch(thread) => self.switch(thread),
             Act::Complete(patch) => {
                 let completed = core.complete(hands, patch);
                 completed.inspect(|()| history.close(scope))
@@ -158,78 +181,17 @@ impl Turn<'_> {
             | Act::FindGone(module) => {
                 return self.load(act, module).map(|()| None).map_err(never);
             }
-            Act::Call(..) | Act::Return(_) | Act::End(_) | Act::Born(_) => {
+            Act::End(thread) => {
+                hands.process.thread(thread).alive = false;
+                self.exited(thread)
+            }
+            Act::Exited(thread) => self.exited(thread),
+            Act::Call(..) | Act::Return(_) | Act::Born(_) => {
                 self.run(act);
                 Ok(())
             }
         };
         Ok(result.err())
-    }
-
-    fn begin(&mut self, patch: PatchId) -> Result<(), Error<Injected>> {
-        let reports = self.reports(patch, PatchState::Patched);
-        let begun = self.core.begin(&mut self.hands, patch, &reports);
-        if begun.is_ok() || self.core.transition().is_some() {
-            self.history.open(patch, PatchState::Patched, &reports);
-        }
-        if begun.is_err() {
-            // If it could not even be undone: nobody has switched, and nobody will.
-            self.history
-                .turn(PatchState::Unpatched, reports.iter().map(|it| it.thread));
-            self.history.settle();
-        }
-        begun.map(|_| ())
-    }
-
-    fn disable(&mut self, patch: PatchId) -> Result<(), Error<Injected>> {
-        let idle = self.core.transition().is_none();
-        let reports = self.reports(patch, PatchState::Unpatched);
-        let begun = self.core.disable(&mut self.hands, patch, &reports);
-        if begun.is_ok() {
-            self.history.open(patch, PatchState::Unpatched, &reports);
-        } else if idle && self.core.transition().is_some() {
-            // It could not even be undone: nobody has switched, and nobody will.
-            self.history.open(patch, PatchState::Unpatched, &[]);
-            self.history.turn(PatchState::Patched, std::iter::empty());
-        }
-        begun.map(|_| ())
-    }
-
-    fn reverse(&mut self, patch: PatchId, target: PatchState) -> Result<(), Error<Injected>> {
-        let alive = self
-            .hands
-            .process
-            .threads
-            .iter()
-            .filter(|thread| thread.alive);
-        let threads: Vec<_> = alive.map(|thread| thread.id).collect();
-        self.core
-            .reverse(&mut self.hands, patch, target, &threads)?;
-        self.history.turn(target, threads.into_iter());
-        Ok(())
-    }
-
-    fn force(&mut self, patch: PatchId) -> Result<(), Refusal> {
-        let transition = self.core.transition().into_iter();
-        let waiting: Vec<_> = transition.flat_map(|it| it.waiting()).collect();
-        self.core.force(&mut self.hands, patch)?;
-        for thread in &mut self.hands.process.threads {
-            thread.forced |= waiting.contains(&thread.id) && !thread.frames.is_empty();
-        }
-        self.history.settle();
-        Ok(())
-    }
-
-    fn switch(&mut self, thread: ThreadId) -> Result<(), Refusal> {
-        let Some((patch, target)) = self.history.transition else {
-            return Ok(());
-        };
-        let reports = self.reports(patch, target);
-        if reports.iter().any(|it| it.thread == thread && it.clear) {
-            self.core.switch_thread(&mut self.hands, patch, thread)?;
-            self.history.universes.insert(thread, target);
-        }
-        Ok(())
     }
 
     fn come(&mut self, module: ModuleId) -> Result<(), Error<Injected>> {
@@ -304,43 +266,12 @@ impl Turn<'_> {
                 thread.frames.pop();
                 thread.forced &= !thread.frames.is_empty();
             }
-            Act::End(thread) => {
-                process.thread(thread).alive = false;
-                self.core.thread_exited(&mut self.hands, thread);
-                self.history.universes.remove(&thread);
+            Act::Born(thread) => {
+                process.thread(thread).alive = true;
+                self.history.born(thread);
             }
-            Act::Born(thread) => process.thread(thread).alive = true,
             _ => {}
         }
-    }
-
-    /// What a controller sees that looks at all stacks.
-    fn reports(&self, patch: PatchId, target: PatchState) -> Vec<ThreadReport> {
-        let mut leaving = Vec::new();
-        // An unknown patch is about to be refused.
-        let _ = self.core.leaving(patch, target, |body| {
-            let (module, function, code) = (body.module, body.function, body.code);
-            leaving.push(Frame {
-                module,
-                function,
-                code,
-            });
-        });
-        let blind = self.scope.control == Control::SwitchBlindly;
-        let clear =
-            |thread: &Thread| blind || !thread.frames.iter().any(|frame| leaving.contains(frame));
-        let alive = self
-            .hands
-            .process
-            .threads
-            .iter()
-            .filter(|thread| thread.alive);
-        alive
-            .map(|thread| ThreadReport {
-                thread: thread.id,
-                clear: clear(thread),
-            })
-            .collect()
     }
 }
 

@@ -99,6 +99,12 @@ pub enum Control {
     NoDispatchForComers,
     /// Threads switch without a look at their stacks.
     SwitchBlindly,
+    /// Threads are let go with what was seen of their stacks when the transition opened.
+    StaleLook,
+    /// The same with what was seen when it was turned round; at first they look when they should.
+    StaleTurn,
+    /// The others move, and it is taken for a failure.
+    MoveAndFail,
 }
 
 /// What can happen and what cannot.
@@ -112,6 +118,8 @@ pub struct Scope {
     pub nested: bool,
     /// Whether threads may end, and begin again with the same thread pointer.
     pub births: bool,
+    /// Whether it happens that no stack can be read when threads are let go.
+    pub unreadable: bool,
     /// Whether requests are also made that have to be refused.
     pub nonsense: bool,
     pub reverse: bool,
@@ -133,6 +141,7 @@ impl Scope {
             threads: 0,
             nested: true,
             births: false,
+            unreadable: false,
             nonsense: true,
             reverse: true,
             force: false,

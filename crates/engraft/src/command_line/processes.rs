@@ -117,7 +117,13 @@ impl Work {
         }
         self.count += processes.len();
         for (pid, process) in processes {
-            let done = process.map_err(Error::from).and_then(|it| work(&it));
+            let done = process.map_err(Error::from).and_then(|it| {
+                // Whatever failed, if the process has ended, then because of that.
+                work(&it).map_err(|error| match it.is_alive() {
+                    true => error,
+                    false => error.of_ended(pid),
+                })
+            });
             let Err(error) = done else { continue };
             if self.implicit && error.exit_code() == exit_code::NO_SUCH_PROCESS {
                 eprintln!("note: process {pid} has ended meanwhile");
@@ -280,6 +286,31 @@ pub(super) fn enable(name: &str, holders: Holders, timeout: Duration) -> Result<
     work.each(|process| {
         let enabled = engraft::enable(process, name, timeout)?;
         say_applied(process.pid(), name, "enabled in", enabled);
+        Ok(())
+    })
+}
+
+pub(super) fn wait(name: Option<&str>, holders: Holders, timeout: Duration) -> Result<(), Error> {
+    let what = name.map_or_else(|| "a patch".to_owned(), |name| format!("patch '{name}'"));
+    let wanted = format!("has {what} in transition");
+    let work = holders.work(wanted, || Selected::in_transition(name))?;
+    work.each(|process| {
+        engraft::wait(process, name, timeout)?;
+        let pid = process.pid();
+        say(&format!("every thread of process {pid} has switched\n"));
+        Ok(())
+    })
+}
+
+pub(super) fn force(name: &str, holders: Holders, timeout: Duration) -> Result<(), Error> {
+    let wanted = format!("has patch '{name}' in transition");
+    let work = holders.work(wanted, || Selected::in_transition(Some(name)))?;
+    work.each(|process| {
+        engraft::force(process, name, timeout)?;
+        let pid = process.pid();
+        say(&format!(
+            "transition of patch '{name}' ended by force in process {pid}\n"
+        ));
         Ok(())
     })
 }

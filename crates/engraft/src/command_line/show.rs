@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use engraft::{PatchState, Status};
+use engraft::{Holder, PatchState, Status, TransitionStatus};
 
 /// The status in words.
 pub(super) fn describe(status: &Status) -> String {
@@ -28,6 +28,11 @@ pub(super) fn describe(status: &Status) -> String {
         // A disabled one has no place in the order.
         let place = patch.order.map_or("-".into(), |order| format!("{order}."));
         let _ = writeln!(text, "  {place} {} ({state})", patch.name);
+        if matches!(patch.state, PatchState::Enabling | PatchState::Disabling)
+            && let Some(transition) = &status.transition
+        {
+            describe_transition(&mut text, transition);
+        }
         for object in &patch.objects {
             let functions = object.functions.join(", ");
             let _ = writeln!(
@@ -54,4 +59,38 @@ pub(super) fn describe(status: &Status) -> String {
         }
     }
     text
+}
+
+/// Who has yet to switch, and why.
+fn describe_transition(text: &mut String, transition: &TransitionStatus) {
+    // Writing to a String cannot fail.
+    let _ = match (transition.started, transition.waiting) {
+        (false, _) => writeln!(
+            text,
+            "     no thread has switched: what began it has gone; `engraft wait` goes on with it"
+        ),
+        (true, 0) => writeln!(
+            text,
+            "     every thread has switched; `engraft wait` ends it"
+        ),
+        (true, 1) => writeln!(text, "     1 thread has yet to switch"),
+        (true, count) => writeln!(text, "     {count} threads have yet to switch"),
+    };
+    for holder in &transition.threads {
+        let Holder {
+            tid, name, frame, ..
+        } = holder;
+        let frame = frame.as_deref().unwrap_or_default();
+        let _ = match holder.reason {
+            Some(reason) => writeln!(
+                text,
+                "       thread {tid} ({name}) {reason} function '{}': {frame}",
+                holder.function
+            ),
+            None => writeln!(
+                text,
+                "       thread {tid} ({name}) is clear, and will switch at the next look"
+            ),
+        };
+    }
 }

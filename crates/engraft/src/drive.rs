@@ -1,0 +1,281 @@
+//! Driving a transition: looking at the threads that stayed behind until every one has switched.
+//!
+//! Each is looked at by itself; all others run on. There is nothing to wait for but time: a thread that leaves a
+//! function tells nobody. But one that sleeps where it slept at the last look is most likely still inside, and is
+//! not stopped again as often.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use engraft_abi::Command;
+use engraft_process::{Activity, StoppedProcess, ThreadState};
+
+use crate::agent::Answer;
+use crate::error::Error;
+use crate::look::{Eyes, Finding, Look, prepare_look};
+use crate::session::{STOP_TIMEOUT, Session};
+use crate::status::{OpenTransition, Snapshot};
+
+/// How long a thread that seems to sleep on is left alone. It may have left, and sleep at the same depth in
+/// something else.
+const SLEEPS_ON: Duration = Duration::from_millis(500);
+
+/// Waits until every thread has switched in the transition of a patch, and ends it. `behind` are those that
+/// were found not to be clear; more may be waited for.
+///
+/// # Errors
+/// [`Error::InTransition`] if the time is up: the transition stays open, for whoever comes next.
+pub(crate) fn drive(session: &Session<'_>, number: u64, behind: Vec<Finding>) -> Result<(), Error> {
+    let mut driver = Driver::new(behind);
+    loop {
+        let open = Snapshot::read(&session.agent)?.transition;
+        let Some(open) = open.filter(|open| open.number == number) else {
+            // Somebody else was faster.
+            return Ok(());
+        };
+        if open.waiting.is_empty() {
+            return complete(session, number);
+        }
+        // Stacks may be mapped, and modules come and go, at any time: each round has a look of its own.
+        let look = prepare_look(session, number, open.to_patched, true)?;
+        let left = driver.round(session, &open, &look)?;
+        if left > 0 {
+            let waited = session.rest();
+            waited.map_err(|timeout| driver.in_transition(session, &open, left, timeout))?;
+        }
+    }
+}
+
+/// Ends a transition that waits for nobody.
+pub(crate) fn complete(session: &Session<'_>, number: u64) -> Result<(), Error> {
+    loop {
+        let mut stopped = session.stop()?;
+        let answer = session.command_stopped(&mut stopped, Command::Complete, [number, 0])?;
+        stopped.detach()?;
+        if !answer.is_busy() {
+            return answer.done(session.pid()).map(drop);
+        }
+        session.wait_for_loader()?;
+    }
+}
+
+/// What is known of the threads that are waited for.
+struct Driver {
+    /// Numbers of the threads with a thread pointer.
+    threads: BTreeMap<u64, Vec<i32>>,
+    /// The last finding about each thread, and when that was; no time where only the conservative scan has
+    /// looked.
+    findings: HashMap<i32, (Finding, Option<Instant>)>,
+}
+
+impl Driver {
+    fn new(behind: Vec<Finding>) -> Self {
+        let mut threads: BTreeMap<u64, Vec<i32>> = BTreeMap::new();
+        for finding in &behind {
+            threads
+                .entry(finding.pointer)
+                .or_default()
+                .push(finding.tid);
+        }
+        Self {
+            threads,
+            findings: behind
+                .into_iter()
+                .map(|finding| (finding.tid, (finding, None)))
+                .collect(),
+        }
+    }
+
+    /// Whether a thread sleeps where it slept when it was last looked at, not long ago.
+    fn sleeps_on(&self, session: &Session<'_>, tid: i32) -> bool {
+        let Some((finding, Some(since))) = self.findings.get(&tid) else {
+            return false;
+        };
+        match session.process.task(tid).activity() {
+            Ok(Some(Activity::InSystemCall {
+                stack_pointer,
+                instruction_pointer,
+                ..
+            })) => {
+                since.elapsed() < SLEEPS_ON && finding.place == (stack_pointer, instruction_pointer)
+            }
+            _ => false,
+        }
+    }
+
+    /// Looks once at all that are waited for, each by itself; how many are left.
+    fn round(
+        &mut self,
+        session: &Session<'_>,
+        open: &OpenTransition,
+        look: &Look<'_>,
+    ) -> Result<usize, Error> {
+        let eyes = look.eyes();
+        let mut left = open.waiting.len();
+        let mut unknown = false;
+        for pointer in &open.waiting {
+            match self.look_alone(session, open.number, *pointer, &eyes)? {
+                Alone::Switched => left -= 1,
+                Alone::NotClear => {}
+                Alone::Unknown => unknown = true,
+            }
+        }
+        if unknown {
+            left = self.look_at_all(session, open, &eyes)?;
+        }
+        Ok(left)
+    }
+
+    /// Stops just the threads with one thread pointer, and switches them if they are clear.
+    fn look_alone(
+        &mut self,
+        session: &Session<'_>,
+        number: u64,
+        pointer: u64,
+        eyes: &Eyes<'_>,
+    ) -> Result<Alone, Error> {
+        // Threads that share one thread pointer, or have none, may have started more of their kind.
+        let Some([tid]) = self.threads.get(&pointer).map(Vec::as_slice) else {
+            return Ok(Alone::Unknown);
+        };
+        let tid = *tid;
+        if pointer == 0 {
+            return Ok(Alone::Unknown);
+        }
+        if self.sleeps_on(session, tid) {
+            return Ok(Alone::NotClear);
+        }
+        let mut stopped = session.process.stop_threads(&[tid], STOP_TIMEOUT)?;
+        let Some(state) = stopped.threads().next() else {
+            stopped.detach()?;
+            return Ok(Alone::Unknown);
+        };
+        if state.registers.thread_pointer().get() != pointer {
+            stopped.detach()?;
+            return Ok(Alone::Unknown);
+        }
+        if session.agent.plan_generation()? != eyes.generation() {
+            // It may be inside of a module that came after the plan was made.
+            stopped.detach()?;
+            return Ok(Alone::NotClear);
+        }
+        if let Some(finding) = eyes.finding(&state) {
+            stopped.detach()?;
+            self.findings.insert(tid, (finding, Some(Instant::now())));
+            return Ok(Alone::NotClear);
+        }
+        let switched = match stopped.thread(tid) {
+            Some(mut thread) => {
+                let arguments = [number, pointer];
+                let agent = &session.agent;
+                let switched = agent.command_writing(&mut thread, Command::Switch, arguments);
+                Some(session.watch(switched)?)
+            }
+            None => None,
+        };
+        stopped.detach()?;
+        match switched {
+            Some(answer) => switched_or_busy(session, answer),
+            None => Ok(Alone::Unknown),
+        }
+    }
+
+    /// Stops everybody, and finds out who is who: threads have ended, or nobody knows them. How many are
+    /// left.
+    fn look_at_all(
+        &mut self,
+        session: &Session<'_>,
+        open: &OpenTransition,
+        eyes: &Eyes<'_>,
+    ) -> Result<usize, Error> {
+        let mut stopped = session.stop()?;
+        let left = self.look_at_stopped(session, &mut stopped, open, eyes);
+        stopped.detach()?;
+        left
+    }
+
+    fn look_at_stopped(
+        &mut self,
+        session: &Session<'_>,
+        stopped: &mut StoppedProcess,
+        open: &OpenTransition,
+        eyes: &Eyes<'_>,
+    ) -> Result<usize, Error> {
+        if session.agent.plan_generation()? != eyes.generation() {
+            return Ok(open.waiting.len());
+        }
+        let mut left = 0;
+        self.threads.clear();
+        self.findings.clear();
+        let threads: Vec<ThreadState> = stopped.threads().collect();
+        for pointer in Snapshot::read(&session.agent)?
+            .transition
+            .map(|now| now.waiting)
+            .unwrap_or_default()
+        {
+            let same = |it: &&ThreadState| it.registers.thread_pointer().get() == pointer;
+            let those: Vec<&ThreadState> = threads.iter().filter(same).collect();
+            let findings: Vec<Finding> = those
+                .iter()
+                .filter_map(|thread| eyes.finding(thread))
+                .collect();
+            if !findings.is_empty() {
+                left += 1;
+                self.threads
+                    .insert(pointer, those.iter().map(|it| it.tid).collect());
+                let findings = findings.into_iter();
+                self.findings
+                    .extend(findings.map(|finding| (finding.tid, (finding, Some(Instant::now())))));
+                continue;
+            }
+            let command = match those.is_empty() {
+                true => Command::ThreadExited,
+                false => Command::Switch,
+            };
+            let answer = session.command_stopped(stopped, command, [open.number, pointer])?;
+            if switched_or_busy(session, answer)? != Alone::Switched {
+                left += 1;
+            }
+        }
+        Ok(left)
+    }
+
+    /// The time is up.
+    fn in_transition(
+        &self,
+        session: &Session<'_>,
+        open: &OpenTransition,
+        waiting: usize,
+        timeout: Duration,
+    ) -> Error {
+        let of = |pointer: &u64| {
+            let tid = self.threads.get(pointer)?.first()?;
+            Some(self.findings.get(tid)?.0.clone())
+        };
+        let first = open.waiting.iter().find_map(of);
+        Error::InTransition {
+            pid: session.pid(),
+            name: open.name.clone(),
+            to_patched: open.to_patched,
+            waiting,
+            inside: first.map(|finding| finding.inside(session.process, timeout).into()),
+        }
+    }
+}
+
+/// What came of looking at one thread alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Alone {
+    Switched,
+    NotClear,
+    /// It takes a look at all threads to find out.
+    Unknown,
+}
+
+fn switched_or_busy(session: &Session<'_>, answer: Answer) -> Result<Alone, Error> {
+    if answer.is_busy() {
+        return Ok(Alone::NotClear);
+    }
+    answer.done(session.pid())?;
+    Ok(Alone::Switched)
+}
