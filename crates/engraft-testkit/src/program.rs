@@ -90,6 +90,16 @@ impl Program {
         Ok(())
     }
 
+    /// Sends one line and fails unless the answer is one of `answers`.
+    pub fn expect_one_of(&mut self, line: &str, answers: &[&str]) -> Result<()> {
+        let said = self.ask(line)?;
+        ensure!(
+            answers.contains(&&*said),
+            "the program answered {line:?} with {said:?}, none of {answers:?}"
+        );
+        Ok(())
+    }
+
     /// Closes the program's stdin and waits for its normal end: exit code 0.
     pub fn finish(mut self) -> Result<()> {
         drop(self.stdin.take());

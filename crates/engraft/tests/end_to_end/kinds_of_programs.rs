@@ -110,6 +110,38 @@ fn there_and_back(victim: &Victim, binary: &str, program: &str) -> Result<()> {
     program.finish()
 }
 
+/// The part of a Rust program that is in C.
+#[test]
+fn built_by_rustc_and_patched_in_c() -> Result<()> {
+    let engraft = engraft();
+    let victim = Victim::build_with(&victims().join("rust"), &[])?;
+    let patch = victim.patch(&engraft, "c.patch", "c", &["rust"])?;
+    let mut program = victim.start("rust", &[])?;
+    let pid = program.pid();
+    program.expect("1", "c=101 rust=201")?;
+    let before = Snapshot::take(pid)?;
+    for _ in 0..2 {
+        engraft.apply(&patch, pid)?.exits(exit::OK)?;
+        program.expect("1", "c=102 rust=201")?;
+        engraft.disable("c", pid)?.exits(exit::OK)?;
+        program.expect("1", "c=101 rust=201")?;
+        before.expect_same_text()?;
+    }
+    program.finish()
+}
+
+/// No patch is made of Rust sources yet, and "nothing to patch" is not the word for that.
+#[test]
+#[ignore = "a fix of what another compiler compiles is said to change nothing, with exit code 0"]
+fn rust_sources_are_refused() -> Result<()> {
+    let engraft = engraft();
+    let victim = Victim::build_with(&victims().join("rust"), &[])?;
+    let (outcome, file) = victim.try_patch(&engraft, "rust.patch", "rust", &["rust"])?;
+    outcome.exits(exit::BUILD_FAILED)?.says(&["main.rs"])?;
+    ensure!(!file.exists(), "there is a patch all the same");
+    Ok(())
+}
+
 /// Whether the compiler is installed.
 fn has(compiler: &str) -> bool {
     run(Command::new(compiler).arg("--version"), TIME_LIMIT).is_ok()

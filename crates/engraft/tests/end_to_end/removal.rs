@@ -190,9 +190,9 @@ fn code_whose_address_has_escaped_stays() -> Result<()> {
     program.finish()
 }
 
-/// Enabling has to wait for a thread, and gives up: nothing has changed, the loader is left alone again.
+/// Enabling has to wait for a thread, and the time is up: it can be turned back, and nothing has changed then.
 #[test]
-fn enabling_that_fails_leaves_the_patch_disabled() -> Result<()> {
+fn enabling_that_is_turned_back_leaves_the_patch_disabled() -> Result<()> {
     let (engraft, victim) = (engraft(), victim("linger")?);
     let patch = victim.patch(&engraft, "fix.patch", "patience", &["linger"])?;
     let mut program = victim.start("linger", &[])?;
@@ -204,6 +204,8 @@ fn enabling_that_fails_leaves_the_patch_disabled() -> Result<()> {
     ask(&engraft, &["enable", "patience", "--timeout", "1"], pid)?
         .exits(exit::TARGET_BUSY)?
         .says(&["lingerer", "linger", "hint:"])?;
+    program.expect("version", "2")?;
+    engraft.disable("patience", pid)?.exits(exit::OK)?;
     before.expect_untouched()?;
     program.expect("version", "1")?;
 

@@ -123,6 +123,31 @@ fn the_library_comes_at_any_point() -> Result<()> {
     Ok(())
 }
 
+/// Whoever goes first, and whoever goes next.
+#[test]
+fn three_patches_go_in_any_order() -> Result<()> {
+    let scene = Scene::new()?;
+    for [first, second, third] in [
+        [1, 2, 3],
+        [1, 3, 2],
+        [2, 1, 3],
+        [2, 3, 1],
+        [3, 1, 2],
+        [3, 2, 1],
+    ] {
+        scene.play(&[
+            Open,
+            Apply(1),
+            Apply(2),
+            Apply(3),
+            Disable(first),
+            Disable(second),
+            Disable(third),
+        ])?;
+    }
+    Ok(())
+}
+
 /// The library comes when the patch in the middle has already gone, and goes and comes again.
 #[test]
 fn the_library_comes_after_the_middle_one_has_gone() -> Result<()> {

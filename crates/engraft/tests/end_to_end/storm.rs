@@ -19,7 +19,7 @@ use crate::{engraft, victim};
 /// Whether a command that ends because a thread did not leave in time keeps the transition open, with the other
 /// threads switched. Where this is false, both are accepted; where it is true, the rounds that need an open
 /// transition fail without one.
-const TRANSITIONS_STAY_OPEN: bool = false;
+const TRANSITIONS_STAY_OPEN: bool = true;
 
 /// For commands that meet a thread that stays inside, however long that is.
 const SHORT: &str = "1";
