@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use engraft_abi::Command;
-use engraft_process::{Activity, StoppedProcess, ThreadState};
+use engraft_process::{Activity, StopError, StoppedProcess, ThreadState};
 
 use crate::agent::Answer;
 use crate::error::Error;
@@ -49,7 +49,10 @@ pub(crate) fn drive(session: &Session<'_>, number: u64, behind: Vec<Finding>) ->
 /// Ends a transition that waits for nobody.
 pub(crate) fn complete(session: &Session<'_>, number: u64) -> Result<(), Error> {
     loop {
-        let mut stopped = session.stop()?;
+        let mut stopped = match session.stop() {
+            Err(error) if error.is_slow_stop() && session.deadline.wait().is_ok() => continue,
+            stopped => stopped?,
+        };
         let answer = session.command_stopped(&mut stopped, Command::Complete, [number, 0])?;
         stopped.detach()?;
         if !answer.is_busy() {
@@ -145,7 +148,10 @@ impl Driver {
         if self.sleeps_on(session, tid) {
             return Ok(Alone::NotClear);
         }
-        let mut stopped = session.process.stop_threads(&[tid], STOP_TIMEOUT)?;
+        let mut stopped = match session.process.stop_threads(&[tid], STOP_TIMEOUT) {
+            Err(StopError::TimedOut { .. }) => return Ok(Alone::NotClear),
+            stopped => stopped?,
+        };
         let Some(state) = stopped.threads().next() else {
             stopped.detach()?;
             return Ok(Alone::Unknown);

@@ -400,6 +400,11 @@ impl Error {
         matches!(self, Self::Agent { outcome, .. } if busy(*outcome))
     }
 
+    /// Whether a thread did not stop in time, as happens on a machine that has much else to do.
+    pub(crate) fn is_slow_stop(&self) -> bool {
+        matches!(self, Self::Stop(StopError::TimedOut { .. }))
+    }
+
     /// This error, after it was waited for that long.
     pub(crate) fn within(mut self, waited: Duration) -> Self {
         if let Self::ThreadInside { timeout, .. } = &mut self {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use engraft_abi::{Command, Outcome};
 use engraft_process::{
-    Modules, PartlyStopped, Process, ProcessLock, RemoteCallError, StoppedProcess, StoppedThread,
-    TargetAddress, ThreadState,
+    MemoryError, Modules, PartlyStopped, Process, ProcessLock, RemoteCallError, StoppedProcess,
+    StoppedThread, TargetAddress, ThreadState,
 };
 
 use crate::agent::{Answer, RunningAgent};
@@ -259,7 +259,14 @@ impl<'p> Session<'p> {
         while !self.agent.is_attached()? {
             // Found out while everybody runs; in the stop it only has to be still true.
             let modules = self.process.modules()?;
-            let list = module_list(self.process, &modules)?;
+            let list = match module_list(self.process, &modules) {
+                // One of them has gone since.
+                Err(Error::Memory(MemoryError::Unmapped { .. })) => {
+                    self.wait_for_loader()?;
+                    continue;
+                }
+                list => list?,
+            };
             let answer = self.with_memory(&list, |list| {
                 let mut stopped = self.stop()?;
                 let answer = match modules.are_current(self.process) {

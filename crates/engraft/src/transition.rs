@@ -84,7 +84,11 @@ impl Change {
             // All that can be done while everybody runs. A stack that is mapped later is not in the map, and
             // counts as not clear; a module that comes later changes the plan's generation.
             let look = prepare_look(session, self.number(), self.to_patched(), precise)?;
-            match self.attempt(session, list, &look)? {
+            let attempt = match self.attempt(session, list, &look) {
+                Err(error) if error.is_slow_stop() && session.deadline.wait().is_ok() => continue,
+                attempt => attempt?,
+            };
+            match attempt {
                 Attempt::Begun(begun) => return Ok(begun),
                 Attempt::LoaderBusy => session.wait_for_loader()?,
                 Attempt::InSite(finding) => {
