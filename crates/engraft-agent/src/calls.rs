@@ -1,20 +1,33 @@
 //! What the loader's calls have said so far, known without the agent's lock.
 //!
-//! Most calls bring nothing: a library without dependencies is new at one of its calls and gone at one. To
-//! tell these from the others costs no system call here: neither are signals blocked nor is the lock taken.
+//! Most calls bring nothing: a library without dependencies is new at one of its calls, and is gone at one. To
+//! tell these from the others costs no system call here: neither are signals blocked nor is the lock taken. A
+//! library that no patch concerns even goes that way: that it has *lapsed* is noted, and who needs the list of
+//! modules next (a later call, or a command) forgets it first.
 //!
 //! The loader's own lock serialises the calls. It is recursive, though, and until a call has blocked signals
 //! a signal handler may open a library in the middle of it: then complete calls happen between any two
 //! accesses below. Each of them has dealt with all that was listed when it ended, so the outer call misses
-//! nothing; how the words stand the mixture is said at each.
+//! nothing; how the words stand the mixture is said at each. Commands may run in the middle, too.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The loader's `r_debug`; 0 before the hook is installed.
 static DEBUG: AtomicU64 = AtomicU64::new(0);
 
-/// The fingerprint of the loader's lists when all on them was known and all known on them; 0: none was.
-static SETTLED: AtomicU64 = AtomicU64::new(0);
+/// The fingerprint of the loader's lists that has exactly the modules that we know; 0: there is none.
+static KNOWN: AtomicU64 = AtomicU64::new(0);
+
+/// The fingerprint without the modules that were added last, if no patch concerns these; or 0.
+static BASE: AtomicU64 = AtomicU64::new(0);
+
+/// Bit 0: the modules that were added last have lapsed, the lists are those of [`BASE`]. The other bits: a number
+/// that changes with each change of the words above, so that nobody sets the bit for other modules than the ones
+/// that were meant.
+static LAPSE: AtomicU64 = AtomicU64::new(0);
+
+/// Something that is listed has to be looked at once more.
+static AGAIN: AtomicBool = AtomicBool::new(false);
 
 /// The number of the last call.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -30,7 +43,8 @@ static ADDING: AtomicBool = AtomicBool::new(false);
 
 /// The hook is about to be installed.
 pub(crate) fn begin(debug: u64) {
-    forget_settled();
+    take_lapsed();
+    settle(0, 0);
     // ORDERING: the code that makes the loader call is written later.
     DEBUG.store(debug, Ordering::Relaxed);
 }
@@ -79,22 +93,69 @@ pub(crate) fn replace_adding(adding: bool) -> bool {
     before
 }
 
-/// Whether the lists are those that were settled. In a mixture, `lists` is at worst from before calls that
-/// have settled other ones, so the answer is no; or it is compared before, and these calls have done all.
-pub(crate) fn is_settled(lists: u64) -> bool {
-    // ORDERING: as in `count`.
-    lists != 0 && SETTLED.load(Ordering::Relaxed) == lists
+/// Whether a call, when these are the lists, brings nothing, or nothing that cannot wait. In a mixture, `lists` is
+/// from before calls that have made other ones known, and the answer is no; or it was compared before, and these
+/// calls have done all.
+pub(crate) fn brings_nothing(lists: u64) -> bool {
+    // ORDERING: Acquire pairs with `take_lapsed`: who sees its new number sees no older KNOWN.
+    let lapse = LAPSE.load(Ordering::Acquire);
+    // ORDERING: written by calls before this one, or in the middle of it; then the number above is old, and the
+    // exchange below fails. While the bit is set, BASE does not change without it.
+    let base = BASE.load(Ordering::Relaxed);
+    if lapse & 1 != 0 {
+        return lists == base;
+    }
+    // ORDERING: Acquire, so that in `take_lapsed` there is no instant at which the number is new and this old.
+    if lists == KNOWN.load(Ordering::Acquire) {
+        return true;
+    }
+    // ORDERING: Relaxed: only the word itself counts. `take_lapsed` has the peer.
+    lists == base
+        && LAPSE
+            .compare_exchange(lapse, lapse | 1, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
 }
 
-/// All of these lists is known. `lists` must have been taken while signals were blocked.
-pub(crate) fn set_settled(lists: u64) {
-    // ORDERING: as in `count`.
-    SETTLED.store(lists, Ordering::Relaxed);
+/// Whether the modules that were added last have lapsed. From now on they have not, nor can they: the caller
+/// holds the agent's lock and forgets them, or is about to change something else.
+pub(crate) fn take_lapsed() -> bool {
+    // ORDERING: AcqRel, so that a call between this and the end sees no list as known, and has to wait for the
+    // lock.
+    let known = KNOWN.swap(0, Ordering::AcqRel);
+    // ORDERING: only the holder of the agent's lock changes the number.
+    let next = (LAPSE.load(Ordering::Relaxed) | 1) + 1;
+    // ORDERING: Release pairs with the Acquire in `brings_nothing`, which then sees that nothing is known.
+    let lapsed = LAPSE.swap(next, Ordering::AcqRel) & 1 != 0;
+    // ORDERING: only the holder of the agent's lock writes BASE.
+    let base = BASE.swap(0, Ordering::Relaxed);
+    // ORDERING: Release: after the new number.
+    KNOWN.store(if lapsed { base } else { known }, Ordering::Release);
+    lapsed
 }
 
-/// The next call has to look at everything.
-pub(crate) fn forget_settled() {
-    set_settled(0);
+/// The lists that have exactly the modules that we know. For the holder of the agent's lock.
+pub(crate) fn known() -> u64 {
+    // ORDERING: only the holder of the lock writes it.
+    KNOWN.load(Ordering::Relaxed)
+}
+
+/// All that is on these lists is known; without the modules that were added last they would be `base`, or 0 if it
+/// matters when these go. `known` must have been taken while signals were blocked. The caller has the agent's
+/// lock, and has called [`take_lapsed`].
+pub(crate) fn settle(known: u64, base: u64) {
+    // ORDERING: read under the lock only.
+    let again = AGAIN.swap(false, Ordering::Relaxed);
+    let (known, base) = if again { (0, 0) } else { (known, base) };
+    // ORDERING: Release, as in `take_lapsed`.
+    KNOWN.store(known, Ordering::Release);
+    // ORDERING: calls of the loader that come later are ordered by its lock.
+    BASE.store(base, Ordering::Relaxed);
+}
+
+/// The next call has to look at everything, whatever the lists say. For the holder of the agent's lock.
+pub(crate) fn look_again() {
+    // ORDERING: read under the lock only.
+    AGAIN.store(true, Ordering::Relaxed);
 }
 
 #[cfg(test)]
@@ -123,12 +184,30 @@ mod tests {
     }
 
     #[test]
-    fn only_the_settled_lists_are_settled() {
+    fn a_call_brings_nothing_if_all_is_known_or_what_came_last_has_gone() {
+        const EMPTY: u64 = 5;
+        const ONE: u64 = 7;
         begin(8);
-        assert!(!is_settled(0) && !is_settled(7));
-        set_settled(7);
-        assert!(is_settled(7) && !is_settled(8));
-        forget_settled();
-        assert!(!is_settled(7) && !is_settled(0));
+        assert!(!brings_nothing(EMPTY) && !brings_nothing(ONE));
+        settle(EMPTY, 0);
+        assert!(brings_nothing(EMPTY) && !brings_nothing(ONE));
+
+        // A module comes and goes; then a module with the same fingerprint is another one.
+        assert!(!take_lapsed());
+        settle(ONE, EMPTY);
+        assert!(brings_nothing(ONE) && brings_nothing(EMPTY));
+        assert!(brings_nothing(EMPTY) && !brings_nothing(ONE));
+        assert!(take_lapsed());
+        assert_eq!(known(), EMPTY);
+        settle(ONE, EMPTY);
+        assert!(brings_nothing(ONE));
+
+        // A command may have made the module one that matters.
+        assert!(!take_lapsed());
+        assert!(brings_nothing(ONE) && !brings_nothing(EMPTY));
+
+        look_again();
+        settle(ONE, EMPTY);
+        assert!(!brings_nothing(ONE) && !brings_nothing(EMPTY));
     }
 }

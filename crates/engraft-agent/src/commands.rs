@@ -50,6 +50,9 @@ pub unsafe extern "C" fn remote_command(
         return Outcome::Broken as u64;
     };
     agent.host.writer = Writer::Controller(control);
+    if agent.forget_lapsed() {
+        agent.modules_changed();
+    }
     // SAFETY: the caller's promise.
     let answer = unsafe { carry_out(agent, command, first, second) };
     agent.respond(answer) as u64

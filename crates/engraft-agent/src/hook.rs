@@ -26,7 +26,7 @@ use engraft_core::ModuleId;
 use crate::agent::Agent;
 use crate::calls;
 use crate::failure::{Failure, Text};
-use crate::loader::{self, LinkMap, Namespace, PoisonedDynamic};
+use crate::loader::{self, Activity, LinkMap, Namespace, PoisonedDynamic};
 use crate::lock::Guard;
 use crate::memory::probe;
 use crate::request::Writer;
@@ -66,13 +66,13 @@ static POISON: PoisonedDynamic = PoisonedDynamic::new();
 /// Only the entry stub calls it; `entry_stack` is where the return address of this call is.
 pub unsafe extern "C" fn loader_hook(entry_stack: u64) -> *const Raise {
     let debug = calls::debug();
-    // Two of the four calls for a library bring nothing, and most programs hold the loader up for each of
-    // them in their start or in a request: so these end here. No lock is held and no state touched, so a
-    // signal may come at any point; see `calls` for what it may do.
-    if calls::is_settled(loader::fingerprint(debug)) {
+    // Three of the four calls for a library that no patch concerns end here. No lock is held and no state
+    // touched, so a signal may come at any point; see `calls` for what it may do.
+    if calls::brings_nothing(loader::fingerprint(debug)) {
         let activity = Activity::of(debug);
         calls::count(matches!(activity, Activity::None));
-        calls::replace_adding(activity.end_call());
+        // SAFETY: this is the hook.
+        calls::replace_adding(unsafe { activity.end_call() });
         return null();
     }
     something_changed(entry_stack)
@@ -220,10 +220,11 @@ impl Agent {
         let activity = Activity::of(debug);
         calls::count(matches!(activity, Activity::None));
         let was_adding = calls::replace_adding(false);
-        // Unless something is found that has to be looked at again.
-        calls::set_settled(lists);
-        let known = self.host.modules.last_id();
+        let lapsed = self.forget_lapsed();
+        let before = calls::known();
         let mut changes = self.forget_vanished(debug);
+        let only_new = !changes.any;
+        let first_new = self.host.modules.next_id();
         let call = Call {
             activity,
             was_adding,
@@ -237,8 +238,16 @@ impl Agent {
                 }
             }
         }
-        calls::replace_adding(call.activity.end_call());
-        changes.any |= self.host.modules.last_id() != known;
+        // SAFETY: this is the hook.
+        calls::replace_adding(unsafe { call.activity.end_call() });
+        let new = first_new..self.host.modules.next_id();
+        let base = match only_new && !new.is_empty() && !changes.shown {
+            true => before,
+            false => 0,
+        };
+        changes.any |= lapsed || !new.is_empty();
+        self.host.modules.added_last = new;
+        calls::settle(lists, base);
         if changes.any {
             self.modules_changed();
         }
@@ -261,9 +270,29 @@ impl Agent {
             return Err(Failure::new(Outcome::LoaderBusy, text));
         }
         if self.forget_vanished(debug).any {
+            // No list has exactly what is left until the loader says so.
+            calls::settle(0, 0);
             self.modules_changed();
         }
         Ok(())
+    }
+
+    /// Modules that came last, concerned nobody and have lapsed. Whether there were any. After this they cannot
+    /// lapse, so a command may do something with them.
+    pub(crate) fn forget_lapsed(&mut self) -> bool {
+        let lapsed = calls::take_lapsed();
+        if lapsed {
+            for module in self.host.modules.added_last.clone() {
+                self.forget(ModuleId(module));
+            }
+        }
+        lapsed
+    }
+
+    fn forget(&mut self, module: ModuleId) {
+        // A module that was refused, or has no build-id, is unknown to the core.
+        let _ = self.core.module_gone(&mut self.host, module);
+        self.host.forget_module(module);
     }
 
     /// Modules that were unmapped since the last call. Their code is gone, so nothing is written there.
@@ -273,9 +302,7 @@ impl Agent {
         while let Some(module) = self.host.modules.find_vanished() {
             changes.any = true;
             changes.shown |= self.is_shown(module);
-            // A module that was refused, or has no build-id, is unknown to the core.
-            let _ = self.core.module_gone(&mut self.host, module);
-            self.host.forget_module(module);
+            self.forget(module);
         }
         changes
     }
@@ -316,7 +343,7 @@ impl Agent {
         failure: &Failure,
         call: &Call,
     ) -> Option<*const Raise> {
-        calls::forget_settled();
+        calls::look_again();
         let patch = self
             .host
             .refusing
@@ -362,35 +389,4 @@ struct Changes {
     any: bool,
     /// A snapshot shows them.
     shown: bool,
-}
-
-/// What the loader is doing, according to all its namespaces.
-enum Activity {
-    /// Objects are being added to this one.
-    Adding(Namespace),
-    /// Objects are about to be unmapped.
-    Deleting,
-    /// All lists are consistent.
-    None,
-}
-
-impl Activity {
-    fn of(debug: u64) -> Self {
-        let busy = Namespace::all(debug).find(|namespace| namespace.state() != loader::CONSISTENT);
-        match busy {
-            Some(namespace) if namespace.state() == loader::ADDING => Self::Adding(namespace),
-            Some(_) => Self::Deleting,
-            None => Self::None,
-        }
-    }
-
-    /// What remains to be done with every call. Whether objects are being added.
-    fn end_call(&self) -> bool {
-        let Self::Adding(namespace) = self else {
-            return false;
-        };
-        // SAFETY: only the hook has calls to end.
-        unsafe { namespace.set_consistent() };
-        true
-    }
 }

@@ -8,9 +8,9 @@
 use crate::memory::{c_string, probe, read};
 
 /// `r_state`: no load or unload under way.
-pub(crate) const CONSISTENT: u32 = 0;
+const CONSISTENT: u32 = 0;
 /// `r_state`: objects are being added.
-pub(crate) const ADDING: u32 = 1;
+const ADDING: u32 = 1;
 
 const R_VERSION: u64 = 0;
 const R_MAP: u64 = 8;
@@ -40,7 +40,7 @@ impl Namespace {
     }
 
     /// `r_state`.
-    pub(crate) fn state(self) -> u32 {
+    fn state(self) -> u32 {
         // SAFETY: namespaces are never freed.
         unsafe { read(self.0 + R_STATE) }
     }
@@ -50,7 +50,7 @@ impl Namespace {
     ///
     /// # Safety
     /// Only from the hook, that is, under the loader's lock.
-    pub(crate) unsafe fn set_consistent(self) {
+    unsafe fn set_consistent(self) {
         let state = core::ptr::with_exposed_provenance_mut::<u32>((self.0 + R_STATE) as usize);
         // SAFETY: the loader waits for the hook; the field is an aligned int.
         unsafe { state.write(CONSISTENT) };
@@ -64,6 +64,41 @@ impl Namespace {
             let next = map.field(24);
             (next != 0).then_some(LinkMap(next))
         })
+    }
+}
+
+/// What the loader is doing, according to all its namespaces.
+pub(crate) enum Activity {
+    /// Objects are being added to this one.
+    Adding(Namespace),
+    /// Objects are about to be unmapped.
+    Deleting,
+    /// All lists are consistent.
+    None,
+}
+
+impl Activity {
+    /// What `r_state` says.
+    pub(crate) fn of(debug: u64) -> Self {
+        let busy = Namespace::all(debug).find(|namespace| namespace.state() != CONSISTENT);
+        match busy {
+            Some(namespace) if namespace.state() == ADDING => Self::Adding(namespace),
+            Some(_) => Self::Deleting,
+            None => Self::None,
+        }
+    }
+
+    /// What remains to be done with every call. Whether objects are being added.
+    ///
+    /// # Safety
+    /// Only from the hook, that is, under the loader's lock.
+    pub(crate) unsafe fn end_call(&self) -> bool {
+        let Self::Adding(namespace) = self else {
+            return false;
+        };
+        // SAFETY: the caller's promise.
+        unsafe { namespace.set_consistent() };
+        true
     }
 }
 

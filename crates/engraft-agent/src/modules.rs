@@ -65,6 +65,8 @@ pub(crate) struct Modules {
     list: Vec<Module>,
     next_id: u32,
     program: LoadedElf,
+    /// The numbers of the modules that the loader's last call has brought.
+    pub added_last: Range<u32>,
 }
 
 impl Modules {
@@ -74,6 +76,7 @@ impl Modules {
             list: Vec::new(),
             next_id: 1,
             program,
+            added_last: 0..0,
         }
     }
 
@@ -153,7 +156,7 @@ impl Modules {
         }) = found
         else {
             // Perhaps it is not there yet.
-            calls::forget_settled();
+            calls::look_again();
             return Ok(None);
         };
         let module = Known {
@@ -192,8 +195,8 @@ impl Modules {
         Ok(id)
     }
 
-    /// Changes with every module that is added.
-    pub(crate) fn last_id(&self) -> u32 {
+    /// The number of the next module that is added.
+    pub(crate) fn next_id(&self) -> u32 {
         self.next_id
     }
 
