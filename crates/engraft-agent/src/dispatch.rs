@@ -34,14 +34,14 @@ static TRANSITION: TransitionWords = TransitionWords {
 /// transition that leaves threads behind.
 static TABLE: AtomicPtr<ThreadSlot> = AtomicPtr::new(core::ptr::null_mut());
 
-#[cfg_attr(
-    not(feature = "freestanding"),
-    expect(dead_code, reason = "only the entry for stubs calls it")
-)]
 /// The body for a call, by the thread with this thread pointer, of the function with these words.
 ///
 /// # Safety
 /// Only for a stub's words, which stay as long as a thread can be inside the stub.
+#[cfg_attr(
+    not(feature = "freestanding"),
+    expect(dead_code, reason = "only the entry for stubs calls it")
+)]
 pub(crate) unsafe extern "C" fn choose(words: *const SiteWords, thread: u64) -> u64 {
     // SAFETY: the caller's promise.
     let words = unsafe { &*words };
