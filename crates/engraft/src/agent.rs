@@ -10,11 +10,11 @@ use engraft_abi::{
     request_state,
 };
 use engraft_process::{
-    MemoryError, OpenError, Process, ProtectedWriter, RemoteCall, StoppedThread, TargetAddress,
+    MemoryError, Process, ProtectedWriter, RemoteCall, StoppedThread, TargetAddress,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes, TryFromBytes};
 
-use crate::error::Error;
+use crate::error::{Error, is_busy};
 
 /// The agent's code never waits for anything; this bounds what should not happen.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,9 +37,7 @@ pub(crate) struct RunningAgent {
 
 /// Whether a thread of the process has a seccomp filter.
 pub(crate) fn has_filter(process: &Process) -> Result<bool, Error> {
-    let pid = process.pid();
-    let looked = process.has_filter();
-    Ok(looked.map_err(|source| OpenError::System { pid, source })?)
+    process.has_filter().map_err(Error::looking_at(process))
 }
 
 /// What must be clear before threads switch.
@@ -66,7 +64,7 @@ pub(crate) struct Answer {
 impl Answer {
     /// Whether the command may work a moment later.
     pub(crate) fn is_busy(&self) -> bool {
-        matches!(self.outcome, Outcome::Busy | Outcome::LoaderBusy)
+        is_busy(self.outcome)
     }
 
     /// The answer, if the command was carried out.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use engraft_abi::Outcome;
 use engraft_process::{
-    MapsError, MemoryError, ModuleError, OpenError, RemoteCallError, StopError, TargetAddress,
+    MapsError, MemoryError, ModuleError, OpenError, Process, RemoteCallError, StopError,
+    TargetAddress,
 };
 
 use crate::blob::BadBlob;
@@ -374,7 +375,18 @@ impl std::fmt::Display for Reference {
     }
 }
 
+/// Whether a command that ended so may work a moment later.
+pub(crate) fn is_busy(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Busy | Outcome::LoaderBusy)
+}
+
 impl Error {
+    /// What the system said when a process was looked at.
+    pub(crate) fn looking_at(process: &Process) -> impl FnOnce(std::io::Error) -> Self {
+        let pid = process.pid();
+        move |source| OpenError::System { pid, source }.into()
+    }
+
     /// This error, with what became of undoing what had been done before it.
     pub(crate) fn with_undo(self, undone: Result<(), Self>) -> Self {
         match undone {
@@ -396,8 +408,7 @@ impl Error {
 
     /// Whether the agent asks to try again.
     pub(crate) fn is_busy(&self) -> bool {
-        let busy = |outcome| matches!(outcome, Outcome::Busy | Outcome::LoaderBusy);
-        matches!(self, Self::Agent { outcome, .. } if busy(*outcome))
+        matches!(self, Self::Agent { outcome, .. } if is_busy(*outcome))
     }
 
     /// Whether a thread did not stop in time, as happens on a machine that has much else to do.

@@ -36,9 +36,7 @@ pub fn holders(process: &Process) -> Result<Vec<Holder>, Error> {
     };
     let look = prepare_look(&session, open.number, open.to_patched, true)?;
     let eyes = look.eyes();
-    let pid = process.pid();
-    let threads = process.threads();
-    let threads = threads.map_err(|source| engraft_process::OpenError::System { pid, source })?;
+    let threads = process.threads().map_err(Error::looking_at(process))?;
     let mut holders = Vec::new();
     for tid in threads {
         let stopped = match process.stop_threads(&[tid], STOP_TIMEOUT) {
@@ -60,22 +58,15 @@ pub fn holders(process: &Process) -> Result<Vec<Holder>, Error> {
 }
 
 fn holder(process: &Process, thread: &ThreadState, finding: Option<Finding>) -> Holder {
-    let name = process.task(thread.tid).name().unwrap_or_default();
-    let tid = thread.tid;
-    match finding {
-        Some(finding) => Holder {
-            tid,
-            name,
-            reason: Some(finding.reason),
-            function: finding.function,
-            frame: finding.frame,
-        },
-        None => Holder {
-            tid,
-            name,
-            reason: None,
-            function: String::new(),
-            frame: None,
-        },
+    let (reason, function, frame) = match finding {
+        Some(finding) => (Some(finding.reason), finding.function, finding.frame),
+        None => (None, String::new(), None),
+    };
+    Holder {
+        tid: thread.tid,
+        name: process.task(thread.tid).name().unwrap_or_default(),
+        reason,
+        function,
+        frame,
     }
 }

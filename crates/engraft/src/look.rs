@@ -107,10 +107,19 @@ impl Eyes<'_> {
     }
 
     fn check(&self, scan: &StackScan<'_>, thread: &ThreadState) -> Verdict {
-        match &self.walk {
-            Some(walk) => scan.check_precisely(thread, walk),
-            None => scan.check(thread),
-        }
+        check(scan, self.walk.as_ref(), thread)
+    }
+}
+
+/// Looks at one thread, precisely where that is prepared.
+pub(crate) fn check(
+    scan: &StackScan<'_>,
+    walk: Option<&StackWalk<'_>>,
+    thread: &ThreadState,
+) -> Verdict {
+    match walk {
+        Some(walk) => scan.check_precisely(thread, walk),
+        None => scan.check(thread),
     }
 }
 
@@ -179,10 +188,7 @@ pub(crate) fn first_not_clear(
     let scan = StackScan::new(process, maps, &addresses(&ranges));
     let walk = context.map(|context| StackWalk::new(process, maps, context));
     threads.find_map(|thread| {
-        let verdict = match &walk {
-            Some(walk) => scan.check_precisely(&thread, walk),
-            None => scan.check(&thread),
-        };
+        let verdict = check(&scan, walk.as_ref(), &thread);
         finding(&thread, verdict, &ranges)
     })
 }

@@ -16,7 +16,7 @@ use crate::apply::{Applied, resume_enabling};
 use crate::deadline::Deadline;
 use crate::error::{Error, Reference};
 use crate::inject;
-use crate::look::{addresses, walk_context};
+use crate::look::{addresses, check, walk_context};
 use crate::objects::Waiting;
 use crate::session::Session;
 use crate::status::{Snapshot, status};
@@ -218,10 +218,7 @@ impl ImageScan<'_> {
         let threads: Vec<_> = stopped.threads().collect();
         for thread in threads.iter().filter(|thread| !thread.is_kernel_worker) {
             let tid = thread.tid;
-            let code = match &self.walk {
-                Some(walk) => self.code.check_precisely(thread, walk),
-                None => self.code.check(thread),
-            };
+            let code = check(&self.code, self.walk.as_ref(), thread);
             let on_stack = reference(tid, self.data.check(thread)).or_else(|| reference(tid, code));
             let registers = thread.registers.general();
             let in_register = || registers.into_iter().find_map(|value| self.inside(value));

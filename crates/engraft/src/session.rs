@@ -378,8 +378,7 @@ impl Drop for Session<'_> {
 fn lock(process: &Process, deadline: &Deadline) -> Result<ProcessLock, Error> {
     let pid = process.pid();
     loop {
-        let lock = process.try_lock();
-        let lock = lock.map_err(|source| engraft_process::OpenError::System { pid, source })?;
+        let lock = process.try_lock().map_err(Error::looking_at(process))?;
         if let Some(lock) = lock {
             return Ok(lock);
         }

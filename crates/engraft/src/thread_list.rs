@@ -26,10 +26,8 @@ impl<'p> ThreadList<'p> {
         session: &Session<'p>,
         work: impl FnOnce(&ThreadList<'_>) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        let (process, pid) = (session.process, session.pid());
-        let threads = process.threads();
-        let threads =
-            threads.map_err(|source| engraft_process::OpenError::System { pid, source })?;
+        let process = session.process;
+        let threads = process.threads().map_err(Error::looking_at(process))?;
         let wanted = threads.len() * 2 + SPARE_THREADS;
         let with = |address, bytes| {
             work(&ThreadList {
