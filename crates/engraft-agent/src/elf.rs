@@ -90,7 +90,7 @@ impl LoadedElf {
         const PHOFF: u64 = 32;
         const PHNUM: u64 = 56;
         let start = window.start;
-        (window.bytes.starts_with(&ELFMAG) && window.length > 0).then_some(())?;
+        (window.get::<[u8; 4]>(start)? == ELFMAG).then_some(())?;
         let program_headers = start.checked_add(window.get::<u64>(start + PHOFF)?)?;
         let count = u64::from(window.get::<u16>(start + PHNUM)?);
         Some(Self::with_program_headers(
@@ -256,10 +256,10 @@ fn build_id_note(window: &Window, range: Range<u64>, alignment: u64) -> Option<B
         if kind == NT_GNU_BUILD_ID && name_size == 4 && window.get::<[u8; 4]>(name)? == *b"GNU\0" {
             let mut bytes = [0; 32];
             let used = bytes.get_mut(..size as usize)?;
-            return window
-                .copy(description, used)
-                .then(|| BuildId::new(used))
-                .flatten();
+            for (byte, address) in used.iter_mut().zip(description..) {
+                *byte = window.get(address)?;
+            }
+            return BuildId::new(used);
         }
         note += align(description - note + u64::from(size));
     }

@@ -46,15 +46,14 @@ pub(crate) fn probe<T: FromBytes + IntoBytes>(address: u64) -> Option<T> {
     system::read_own_memory(address, value.as_mut_bytes()).then_some(value)
 }
 
-/// A piece of memory that was read at once: each reading is a system call. What lies elsewhere is read when it is
-/// asked for.
+/// The headers of a loaded file: a piece of memory that was found to be readable, which costs one system call, and
+/// is read directly then. The loader leaves it where it is meanwhile: its lock is held, or all threads are stopped.
+/// What lies elsewhere is read by the kernel, each time it is asked for.
 pub(crate) struct Window {
     /// Its address.
     pub start: u64,
-    /// The bytes that were there.
-    pub bytes: [u8; Self::LENGTH as usize],
-    /// How many of them count: 0 if not all could be read.
-    pub length: usize,
+    /// How many bytes are readable: 0 if not all are.
+    length: u64,
 }
 
 impl Window {
@@ -63,43 +62,24 @@ impl Window {
     pub(crate) const LENGTH: u64 = 1024;
 
     /// A window on `length` bytes, or on the first of them.
-    #[inline(never)]
     pub(crate) fn at(start: u64, length: u64) -> Self {
-        let length = length.min(Self::LENGTH) as usize;
-        let mut window = Self {
-            start,
-            bytes: [0; Self::LENGTH as usize],
-            length: 0,
+        let length = length.min(Self::LENGTH);
+        let length = match system::is_readable(start, length) {
+            true => length,
+            false => 0,
         };
-        if let Some(bytes) = window.bytes.get_mut(..length)
-            && system::read_own_memory(start, bytes)
-        {
-            window.length = length;
-        }
-        window
-    }
-
-    /// Copies memory into `buffer`; false if not all of it is mapped and readable.
-    #[inline(never)]
-    pub(crate) fn copy(&self, address: u64, buffer: &mut [u8]) -> bool {
-        let seen = self.bytes.get(..self.length).unwrap_or_default();
-        let offset = address.wrapping_sub(self.start);
-        let inside = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| seen.get(offset..)?.get(..buffer.len()));
-        match inside {
-            Some(inside) => {
-                buffer.copy_from_slice(inside);
-                true
-            }
-            None => system::read_own_memory(address, buffer),
-        }
+        Self { start, length }
     }
 
     /// A value at an address that may be wrong.
     pub(crate) fn get<T: FromBytes + IntoBytes>(&self, address: u64) -> Option<T> {
-        let mut value = T::new_zeroed();
-        self.copy(address, value.as_mut_bytes()).then_some(value)
+        let offset = address.wrapping_sub(self.start);
+        let end = offset.saturating_add(size_of::<T>() as u64);
+        match end <= self.length {
+            // SAFETY: inside of the window.
+            true => Some(unsafe { read(address) }),
+            false => probe(address),
+        }
     }
 }
 

@@ -22,6 +22,8 @@ impl Errno {
     pub(crate) const PERMISSION: Self = Self(1);
     /// No such process or thread, or it has no memory any more.
     pub(crate) const NO_TASK: Self = Self(3);
+    /// An argument that makes no sense.
+    pub(crate) const INVALID: Self = Self(22);
     /// Not enough memory, or no such address.
     pub(crate) const NO_MEMORY: Self = Self(12);
 }
@@ -266,21 +268,43 @@ pub(crate) fn read_own_memory(address: u64, buffer: &mut [u8]) -> bool {
 /// a crash, but none of those is behind an address in a loaded file.
 #[cold]
 fn read_if_mapped(address: u64, buffer: &mut [u8]) -> bool {
+    if !is_readable(address, buffer.len() as u64) {
+        return false;
+    }
+    let from = core::ptr::with_exposed_provenance::<u8>(address as usize);
+    // SAFETY: all of it is mapped; the buffer is the caller's and as long.
+    unsafe { core::ptr::copy(from, buffer.as_mut_ptr(), buffer.len()) };
+    true
+}
+
+/// Whether all of this memory can be read, at this moment.
+pub(crate) fn is_readable(address: u64, length: u64) -> bool {
     const PAGE: u64 = 4096;
-    let Some(end) = address.checked_add(buffer.len() as u64) else {
+    let Some(end) = address.checked_add(length) else {
         return false;
     };
     let mut page = address & !(PAGE - 1);
     while page < end {
-        if !is_mapped(page, PAGE as usize) {
+        let readable = match is_restricted() {
+            true => is_mapped(page, PAGE as usize),
+            false => is_word_readable(page),
+        };
+        if !readable {
             return false;
         }
         page += PAGE;
     }
-    let from = core::ptr::with_exposed_provenance::<u8>(address as usize);
-    // SAFETY: every page of it is mapped; the buffer is the caller's and as long.
-    unsafe { core::ptr::copy(from, buffer.as_mut_ptr(), buffer.len()) };
     true
+}
+
+/// Has the kernel read a word, in the cheapest way that there is: as a set of signals for something that cannot be
+/// done with one. It says so only if it could read the set (kernel: `sys_rt_sigprocmask`).
+fn is_word_readable(address: u64) -> bool {
+    const NOTHING_KNOWN: usize = 99;
+    let arguments = [NOTHING_KNOWN, address as usize, 0, size_of::<u64>(), 0, 0];
+    // SAFETY: the kernel changes no signals where it does not know what to do.
+    let result = unsafe { system_call(RT_SIGPROCMASK, arguments) };
+    result == Err(Errno::INVALID)
 }
 
 fn is_mapped(page: u64, length: usize) -> bool {

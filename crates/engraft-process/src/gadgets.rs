@@ -14,6 +14,8 @@ const RESTORERS: [&[u8]; 2] = [
     &[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05],
     &[0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05],
 ];
+/// Length of the longest of them, in bytes.
+pub(crate) const LONGEST_RESTORER: usize = 9;
 /// Larger text is searched only up to here.
 const MAX_TEXT: u64 = 64 << 20;
 

@@ -15,7 +15,7 @@ use std::ops::Range;
 use crate::address::TargetAddress;
 use crate::call_site::{TAIL, may_be_call};
 use crate::elf::word;
-use crate::gadgets::is_restorer;
+use crate::gadgets::{LONGEST_RESTORER, is_restorer, starts_as_restorer};
 use crate::maps::{Mapping, Maps};
 use crate::memory::MemoryError;
 use crate::process::Process;
@@ -270,6 +270,7 @@ impl<'s> StackScan<'s> {
         bytes: &[u8],
         progress: &mut Progress,
     ) -> Result<Option<Verdict>, Unreliable> {
+        self.find_restorers(bytes);
         for (index, chunk) in bytes.chunks_exact(8).enumerate() {
             let value = TargetAddress::new(word(chunk, 0));
             let at = start + index as u64 * 8;
@@ -290,19 +291,42 @@ impl<'s> StackScan<'s> {
 
     /// Is it the address of code that calls `rt_sigreturn`? Then a signal frame starts here.
     fn is_signal_frame(&self, value: TargetAddress) -> bool {
-        // Almost every word is excluded by its top bits or by the map; only the few code
-        // addresses are looked at in memory.
-        if value.get() < 4096 || value.get() >> 47 != 0 {
-            return false;
+        self.restorers.borrow().get(&value) == Some(&true)
+    }
+
+    fn is_executable(&self, address: TargetAddress) -> bool {
+        let mapping = self.maps.find(address);
+        mapping.is_some_and(|mapping| mapping.executable)
+    }
+
+    /// Finds out which words of a piece of stack are addresses of restorers. Threads that run wait for this,
+    /// so all that have to be looked at in memory are read by one system call.
+    fn find_restorers(&self, bytes: &[u8]) {
+        let mut restorers = self.restorers.borrow_mut();
+        let mut code: Vec<(TargetAddress, [u8; LONGEST_RESTORER])> = Vec::new();
+        for chunk in bytes.chunks_exact(8) {
+            let value = TargetAddress::new(word(chunk, 0));
+            // Almost every word is excluded by its top bits or by the map.
+            let may_be_code = value.get() >= 4096 && value.get() >> 47 == 0;
+            if may_be_code && self.is_executable(value) && !restorers.contains_key(&value) {
+                restorers.insert(value, false);
+                code.push((value, [0; LONGEST_RESTORER]));
+            }
         }
-        if let Some(known) = self.restorers.borrow().get(&value) {
-            return *known;
+        let memory = self.process.memory();
+        let mut places: Vec<_> = code
+            .iter_mut()
+            .map(|(at, code)| (*at, code.as_mut_slice()))
+            .collect();
+        // If one of them cannot be read, at the end of a mapping perhaps, each is read by itself.
+        let all = memory.read_many(&mut places);
+        for (at, code) in code {
+            let is_restorer = match &all {
+                Ok(()) => starts_as_restorer(&code),
+                Err(_) => is_restorer(self.process, at),
+            };
+            restorers.insert(at, is_restorer);
         }
-        let mapping = self.maps.find(value);
-        let answer =
-            mapping.is_some_and(|mapping| mapping.executable) && is_restorer(self.process, value);
-        self.restorers.borrow_mut().insert(value, answer);
-        answer
     }
 
     /// Notes the stack that was in use when the signal came, unless it is part of one that is

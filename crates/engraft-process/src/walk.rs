@@ -37,7 +37,7 @@ use std::sync::Arc;
 use crate::address::TargetAddress;
 use crate::call_site::{TAIL, may_be_call};
 use crate::frame_registers::{FrameRegisters, STACK_POINTER};
-use crate::gadgets::starts_as_restorer;
+use crate::gadgets::{LONGEST_RESTORER, starts_as_restorer};
 use crate::maps::Maps;
 use crate::memory::Memory;
 use crate::modules::Module;
@@ -294,7 +294,7 @@ impl<'s> StackWalk<'s> {
     }
 
     fn is_restorer(&self, at: TargetAddress) -> bool {
-        let code = self.memory.read_array::<9>(at);
+        let code = self.memory.read_array::<LONGEST_RESTORER>(at);
         code.is_ok_and(|code| starts_as_restorer(&code))
     }
 
