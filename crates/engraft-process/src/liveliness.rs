@@ -4,6 +4,7 @@
 //! of hundreds to be stopped. The scheduler counts how often each thread got a processor.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Mutex;
 
 use crate::process::Process;
@@ -23,6 +24,17 @@ impl Process {
         if let Ok(mut known) = self.shared.liveliness.0.lock() {
             known.extend(now.into_iter().filter_map(slices));
         }
+    }
+
+    /// How often a thread has got a processor, about: what was seen when it was last looked at will do. `None` if
+    /// the kernel does not count.
+    pub(crate) fn slices(&self, tid: i32) -> io::Result<Option<u64>> {
+        let known = self.shared.liveliness.0.lock();
+        if let Some(slices) = known.ok().and_then(|known| known.get(&tid).copied()) {
+            return Ok(Some(slices));
+        }
+        let counters = self.task(tid).scheduler_counters()?;
+        Ok(counters.map(|counters| counters.slices))
     }
 
     /// How often a thread has woken since it was last looked at; 0 if it never was, or if it was us who

@@ -43,6 +43,7 @@ impl Tracees {
                 outcome = outcome.and(go(self, tid));
             }
         }
+        self.end_hurry();
         let returned = self.returned.as_ref().map(|kept| kept.tid);
         outcome = outcome.and(self.finish_call());
         let first = returned.filter(|tid| self.is_stopped(*tid));

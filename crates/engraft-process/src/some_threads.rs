@@ -1,5 +1,6 @@
 //! Some threads of a process stand still while all others go on.
 
+use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -66,11 +67,26 @@ impl Process {
         {
             return Ok(borrowed);
         }
-        for tid in self.quietest_first()? {
-            if let Some(borrowed) = self.borrow(tid, &deadline)? {
-                // ORDERING: a hint that stands for itself.
-                self.shared.quiet_tid.store(tid, Ordering::Relaxed);
-                return Ok(borrowed);
+        let quietest = self.quietest_first()?;
+        let in_this_order: [fn(TaskState) -> bool; 3] = [
+            |state| state == TaskState::Sleeping,
+            |state| state == TaskState::Running,
+            |state| {
+                !matches!(
+                    state,
+                    TaskState::Sleeping | TaskState::Running | TaskState::Dead
+                )
+            },
+        ];
+        for is_wanted in in_this_order {
+            for tid in quietest.iter().copied() {
+                let stat = self.task(tid).stat().map_err(|it| self.no_list(it))?;
+                let fits = stat.is_some_and(|it| is_wanted(it.state) && !it.is_kernel_worker());
+                if fits && let Some(borrowed) = self.borrow(tid, &deadline)? {
+                    // ORDERING: a hint that stands for itself.
+                    self.shared.quiet_tid.store(tid, Ordering::Relaxed);
+                    return Ok(borrowed);
+                }
             }
         }
         Err(StopError::Gone { pid: self.pid() })
@@ -89,33 +105,23 @@ impl Process {
         self.shared.quiet_tid.load(Ordering::Relaxed) == tid
     }
 
-    /// The threads that can be borrowed, in the order in which that disturbs least.
+    /// The threads, those first that have got a processor least often.
     fn quietest_first(&self) -> Result<Vec<i32>, StopError> {
-        let system = |source| StopError::System {
+        let mut threads = Vec::new();
+        for tid in self.threads().map_err(|it| self.no_list(it))? {
+            let slices = self.slices(tid).map_err(|it| self.no_list(it))?;
+            threads.push((slices.unwrap_or(u64::MAX), tid));
+        }
+        threads.sort_unstable();
+        Ok(threads.into_iter().map(|(_, tid)| tid).collect())
+    }
+
+    fn no_list(&self, source: io::Error) -> StopError {
+        StopError::System {
             pid: self.pid(),
             operation: "list the threads",
             source,
-        };
-        let mut candidates = Vec::new();
-        for tid in self.threads().map_err(system)? {
-            let task = self.task(tid);
-            let Some(stat) = task.stat().map_err(system)? else {
-                continue;
-            };
-            let order = match stat.state {
-                TaskState::Sleeping => 0,
-                TaskState::Running => 1,
-                TaskState::Dead => continue,
-                _ => 2,
-            };
-            let counters = task.scheduler_counters().map_err(system)?;
-            let slices = counters.map_or(u64::MAX, |counters| counters.slices);
-            if !stat.is_kernel_worker() {
-                candidates.push((order, slices, tid));
-            }
         }
-        candidates.sort_unstable();
-        Ok(candidates.into_iter().map(|(_, _, tid)| tid).collect())
     }
 }
 

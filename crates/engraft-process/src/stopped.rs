@@ -87,7 +87,8 @@ impl SeizedProcess {
 
     fn await_uninterruptible(&mut self, deadline: &Deadline) -> Result<(), StopError> {
         let tids: Vec<i32> = self.tracees.threads.keys().copied().collect();
-        self.tracees.await_uninterruptible(&tids, deadline)
+        self.tracees.seen = self.tracees.await_uninterruptible(&tids, deadline)?;
+        Ok(())
     }
 
     /// Answers what has happened since the last time: delivers signals, takes on new threads.

@@ -1,5 +1,6 @@
 //! Stopping all traced threads, in the order and within the time that hurts least.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use rustix::io::Errno;
 use crate::deadline::Deadline;
 use crate::stop_error::StopError;
 use crate::sys::ptrace;
-use crate::task::{TaskState, or_gone};
+use crate::task::{TaskStat, TaskState, or_gone};
 use crate::tracees::{Condition, Tracee, Tracees};
 use crate::wait::{Waited, wait_soon};
 
@@ -64,6 +65,7 @@ impl Tracees {
         loop {
             let (runners, sleepers) = self.running_by_kind()?;
             self.interrupt_and_await(&sleepers, deadline)?;
+            self.hurry();
             self.interrupt_and_await(&runners, deadline)?;
             self.refuse_end_of_program()?;
             let all = self
@@ -100,18 +102,23 @@ impl Tracees {
     /// Waits, with everybody still running, until no thread is in an uninterruptible sleep.
     ///
     /// Such a thread would not follow a stop request, the others would stand still for it, and when
-    /// we gave up it would stop later, with nobody to let it go on.
+    /// we gave up it would stop later, with nobody to let it go on. What was seen of those that have not ended.
     pub(crate) fn await_uninterruptible(
         &mut self,
         tids: &[i32],
         deadline: &Deadline,
-    ) -> Result<(), StopError> {
+    ) -> Result<HashMap<i32, TaskStat>, StopError> {
+        let mut seen = HashMap::new();
         for tid in tids {
             loop {
                 let stat = self.process.task(*tid).stat();
                 match stat.map_err(|error| self.system("read the state", error))? {
                     Some(stat) if stat.state == TaskState::Uninterruptible => {}
-                    _ => break,
+                    Some(stat) => {
+                        seen.insert(*tid, stat);
+                        break;
+                    }
+                    None => break,
                 }
                 if self.process.wait_for_end(LOOK_AGAIN) {
                     return Err(self.gone());
@@ -122,7 +129,7 @@ impl Tracees {
                 self.service()?;
             }
         }
-        Ok(())
+        Ok(seen)
     }
 
     /// The threads that we have not stopped: those on a processor, and the others.
@@ -135,8 +142,12 @@ impl Tracees {
             .filter(|(_, tracee)| running(tracee))
             .map(|(tid, _)| *tid)
             .collect();
+        let mut seen = std::mem::take(&mut self.seen);
         for tid in all {
-            let stat = self.process.task(tid).stat();
+            let stat = match seen.remove(&tid) {
+                Some(stat) => Ok(Some(stat)),
+                None => self.process.task(tid).stat(),
+            };
             let stat = stat.map_err(|error| self.system("read the state", error))?;
             let Some(tracee) = self.threads.get_mut(&tid) else {
                 continue;

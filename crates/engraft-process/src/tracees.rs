@@ -4,7 +4,7 @@
 //! thread that attached. So nothing in here is `Send`.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
@@ -21,7 +21,8 @@ use crate::restart::hide_our_interrupt;
 use crate::stop_error::StopError;
 use crate::sys::alarm::Alarm;
 use crate::sys::ptrace::{self, Go};
-use crate::task::{Task, TaskState};
+use crate::sys::schedule::Hurry;
+use crate::task::{Task, TaskStat, TaskState};
 use crate::wait::{Event, Waited, wait};
 
 /// New threads are attached as they are born; stops at system calls are told from signals; a new
@@ -61,6 +62,8 @@ pub(crate) struct Tracees {
     pub(crate) ended: u64,
     /// Processes that were attached because a thread made them with a bare clone.
     pub(crate) strangers: Vec<i32>,
+    /// The states of threads that were looked at right before they are stopped.
+    pub(crate) seen: HashMap<i32, TaskStat>,
     /// Do we want the threads to stop? Otherwise every stop is answered by letting go.
     pub(crate) wanted: bool,
     /// Do we trace all threads? Otherwise some, and those that they start.
@@ -78,6 +81,8 @@ pub(crate) struct Tracees {
     pub(crate) returned: Option<Kept>,
     /// From the first stop until all go on: waits look up now and then.
     alarm: Option<Alarm>,
+    /// From the last threads' stop until they go on.
+    hurry: Option<Hurry>,
     /// ptrace is per thread: neither `Send` nor `Sync`.
     _this_thread: PhantomData<*const ()>,
 }
@@ -127,6 +132,7 @@ impl Tracees {
             threads: BTreeMap::new(),
             ended: 0,
             strangers: Vec::new(),
+            seen: HashMap::new(),
             wanted: false,
             everyone,
             directory: None,
@@ -136,6 +142,7 @@ impl Tracees {
             prepared: None,
             returned: None,
             alarm: None,
+            hurry: None,
             _this_thread: PhantomData,
         }
     }
@@ -167,6 +174,16 @@ impl Tracees {
             self.alarm = Some(alarm);
         }
         Ok(())
+    }
+
+    /// Threads that were running are about to stand still.
+    pub(crate) fn hurry(&mut self) {
+        self.hurry.get_or_insert_with(Hurry::begin);
+    }
+
+    /// They go on.
+    pub(crate) fn end_hurry(&mut self) {
+        self.hurry = None;
     }
 
     pub(crate) fn end_alarm(&mut self) {

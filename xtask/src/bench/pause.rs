@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use engraft_testkit::{Engraft, Outcome, Program, exit};
@@ -52,7 +52,10 @@ type Figures = [Figure; 3];
 
 #[derive(Debug, Clone, Copy)]
 struct Figure {
+    /// More than with nothing happening.
     seen: Seen,
+    /// How much later the timer's thread woke than next to a program that only computes.
+    later: f64,
     /// From the start of the command to its end.
     command: f64,
 }
@@ -130,6 +133,11 @@ impl Pauses {
                 }),
             },
             Section {
+                title: "The same delay, beyond that next to a program that computes",
+                meaning: LATER_MEANING,
+                rows: rows(|figure| figure.later, &|_| None),
+            },
+            Section {
                 title: "The same delay without waiting for a CPU",
                 meaning: NET_DELAY_MEANING,
                 rows: rows(|figure| figure.seen.net_delay, &|_| None),
@@ -163,10 +171,15 @@ that one back.";
 const DELAY_MEANING: &str = "\
 In the same runs, one more thread sleeps until each next millisecond (`clock_nanosleep`, absolute). The delay is how
 late it wakes at worst while the command runs, less how late it wakes at worst with nothing happening. Where the
-command, the busy thread and this one are more than there are CPUs, part of it is the scheduler's.";
+command, the busy thread and this one are more than there are CPUs, part of it is the scheduler's: it lets a thread
+that wakes wait until the turn of the one that runs is over, some milliseconds.";
+
+const LATER_MEANING: &str = "\
+As above, less how late the thread wakes at worst next to a program that computes for as long, and has nothing to do
+with this one.";
 
 const NET_DELAY_MEANING: &str = "\
-As above, without the time that the thread was ready to run and had no CPU, and less the same figure with nothing
+The delay, without the time that the thread was ready to run and had no CPU, and less the same figure with nothing
 happening.";
 
 const COMMAND_MEANING: &str = "\
@@ -205,9 +218,12 @@ fn one(scene: &Scene<'_>, [first, second]: [&Path; 2], threads: usize) -> Result
         window(&mut program, "2", || engraft.disable("bench-second", pid))?,
     ];
     let figures = windows.map(|(seen, took)| {
-        let idle = idle_window(&mut program, took)?;
+        // The length of the window is what is wanted here; nothing is waited for.
+        let idle = other_window(&mut program, || thread::sleep(took))?;
+        let computing = other_window(&mut program, || compute(took))?;
         anyhow::Ok(Figure {
             seen: seen.beyond(idle),
+            later: (seen.delay - computing.delay).max(0.0),
             command: milliseconds(took),
         })
     });
@@ -229,11 +245,17 @@ fn window(
     Ok((seen, outcome.took))
 }
 
-fn idle_window(program: &mut Program, length: Duration) -> Result<Seen> {
+/// What the threads see while something happens that does not concern them.
+fn other_window(program: &mut Program, happens: impl FnOnce()) -> Result<Seen> {
     program.expect("window", "measuring")?;
-    // The length of the window is what is wanted here; nothing is waited for.
-    thread::sleep(length);
+    happens();
     end_of_window(program)
+}
+
+/// Does nothing with nobody, but wants a CPU for it.
+fn compute(length: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < length {}
 }
 
 fn end_of_window(program: &mut Program) -> Result<Seen> {
