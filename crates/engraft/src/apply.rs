@@ -8,7 +8,7 @@ use engraft_process::Process;
 
 use crate::agent::Answer;
 use crate::deadline::Deadline;
-use crate::drive::complete;
+use crate::drive::{complete, end};
 use crate::error::Error;
 use crate::objects::{Waiting, check_build_ids, waiting};
 use crate::payload;
@@ -96,15 +96,7 @@ pub fn force(process: &Process, name: &str, timeout: Duration) -> Result<(), Err
     if open.canceled {
         return complete(&session, open.number);
     }
-    loop {
-        let mut stopped = session.stop()?;
-        let forced = session.command_stopped(&mut stopped, Command::Force, [open.number, 0])?;
-        stopped.detach()?;
-        if !forced.is_busy() {
-            return forced.done(process.pid()).map(drop);
-        }
-        session.wait_for_loader()?;
-    }
+    end(&session, Command::Force, open.number)
 }
 
 /// The transition that is on, of the patch that is named if one is.

@@ -48,12 +48,17 @@ pub(crate) fn drive(session: &Session<'_>, number: u64, behind: Vec<Finding>) ->
 
 /// Ends a transition that waits for nobody.
 pub(crate) fn complete(session: &Session<'_>, number: u64) -> Result<(), Error> {
+    end(session, Command::Complete, number)
+}
+
+/// Ends a transition by this command, while everybody stands still.
+pub(crate) fn end(session: &Session<'_>, command: Command, number: u64) -> Result<(), Error> {
     loop {
         let mut stopped = match session.stop() {
             Err(error) if error.is_slow_stop() && session.deadline.wait().is_ok() => continue,
             stopped => stopped?,
         };
-        let answer = session.command_stopped(&mut stopped, Command::Complete, [number, 0])?;
+        let answer = session.command_stopped(&mut stopped, command, [number, 0])?;
         stopped.detach()?;
         if !answer.is_busy() {
             return answer.done(session.pid()).map(drop);
