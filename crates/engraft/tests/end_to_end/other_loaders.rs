@@ -36,7 +36,8 @@ scenarios! {
     loaded_later: "host", super::late_library::is_patched_before_its_constructor;
     loaded_after_its_twin: "host", super::late_library::is_patched_after_its_twin_has_gone;
     refused: "host", super::refused_library::is_refused;
-    races: "host", |victim| super::patches_arrive(victim, 1);
+    races: "host", |victim| super::patches_arrive(victim, "storm", 1);
+    races_in_namespaces: "host", |victim| super::patches_arrive(victim, "apart", 1);
     with_a_resolver: "plugins", super::resolves;
     in_a_namespace: "plugins", |victim| super::comes_late(victim, "apart", "needing.so", "deep", "libdeep.so");
     in_two_namespaces: "plugins", super::is_there_twice;
