@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use engraft_testkit::{Glibc, Victim, skip};
 
-use crate::plugins::{comes_late, is_refused_apart, is_there_twice, resolves};
+use crate::plugins::{comes_and_goes, is_refused_apart, is_there_twice, resolves};
 use crate::races_with_the_loader::patches_arrive;
 use crate::{late_library, refused_library, victims};
 
@@ -39,7 +39,7 @@ scenarios! {
     races: "host", |victim| super::patches_arrive(victim, "storm", 1);
     races_in_namespaces: "host", |victim| super::patches_arrive(victim, "apart", 1);
     with_a_resolver: "plugins", super::resolves;
-    in_a_namespace: "plugins", |victim| super::comes_late(victim, "apart", "needing.so", "deep", "libdeep.so");
+    in_a_namespace: "plugins", |victim| super::comes_and_goes(victim, "apart", "needing.so", "deep", "libdeep.so");
     in_two_namespaces: "plugins", super::is_there_twice;
     refused_in_a_namespace: "plugins", super::is_refused_apart;
 }

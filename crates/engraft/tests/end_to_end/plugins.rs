@@ -9,68 +9,42 @@ use crate::{engraft, victim};
 /// A namespace of its own, made by dlmopen.
 #[test]
 fn in_a_namespace_of_its_own() -> Result<()> {
-    comes_late(
-        &victim("plugins")?,
-        "apart",
-        "needing.so",
-        "deep",
-        "libdeep.so",
-    )
+    comes_late("apart", "needing.so", "deep", "libdeep.so")
 }
 
 /// The patched one is a dependency of the one that is opened.
 #[test]
 fn needed_by_another_library() -> Result<()> {
-    comes_late(
-        &victim("plugins")?,
-        "open",
-        "needing.so",
-        "deep",
-        "libdeep.so",
-    )
+    comes_late("open", "needing.so", "deep", "libdeep.so")
 }
 
 /// The loader keeps it although it is closed.
 #[test]
 fn never_unloaded() -> Result<()> {
-    comes_late(
-        &victim("plugins")?,
-        "keep",
-        "needing.so",
-        "deep",
-        "libdeep.so",
-    )
+    comes_late("keep", "needing.so", "deep", "libdeep.so")
 }
 
 #[test]
 fn opened_by_a_constructor() -> Result<()> {
-    comes_late(
-        &victim("plugins")?,
-        "open",
-        "nesting.so",
-        "deep",
-        "libdeep.so",
-    )
+    comes_late("open", "nesting.so", "deep", "libdeep.so")
 }
 
 #[test]
 fn closed_by_a_destructor() -> Result<()> {
-    comes_late(
-        &victim("plugins")?,
-        "open",
-        "closing.so",
-        "deep",
-        "libdeep.so",
-    )
+    comes_late("open", "closing.so", "deep", "libdeep.so")
 }
 
 #[test]
 fn with_a_variable_of_each_thread() -> Result<()> {
-    comes_late(&victim("plugins")?, "open", "local.so", "local", "local.so")
+    comes_late("open", "local.so", "local", "local.so")
+}
+
+fn comes_late(open: &str, library: &str, fix: &str, patched: &str) -> Result<()> {
+    comes_and_goes(&victim("plugins")?, open, library, fix, patched)
 }
 
 /// Twice: applied before the library comes and again when it is there.
-pub(crate) fn comes_late(
+pub(crate) fn comes_and_goes(
     victim: &Victim,
     open: &str,
     library: &str,
