@@ -12,7 +12,7 @@ use crate::table::Bytes;
 pub const MAGIC: [u8; 16] = *b"engraft agent\n\0\0";
 
 /// Version of everything in this crate. A controller talks only to an agent of its own version.
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 
 /// Name of the agent's memory in `/proc/PID/maps` (as a memfd or as named anonymous memory).
 pub const AGENT_MAPPING_NAME: &str = "engraft-agent";
@@ -95,6 +95,9 @@ pub struct Control {
     /// Not 0: a thread of the process has a seccomp filter, which may end the process for a system call
     /// that the program itself never makes. The loader's hook, which no tracer helps, makes no others then.
     pub filtered: u64,
+    /// Start and end of what contains the `r_debug`s of further namespaces, if [`Self::debug`] does not lead to
+    /// them: glibc's `_rtld_global` before 2.35. Both 0 if there is no such thing.
+    pub unchained: [u64; 2],
 }
 
 // What is behind it in its page is for lists of threads.

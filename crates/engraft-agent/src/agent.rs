@@ -70,7 +70,13 @@ impl Agent {
         self.take_modules_over(list)?;
         if facts.debug != 0 {
             let writer = self.host.writer;
-            let hook = Hook::install(facts.debug, facts.signal_error, facts.hook, writer)?;
+            let hook = Hook::install(
+                facts.debug,
+                facts.unchained,
+                facts.signal_error,
+                facts.hook,
+                writer,
+            )?;
             self.hook = Some(hook);
         }
         self.set_attached(true);

@@ -102,6 +102,7 @@ impl Hook {
     /// begins; a jump is one instruction.
     pub(crate) fn install(
         debug: u64,
+        unchained: [u64; 2],
         signal_error: u64,
         entry: u64,
         writer: Writer,
@@ -128,6 +129,7 @@ impl Hook {
         for (to, from) in patched.iter_mut().skip(offset).zip(jump) {
             *to = *from;
         }
+        loader::set_unchained(unchained);
         calls::begin(debug);
         writer
             .write_code(function, &found, &patched)

@@ -1,9 +1,15 @@
 //! The dynamic loader's lists, as they are in memory: `r_debug` and the link maps of all namespaces.
 //!
 //! The layouts are glibc's and musl's public ones (`<link.h>`); of the private part of glibc's `link_map`
-//! only `l_info` is used, which follows the public part by three words in glibc 2.26 to 2.43.
+//! only `l_info` is used, which follows the public part by three words in glibc 2.26 to 2.43. The `r_debug`s of
+//! further namespaces lie in a private variable of glibc's loader; where in it changes with its version, so they
+//! are known by what is in them.
 
 #![expect(unsafe_code, reason = "reads and edits the loader's structures")]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use zerocopy::FromBytes;
 
 use crate::memory::{c_string, probe, read};
 
@@ -16,33 +22,75 @@ const R_VERSION: u64 = 0;
 const R_MAP: u64 = 8;
 const R_BREAK: u64 = 16;
 const R_STATE: u64 = 24;
+const R_LDBASE: u64 = 32;
 const R_NEXT: u64 = 40;
+/// The size without `r_next`.
+const SIZE: u64 = 40;
+
+/// Start and end of what contains the `r_debug`s of namespaces that the loader does not chain.
+static UNCHAINED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// Says where namespaces are that the loader does not chain. Before its first call.
+pub(crate) fn set_unchained([start, end]: [u64; 2]) {
+    // ORDERING: the code that makes the loader call is written later.
+    UNCHAINED[0].store(start, Ordering::Relaxed);
+    // ORDERING: as above.
+    UNCHAINED[1].store(end, Ordering::Relaxed);
+}
 
 /// One namespace of the loader: `struct r_debug`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Namespace(u64);
 
 impl Namespace {
-    /// The namespaces, from the base one at `debug` on. `r_next` exists from version 2 on (glibc 2.35);
-    /// before that only the base namespace is known here.
+    /// The namespaces, from the base one at `debug` on.
     pub(crate) fn all(debug: u64) -> impl Iterator<Item = Self> {
-        let version = match debug {
-            // A static program has no loader.
-            0 => 0,
-            // SAFETY: the base r_debug exists as long as the loader.
-            _ => unsafe { read::<u32>(debug + R_VERSION) },
+        let base = Self(debug);
+        // A static program has no loader.
+        core::iter::successors((debug != 0).then_some(base), move |it| it.next(base))
+    }
+
+    fn field<T: FromBytes>(self, offset: u64) -> T {
+        // SAFETY: an r_debug exists as long as the loader; what may be one lies in a variable of the loader.
+        unsafe { read(self.0 + offset) }
+    }
+
+    /// The one after this.
+    // Not inlined, because everybody who goes along the namespaces comes here.
+    #[inline(never)]
+    fn next(self, base: Self) -> Option<Self> {
+        // r_next exists from version 2 on (glibc 2.35).
+        if base.field::<u32>(R_VERSION) >= 2 {
+            let next = self.field(R_NEXT);
+            return (next != 0).then_some(Self(next));
+        }
+        // ORDERING: written before the loader's first call, and not changed while there can be calls.
+        let start = UNCHAINED[0].load(Ordering::Relaxed);
+        // ORDERING: as above.
+        let end = UNCHAINED[1].load(Ordering::Relaxed);
+        let mut next = match self == base {
+            true => Self(start),
+            false => Self(self.0 + SIZE),
         };
-        core::iter::successors((debug != 0).then_some(Self(debug)), move |namespace| {
-            // SAFETY: r_debug_extended exists from version 2 on; namespaces are never freed.
-            let next = (version >= 2).then(|| unsafe { read::<u64>(namespace.0 + R_NEXT) })?;
-            (next != 0).then_some(Self(next))
-        })
+        while next.0 + SIZE <= end {
+            if next.is_twin_of(base) {
+                return Some(next);
+            }
+            next.0 += 8;
+        }
+        None
+    }
+
+    /// Whether this is the `r_debug` of another namespace. The loader writes the same break function and the same
+    /// base address of its own into each when it is used for the first time.
+    fn is_twin_of(self, base: Self) -> bool {
+        let same = |offset| self.field::<u64>(offset) == base.field(offset);
+        same(R_BREAK) && same(R_LDBASE) && self != base
     }
 
     /// `r_state`.
     fn state(self) -> u32 {
-        // SAFETY: namespaces are never freed.
-        unsafe { read(self.0 + R_STATE) }
+        self.field(R_STATE)
     }
 
     /// Makes the loader call its hook again for the next object of the load that is under way: glibc from
@@ -58,8 +106,7 @@ impl Namespace {
 
     /// `r_map` and what follows it.
     pub(crate) fn link_maps(self) -> impl Iterator<Item = LinkMap> {
-        // SAFETY: namespaces are never freed.
-        let first = unsafe { read::<u64>(self.0 + R_MAP) };
+        let first = self.field::<u64>(R_MAP);
         core::iter::successors((first != 0).then_some(LinkMap(first)), |map| {
             let next = map.field(24);
             (next != 0).then_some(LinkMap(next))
@@ -208,12 +255,12 @@ impl LinkMap {
 }
 
 /// A dynamic section with one entry.
-pub(crate) struct PoisonedDynamic([core::sync::atomic::AtomicU64; 4]);
+pub(crate) struct PoisonedDynamic([AtomicU64; 4]);
 
 impl PoisonedDynamic {
     /// An empty one.
     pub(crate) const fn new() -> Self {
-        Self([const { core::sync::atomic::AtomicU64::new(0) }; 4])
+        Self([const { AtomicU64::new(0) }; 4])
     }
 
     /// The address of the section, after it was given its entry.
@@ -221,8 +268,8 @@ impl PoisonedDynamic {
         let [first, second, ..] = &self.0;
         // ORDERING: only the thread that holds the loader's lock writes and reads these words; the
         // lock orders one load's use before the next one's.
-        first.store(tag, core::sync::atomic::Ordering::Relaxed);
-        second.store(value, core::sync::atomic::Ordering::Relaxed);
+        first.store(tag, Ordering::Relaxed);
+        second.store(value, Ordering::Relaxed);
         core::ptr::from_ref(self).expose_provenance() as u64
     }
 }

@@ -1,5 +1,7 @@
 //! What the dynamic loader publishes for debuggers: `r_debug` and the link maps.
 
+use std::ops::Range;
+
 use object::elf;
 
 use crate::address::TargetAddress;
@@ -12,6 +14,12 @@ use crate::symbols::DynamicSymbols;
 const MAX_LINK_MAPS: usize = 1 << 16;
 const MAX_NAMESPACES: usize = 64;
 const MAX_NAME: usize = 4096;
+const MAX_GLOBALS: u64 = 1 << 16;
+
+/// `struct r_debug`, without the `r_next` of its version 2.
+const SIZE: usize = 40;
+const R_BREAK: usize = 16;
+const R_LDBASE: usize = 32;
 
 /// `r_state`: is the list of modules being changed?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +32,12 @@ pub enum LoaderState {
     Deleting,
 }
 
-/// One `struct r_debug`: there is one for each namespace since glibc 2.35.
+/// One `struct r_debug`: there is one for each namespace.
 #[derive(Clone, Copy, Debug)]
 pub struct DebugInterface {
     /// Where it is.
     pub address: TargetAddress,
-    /// `r_version`: 1, or 2 when further namespaces are chained.
+    /// `r_version`: 1, or 2 when further namespaces are chained (glibc 2.35).
     pub version: u32,
     /// The first link map.
     pub map: TargetAddress,
@@ -58,17 +66,18 @@ pub(crate) struct LinkMap {
 pub struct Loader {
     /// One for each namespace, the program's first.
     pub interfaces: Vec<DebugInterface>,
+    unchained: Range<TargetAddress>,
     link_maps: Vec<LinkMap>,
     signal_error: Option<TargetAddress>,
 }
 
 impl DebugInterface {
     fn read(memory: Memory<'_>, address: TargetAddress) -> Result<Self, MemoryError> {
-        let bytes: [u8; 40] = memory.read_array(address)?;
+        let bytes: [u8; SIZE] = memory.read_array(address)?;
         let version = half(&bytes, 0);
         // r_next exists only in version 2: before, other data follows.
         let next = if version >= 2 {
-            memory.read_u64(address + 40)?
+            memory.read_u64(address + SIZE as u64)?
         } else {
             0
         };
@@ -76,13 +85,13 @@ impl DebugInterface {
             address,
             version,
             map: word(&bytes, 8).into(),
-            breakpoint: word(&bytes, 16).into(),
+            breakpoint: word(&bytes, R_BREAK).into(),
             state: match half(&bytes, 24) {
                 0 => LoaderState::Consistent,
                 1 => LoaderState::Adding,
                 _ => LoaderState::Deleting,
             },
-            loader_base: word(&bytes, 32).into(),
+            loader_base: word(&bytes, R_LDBASE).into(),
             next: next.into(),
         })
     }
@@ -115,10 +124,12 @@ fn find_interface(
     }
 }
 
-/// All interfaces of a chain; stops at the bound if the chain is damaged.
+/// All interfaces, the base one first: those of a chain, which ends at the bound if it is damaged, and those in
+/// `unchained`.
 fn read_interfaces(
     memory: Memory<'_>,
     first: TargetAddress,
+    unchained: &Range<TargetAddress>,
 ) -> Result<Vec<DebugInterface>, MemoryError> {
     let mut interfaces = Vec::new();
     let mut at = first;
@@ -127,7 +138,44 @@ fn read_interfaces(
         at = interface.next;
         interfaces.push(interface);
     }
+    if let [base] = *interfaces {
+        for at in find_twins(memory, &base, unchained)? {
+            interfaces.push(DebugInterface::read(memory, at)?);
+        }
+    }
     Ok(interfaces)
+}
+
+/// Where the interfaces of further namespaces are in `place`: glibc writes the same break function and the same base
+/// address of its own into each when it is used for the first time.
+fn find_twins(
+    memory: Memory<'_>,
+    base: &DebugInterface,
+    place: &Range<TargetAddress>,
+) -> Result<Vec<TargetAddress>, MemoryError> {
+    let bytes = memory.read_bytes(place.start, place.end - place.start, MAX_GLOBALS)?;
+    let is_twin = |bytes: &[u8]| {
+        word(bytes, R_BREAK) == base.breakpoint.get()
+            && word(bytes, R_LDBASE) == base.loader_base.get()
+    };
+    let places = bytes.windows(SIZE).enumerate().step_by(8);
+    let twins = places.filter(|(_, bytes)| is_twin(bytes));
+    let addresses = twins.map(|(offset, _)| place.start + offset as u64);
+    Ok(addresses.filter(|at| *at != base.address).collect())
+}
+
+/// What contains the interfaces of further namespaces if they are not chained: a private variable of glibc. Where
+/// they are in it changes with its version.
+fn find_unchained(
+    memory: Memory<'_>,
+    base: &DebugInterface,
+    holder: &Module,
+) -> Result<Range<TargetAddress>, MemoryError> {
+    let found = match base.version {
+        1 => holder.symbol_range(memory, b"_rtld_global")?,
+        _ => None,
+    };
+    Ok(found.unwrap_or_default())
 }
 
 /// The link maps of one namespace. A list that changes while it is read, or is damaged, ends where
@@ -182,7 +230,7 @@ fn find_signal_error(
     };
     match symbols.jump_slot(NAME)? {
         Some(address) => Ok(Some(address)),
-        None => symbols.find(NAME),
+        None => Ok(symbols.find(NAME)?.map(|range| range.start)),
     }
 }
 
@@ -197,21 +245,22 @@ impl Loader {
         let Some(at) = find_interface(memory, started, interpreter)? else {
             return Ok(None);
         };
-        let interfaces = read_interfaces(memory, at)?;
+        let base = DebugInterface::read(memory, at)?;
         // Not yet initialised: the process is before its loader's first instructions.
-        if interfaces
-            .first()
-            .is_none_or(|interface| interface.version == 0)
-        {
+        if base.version == 0 {
             return Ok(None);
         }
+        let holder = interpreter.unwrap_or(started);
+        let unchained = find_unchained(memory, &base, holder)?;
+        let interfaces = read_interfaces(memory, at, &unchained)?;
         let numbered = interfaces.iter().enumerate();
         let link_maps = numbered
             .flat_map(|(namespace, interface)| read_link_maps(memory, interface, namespace));
         Ok(Some(Self {
             link_maps: link_maps.collect(),
-            signal_error: find_signal_error(memory, interpreter.unwrap_or(started))?,
+            signal_error: find_signal_error(memory, holder)?,
             interfaces,
+            unchained,
         }))
     }
 
@@ -238,13 +287,19 @@ impl Loader {
     /// Is everything at rest, and are the lists what they were?
     pub(crate) fn is_current(&self, memory: Memory<'_>) -> bool {
         let first = self.interfaces.first().map(|interface| interface.address);
-        let Some(Ok(interfaces)) = first.map(|first| read_interfaces(memory, first)) else {
+        let read = |first| read_interfaces(memory, first, &self.unchained);
+        let Some(Ok(interfaces)) = first.map(read) else {
             return false;
         };
         let now = interfaces.iter().enumerate();
         let now = now.flat_map(|(namespace, it)| read_link_maps(memory, it, namespace));
         let rest = |it: &DebugInterface| it.state == LoaderState::Consistent;
         interfaces.iter().all(rest) && now.eq(self.link_maps.iter().cloned())
+    }
+
+    /// What contains the interfaces of namespaces that are not chained; empty if there cannot be any.
+    pub fn unchained(&self) -> &Range<TargetAddress> {
+        &self.unchained
     }
 
     /// Are all namespaces at rest?

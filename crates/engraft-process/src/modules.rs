@@ -130,6 +130,15 @@ impl Module {
         memory: Memory<'_>,
         name: &[u8],
     ) -> Result<Option<TargetAddress>, MemoryError> {
+        Ok(self.symbol_range(memory, name)?.map(|range| range.start))
+    }
+
+    /// The address and the size of a dynamic symbol that this module defines.
+    pub(crate) fn symbol_range(
+        &self,
+        memory: Memory<'_>,
+        name: &[u8],
+    ) -> Result<Option<Range<TargetAddress>>, MemoryError> {
         let Some(dynamic) = self.read_dynamic(memory)? else {
             return Ok(None);
         };

@@ -1,5 +1,7 @@
 //! Dynamic symbols of a loaded module, looked up in its memory.
 
+use std::ops::Range;
+
 use object::elf;
 
 use crate::address::TargetAddress;
@@ -67,8 +69,8 @@ impl<'p, 'm> DynamicSymbols<'p, 'm> {
         Ok(self.memory.read_string(at, name.len() + 1)? == name)
     }
 
-    /// The address of a symbol that this module defines.
-    pub(crate) fn find(&self, name: &[u8]) -> Result<Option<TargetAddress>, MemoryError> {
+    /// The place of a symbol that this module defines.
+    pub(crate) fn find(&self, name: &[u8]) -> Result<Option<Range<TargetAddress>>, MemoryError> {
         if let Some(table) = self.pointer(elf::DT_GNU_HASH) {
             return self.find_by_gnu_hash(table, name);
         }
@@ -78,23 +80,26 @@ impl<'p, 'm> DynamicSymbols<'p, 'm> {
         }
     }
 
-    /// The address, if the symbol has this name and is defined here.
-    fn matching(&self, index: u64, name: &[u8]) -> Result<Option<TargetAddress>, MemoryError> {
+    /// The symbol's place, if it has this name and is defined here.
+    fn matching(
+        &self,
+        index: u64,
+        name: &[u8],
+    ) -> Result<Option<Range<TargetAddress>>, MemoryError> {
         let symbol = self.symbol(index)?;
         let defined = quarter(&symbol, 6) != elf::SHN_UNDEF;
         if !defined || !self.has_name(&symbol, name)? {
             return Ok(None);
         }
-        Ok(Some(
-            TargetAddress::new(word(&symbol, 8)) + self.module.load_bias,
-        ))
+        let start = self.module.address(word(&symbol, 8));
+        Ok(Some(start..start + word(&symbol, 16)))
     }
 
     fn find_by_gnu_hash(
         &self,
         table: TargetAddress,
         name: &[u8],
-    ) -> Result<Option<TargetAddress>, MemoryError> {
+    ) -> Result<Option<Range<TargetAddress>>, MemoryError> {
         // nbuckets, symoffset, bloom_size, bloom_shift; bloom words; buckets; chains.
         let header: [u8; 16] = self.memory.read_array(table)?;
         let (buckets, first, bloom) = (half(&header, 0), half(&header, 4), half(&header, 8));
@@ -114,9 +119,9 @@ impl<'p, 'm> DynamicSymbols<'p, 'm> {
             let entry = u32::from_le_bytes(self.memory.read_array(at)?);
             // The lowest bit marks the end of the chain and does not take part in the hash.
             if entry | 1 == hash | 1
-                && let Some(address) = self.matching(index.into(), name)?
+                && let Some(range) = self.matching(index.into(), name)?
             {
-                return Ok(Some(address));
+                return Ok(Some(range));
             }
             let Some(next) = index.checked_add(1).filter(|_| entry & 1 == 0) else {
                 break;
@@ -130,7 +135,7 @@ impl<'p, 'm> DynamicSymbols<'p, 'm> {
         &self,
         table: TargetAddress,
         name: &[u8],
-    ) -> Result<Option<TargetAddress>, MemoryError> {
+    ) -> Result<Option<Range<TargetAddress>>, MemoryError> {
         // nbucket, nchain; buckets; chains.
         let header: [u8; 8] = self.memory.read_array(table)?;
         let buckets = half(&header, 0);
@@ -146,8 +151,8 @@ impl<'p, 'm> DynamicSymbols<'p, 'm> {
             if index == 0 {
                 break;
             }
-            if let Some(address) = self.matching(index, name)? {
-                return Ok(Some(address));
+            if let Some(range) = self.matching(index, name)? {
+                return Ok(Some(range));
             }
             index = entry(u64::from(buckets) + index)?;
         }

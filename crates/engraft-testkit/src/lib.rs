@@ -10,10 +10,12 @@
 
 #![forbid(unsafe_code)]
 
+mod apt;
 mod command;
 pub mod debian;
 pub mod elf;
 mod engraft;
+mod glibc;
 mod program;
 mod skip;
 mod snapshot;
@@ -24,6 +26,7 @@ use std::time::Duration;
 
 pub use command::{Outcome, run};
 pub use engraft::{Engraft, exit};
+pub use glibc::Glibc;
 pub use program::Program;
 pub use skip::skip;
 pub use snapshot::{Mapping, Snapshot};

@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::fs::OpenOptions;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,7 +66,7 @@ pub(crate) struct Injection {
     blob: Blob,
     layout: Layout,
     control: Control,
-    around: std::ops::Range<TargetAddress>,
+    around: Range<TargetAddress>,
     /// What may be there if mapping has failed: where the agent was to be, and an open file.
     left: Cell<(Option<TargetAddress>, Option<u64>)>,
 }
@@ -85,6 +86,10 @@ impl Injection {
             version: VERSION,
             mapping_length: layout.length,
             debug: debug.map_or(0, |debug| debug.address.get()),
+            unchained: loader.map_or([0; 2], |loader| {
+                let Range { start, end } = loader.unchained();
+                [start.get(), end.get()]
+            }),
             signal_error: loader
                 .and_then(|loader| loader.signal_error())
                 .map_or(0, TargetAddress::get),

@@ -4,13 +4,17 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use engraft_testkit::{Snapshot, elf, exit};
+use engraft_testkit::{Snapshot, Victim, elf, exit};
 
 use crate::{engraft, victim};
 
 #[test]
 fn a_library_loaded_later_is_patched_before_its_constructor() -> Result<()> {
-    let (engraft, victim) = (engraft(), victim("host")?);
+    is_patched_before_its_constructor(&victim("host")?)
+}
+
+pub(crate) fn is_patched_before_its_constructor(victim: &Victim) -> Result<()> {
+    let engraft = engraft();
     let patch = victim.patch(&engraft, "p1.patch", "p1", &["host", "library.so"])?;
     let mut program = victim.start("host", &[])?;
     let open = format!("open {}", victim.file("library.so").display());
@@ -60,7 +64,11 @@ fn a_library_loaded_later_gets_its_own_bytes_back() -> Result<()> {
 /// the one before it.
 #[test]
 fn a_library_is_patched_after_its_twin_has_gone() -> Result<()> {
-    let (engraft, victim) = (engraft(), victim("host")?);
+    is_patched_after_its_twin_has_gone(&victim("host")?)
+}
+
+pub(crate) fn is_patched_after_its_twin_has_gone(victim: &Victim) -> Result<()> {
+    let engraft = engraft();
     let patch = victim.patch(&engraft, "p1.patch", "p1", &["host", "library.so"])?;
     // The same in all but the build-id, so that the patch is not for it; a name of the same length.
     let (library, twin) = (victim.file("library.so"), victim.file("another.so"));

@@ -24,6 +24,7 @@ mod new_code_uses_old_data;
 mod nothing_to_build;
 mod object_not_loaded;
 mod operator;
+mod other_loaders;
 mod patch_file;
 mod plugins;
 mod races_with_the_loader;

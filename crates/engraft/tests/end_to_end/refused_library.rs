@@ -2,13 +2,17 @@
 //! fails with the patch and the reason, and a good copy can still be loaded.
 
 use anyhow::{Result, ensure};
-use engraft_testkit::{Program, Snapshot, elf, exit};
+use engraft_testkit::{Program, Snapshot, Victim, elf, exit};
 
 use crate::{engraft, victim};
 
 #[test]
 fn a_library_that_cannot_be_patched_is_refused() -> Result<()> {
-    let (engraft, victim) = (engraft(), victim("host")?);
+    is_refused(&victim("host")?)
+}
+
+pub(crate) fn is_refused(victim: &Victim) -> Result<()> {
+    let engraft = engraft();
     let patch = victim.patch(&engraft, "p1.patch", "p1", &["host", "library.so"])?;
     let (good, damaged) = (victim.file("library.so"), victim.file("damaged.so"));
     // The operand of the `mov` in b(): the copy says 101 without any patch.

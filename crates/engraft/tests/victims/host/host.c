@@ -7,6 +7,7 @@
 //     ask          "a=N b=N", with "-" for b while the library is not open
 //     seen         what b() said to the library's constructor
 //     storm FILE   starts a thread that opens FILE, asks and closes it over and over
+//     apart FILE   the same with dlmopen, in a namespace of its own each time
 //     rounds N     waits for N more rounds of that thread, and says what went wrong so far
 //     calm         ends the thread
 #include <dlfcn.h>
@@ -50,14 +51,14 @@ static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static pthread_t thread;
 static char storm_file[256];
 static long rounds, mixed, refused;
-static int calm;
+static int calm, apart;
 
 // One thread switches to a patch as a whole, so if a() is the same before and after, then b()
 // between them must be the same too, and so must the constructor's.
 static void one_round(void)
 {
     int before = call_a();
-    void *opened = dlopen(storm_file, RTLD_NOW);
+    void *opened = apart ? dlmopen(LM_ID_NEWLM, storm_file, RTLD_NOW) : dlopen(storm_file, RTLD_NOW);
     if (!opened) {
         if (refused++ == 0)
             fprintf(stderr, "refused: %s\n", dlerror());
@@ -83,6 +84,12 @@ static void *storm(void *unused)
     }
     pthread_mutex_unlock(&lock);
     return unused;
+}
+
+static void start_storm(int in_namespaces)
+{
+    apart = in_namespaces;
+    puts(pthread_create(&thread, NULL, storm, NULL) ? "no thread" : "storm");
 }
 
 static void wait_for_rounds(long more)
@@ -122,7 +129,9 @@ int main(void)
         } else if (strcmp(line, "seen\n") == 0 && library) {
             printf("b=%d\n", *(const int *)dlsym(library, "seen_by_constructor"));
         } else if (sscanf(line, "storm %255s", storm_file) == 1) {
-            puts(pthread_create(&thread, NULL, storm, NULL) ? "no thread" : "storm");
+            start_storm(0);
+        } else if (sscanf(line, "apart %255s", storm_file) == 1) {
+            start_storm(1);
         } else if (sscanf(line, "rounds %ld", &more) == 1) {
             wait_for_rounds(more);
         } else if (strcmp(line, "calm\n") == 0) {

@@ -7,6 +7,7 @@
 //     ask            "answer=N"
 //     seen           what the library saw when it was initialised: "seen=N"
 //     close          "closed"
+//     switch         from now on another library is meant, and the next time this one: "switched"
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,7 +15,7 @@
 int main(void)
 {
     char line[300], file[256];
-    void *library = NULL;
+    void *library = NULL, *other = NULL;
     setvbuf(stdout, NULL, _IOLBF, 0);
     puts("ready");
     while (fgets(line, sizeof line, stdin)) {
@@ -33,6 +34,11 @@ int main(void)
             printf("seen=%d\n", *(const int *)dlsym(library, "seen"));
         } else if (strcmp(line, "close\n") == 0 && library) {
             puts(dlclose(library) ? "failed" : "closed");
+        } else if (strcmp(line, "switch\n") == 0) {
+            void *next = other;
+            other = library;
+            library = next;
+            puts("switched");
         } else {
             puts("what?");
         }
