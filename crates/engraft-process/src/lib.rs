@@ -74,6 +74,7 @@ mod restart;
 mod scan;
 mod signal_context;
 mod some_threads;
+mod stack_end;
 mod stop_error;
 mod stopped;
 mod stopped_thread;

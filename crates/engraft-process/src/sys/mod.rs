@@ -5,5 +5,6 @@
 
 pub(crate) mod alarm;
 pub(crate) mod ptrace;
+pub(crate) mod robust_list;
 pub(crate) mod signals;
 pub(crate) mod vm;
