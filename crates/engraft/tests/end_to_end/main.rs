@@ -25,6 +25,7 @@ mod nothing_to_build;
 mod object_not_loaded;
 mod operator;
 mod patch_file;
+mod plain_threads;
 mod plugins;
 mod races_with_the_loader;
 mod refusals;

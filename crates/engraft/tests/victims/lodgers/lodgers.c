@@ -8,6 +8,8 @@
 //                    vdso      asking for the time, mostly inside of the vDSO
 //                    shared    asleep; made by clone() with the main thread's thread pointer
 //                    bare      asleep; made by clone() with no thread pointer
+//                    own       asleep; made by clone() with a thread pointer of its own
+//                    coroutine asleep; in a context that makecontext() has made
 //                  and where it waits, if not in stay():
 //                    pointer   with the addresses of a() and stay() in its frame
 //                    stale     with a value in its frame that looks like a return into stay()
@@ -15,6 +17,7 @@
 //     tell N X     has the thread do X where it is, and says what came of it:
 //                    a         calls a()
 //                    b         calls the library's b()
+//                    clone     makes a thread with its own thread pointer, which goes into stay(): its number
 //                    fork      makes a child, whose first thread goes on in its place: its number
 //                    open      loads the library: what b() said to the constructor
 //                    exit      ends, from where it is: 0 when it has ended
@@ -43,6 +46,7 @@
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "lodgers.h"
@@ -111,6 +115,8 @@ static int open_library(void)
     return *(const int *)dlsym(library, "seen_by_constructor");
 }
 
+static int start_raw(const char *kind);
+
 static void done(struct lodger *lodger, int answer)
 {
     lodger->answer = answer;
@@ -138,6 +144,9 @@ NOIPA int next(struct lodger *lodger)
         break;
     case 'b':
         done(lodger, call_b());
+        break;
+    case 'c':
+        done(lodger, start_raw("shared"));
         break;
     case 'f':
         child = fork();
@@ -203,9 +212,26 @@ static void run(struct lodger *lodger)
     }
 }
 
-static void *run_thread(void *lodger)
+static struct lodger *in_coroutine;
+
+static void run_coroutine(void)
 {
-    run(lodger);
+    run(in_coroutine);
+}
+
+static void *run_thread(void *argument)
+{
+    static ucontext_t back, coroutine;
+    struct lodger *lodger = argument;
+    if (lodger->kind[0] != 'c')
+        run(lodger);
+    in_coroutine = lodger;
+    getcontext(&coroutine);
+    coroutine.uc_stack.ss_sp = malloc(STACK);
+    coroutine.uc_stack.ss_size = STACK;
+    coroutine.uc_link = &back;
+    makecontext(&coroutine, run_coroutine, 0);
+    swapcontext(&back, &coroutine);
     return NULL;
 }
 
@@ -225,27 +251,54 @@ static int run_raw(void *argument)
     return 0;
 }
 
+// A thread pointer with a copy of this thread's variables: those of the C library are few.
+static char *copied_thread_pointer(void)
+{
+    enum { BELOW = 256, ABOVE = 2304, ALIGNMENT = 64 };
+    static char blocks[MOST][BELOW + ABOVE] __attribute__((aligned(ALIGNMENT)));
+    char *pointer = blocks[count] + BELOW;
+    memcpy(pointer - BELOW, (char *)__builtin_thread_pointer() - BELOW, BELOW + ABOVE);
+    ((void **)pointer)[0] = ((void **)pointer)[2] = pointer;
+    return pointer;
+}
+
+// A thread that the C library knows nothing of.
+static int start_raw(const char *kind)
+{
+    struct lodger *lodger = &lodgers[++count];
+    char *stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+    char *pointer = NULL;
+    lodger->kind = kind;
+    if (kind[0] == 'o') {
+        flags |= CLONE_SETTLS;
+        pointer = copied_thread_pointer();
+    }
+    if (stack == MAP_FAILED || clone(run_raw, stack + STACK, flags, lodger, NULL, pointer, NULL) < 0)
+        return -1;
+    while (!lodger->inside)
+        sched_yield();
+    return count;
+}
+
 static int start(const char *kind)
 {
-    static const char *const kinds[] = { "sleep", "spin", "vdso", "shared", "bare", "pointer", "stale", "outside" };
+    static const char *const raw[] = { "shared", "bare", "own" };
+    static const char *const kinds[] = { "sleep", "spin", "vdso", "coroutine", "pointer", "stale", "outside" };
+    if (count + 1 == MOST)
+        return -1;
+    for (size_t i = 0; i < sizeof raw / sizeof *raw; i++)
+        if (!strcmp(raw[i], kind))
+            return start_raw(raw[i]);
     struct lodger *lodger = &lodgers[++count];
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (!strcmp(kinds[i], kind))
             lodger->kind = kinds[i];
-    if (count == MOST || !lodger->kind)
+    char name[16];
+    if (!lodger->kind || pthread_create(&threads[count], NULL, run_thread, lodger))
         return -1;
-    if (!strcmp(kind, "shared") || !strcmp(kind, "bare")) {
-        char *stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-        int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
-        if (stack == MAP_FAILED || clone(run_raw, stack + STACK, flags, lodger) < 0)
-            return -1;
-    } else {
-        char name[16];
-        if (pthread_create(&threads[count], NULL, run_thread, lodger))
-            return -1;
-        snprintf(name, sizeof name, "lodger-%d", count);
-        pthread_setname_np(threads[count], name);
-    }
+    snprintf(name, sizeof name, "lodger-%d", count);
+    pthread_setname_np(threads[count], name);
     while (!lodger->inside)
         sched_yield();
     return count;
