@@ -70,6 +70,7 @@ mod release;
 mod remote;
 mod remote_error;
 mod remote_thread;
+mod resident;
 mod restart;
 mod scan;
 mod signal_context;

@@ -272,15 +272,6 @@ pub enum Error {
         /// The process.
         pid: i32,
     },
-    /// The agent's memory could not be given a name.
-    #[error(
-        "no memory file can be made in process {pid} (a limit of open files or of file sizes, or a filter), \
-         and this kernel cannot name other memory (it is older than 5.17, or lacks CONFIG_ANON_VMA_NAME)"
-    )]
-    NoName {
-        /// The process.
-        pid: i32,
-    },
     /// There is no room for the agent.
     #[error("process {pid} has no room for the agent near its dynamic loader")]
     NoRoom {
@@ -469,7 +460,7 @@ impl Error {
             Self::AgentVersion { .. } | Self::NoThread { .. } | Self::NoRoom { .. } => {
                 NOT_PATCHABLE
             }
-            Self::NoProgram { .. } | Self::NoName { .. } => NOT_PATCHABLE,
+            Self::NoProgram { .. } => NOT_PATCHABLE,
             Self::Stop(error) => match error {
                 StopError::Gone { .. } | StopError::Executed { .. } => NO_SUCH_PROCESS,
                 StopError::PermissionDenied { .. } => PERMISSION_DENIED,

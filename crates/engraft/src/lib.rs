@@ -23,6 +23,7 @@ mod session;
 mod status;
 mod thread_list;
 mod transition;
+mod whereabouts;
 
 pub use apply::{Applied, Disabled, apply, disable, force, wait};
 pub use check::{Checked, check};

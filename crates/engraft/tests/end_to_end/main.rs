@@ -21,6 +21,7 @@ mod late_library;
 mod library_at_start;
 mod matrix;
 mod new_code_uses_old_data;
+mod no_memory_files;
 mod nothing_to_build;
 mod object_not_loaded;
 mod operator;

@@ -30,6 +30,9 @@
 //     fork         makes a child whose main thread takes the orders of `child`: its number
 //     work N       starts N threads that call a() without a pause
 //     calls N      waits until these threads have called a() N times more: their "old=N new=N other=N"
+//     map PLACE    maps a page there, with its address in its first word: "mapped"
+//     look PLACE   what is in the word there
+//     copy PLACE   makes a page that may only be read, a copy of the one there: "copied"
 //     churn        starts four threads that make and join threads which call a()
 #include <dlfcn.h>
 #include <linux/futex.h>
@@ -51,7 +54,7 @@
 
 #include "lodgers.h"
 
-enum { MOST = 64, CREATORS = 4, STACK = 1 << 18, ARCH_SET_FS_CODE = 0x1002 };
+enum { MOST = 64, PAGE = 4096, CREATORS = 4, STACK = 1 << 18, ARCH_SET_FS_CODE = 0x1002 };
 
 // Orders to a child's thread come through memory that both share.
 static struct lodger *lodgers, *childs;
@@ -374,10 +377,31 @@ static int fork_main(void)
     _exit(0);
 }
 
+static const char *map_page(char *place)
+{
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+    void **page = mmap(place, PAGE, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (page == MAP_FAILED)
+        return "failed";
+    *page = page;
+    return "mapped";
+}
+
+// Between two pages that may be written, so that it is a mapping of its own.
+static const char *copy_page(const char *place)
+{
+    char *pages = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED)
+        return "failed";
+    memcpy(pages + PAGE, place, PAGE);
+    return mprotect(pages + PAGE, PAGE, PROT_READ) ? "failed" : "copied";
+}
+
 int main(void)
 {
     char line[400], word[300];
     int number;
+    void *place;
     size_t size = (MOST + 2) * sizeof *lodgers;
     lodgers = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (lodgers == MAP_FAILED)
@@ -411,6 +435,12 @@ int main(void)
             printf("%d\n", fork_main());
         else if (sscanf(line, "work %d", &number) == 1)
             puts(start_workers(number, work) ? "failed" : "working");
+        else if (sscanf(line, "map %p", &place) == 1)
+            puts(map_page(place));
+        else if (sscanf(line, "look %p", &place) == 1)
+            printf("%p\n", *(void **)place);
+        else if (sscanf(line, "copy %p", &place) == 1)
+            puts(copy_page(place));
         else if (!strcmp(line, "churn\n"))
             puts(start_workers(CREATORS, churn) ? "failed" : "churning");
         else if (sscanf(line, "calls %d", &number) == 1)
