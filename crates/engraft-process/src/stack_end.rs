@@ -17,8 +17,9 @@
 //! - The thread control block is above the end, as the C libraries put it on the stacks that they make.
 //! - The thread was made by a plain `clone`, on whatever memory, and not by the C library: it has no robust list,
 //!   which glibc registers in every thread that it makes, and in whoever forks. And no living thread that glibc
-//!   has made has its control block, where that list is, above the end. What is left are programs in which threads made
-//!   by plain `clone` change places with each other on the stacks that they were born on; this cannot be seen.
+//!   has made has its control block, where that list is, above the end. What is left are programs in which
+//!   threads made by plain `clone` change places with each other on the stacks that they were born on, or go
+//!   on where one of glibc's was born that has ended; this cannot be seen.
 
 use std::cell::OnceCell;
 

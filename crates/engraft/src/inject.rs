@@ -161,7 +161,10 @@ impl Injection {
                 Ok(address) if address == gap => return Ok(gap),
                 // A kernel before 4.17 takes the flag for a hint.
                 Ok(address) => unmap(calls, address, length)?,
-                Err(Error::RemoteCall(RemoteCallError::SystemCall { errno: EEXIST, .. })) => {}
+                Err(Error::RemoteCall(RemoteCallError::SystemCall { errno: EEXIST, .. })) => {
+                    // What is there is the program's.
+                    self.left.set((None, None));
+                }
                 Err(error) => return Err(error),
             }
         }
