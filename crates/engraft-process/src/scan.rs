@@ -169,8 +169,8 @@ impl<'s> StackScan<'s> {
             .unwrap_or_else(Verdict::Unreliable)
     }
 
-    /// Looks at a stopped thread, and where that finds something that may be a return address (and
-    /// may be a function pointer, or a left-over in a dead part of a frame), walks its stack.
+    /// Looks at a stopped thread, and walks its stack where that does not tell: something may be a return
+    /// address (or a function pointer, or a left-over in a dead part of a frame), or the stack may not be its own.
     pub fn check_precisely(&self, thread: &ThreadState, walk: &StackWalk<'_>) -> Verdict {
         let verdict = self.check(thread);
         let walked = || {
