@@ -14,7 +14,8 @@ pub const MAGIC: [u8; 16] = *b"engraft agent\n\0\0";
 /// Version of everything in this crate. A controller talks only to an agent of its own version.
 pub const VERSION: u64 = 4;
 
-/// Name of the agent's memory in `/proc/PID/maps` (as a memfd or as named anonymous memory).
+/// Name of the agent's memory in `/proc/PID/maps` (as a memfd or as named anonymous memory; where it can have none,
+/// there is a [`Landmark`](crate::Landmark)).
 pub const AGENT_MAPPING_NAME: &str = "engraft-agent";
 
 /// The first bytes of the agent's mapping: facts about the target that the controller found, the

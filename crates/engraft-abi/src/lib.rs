@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod control;
+mod landmark;
 mod payload;
 mod snapshot;
 mod table;
@@ -18,6 +19,7 @@ pub use control::{
     AGENT_MAPPING_NAME, CodeRange, Command, Control, LoadedModule, MAGIC, Outcome, Response,
     VERSION, WriteRequest, request_state,
 };
+pub use landmark::{LANDMARK_MAGIC, Landmark};
 pub use payload::{
     BuildIdBytes, PayloadFunction, PayloadHeader, PayloadImport, PayloadObject, PayloadPart,
     PayloadRelocation, STUB_SIZE, WORDS_SIZE, flags, relocation_kind, relocation_target,

@@ -169,27 +169,25 @@ impl<'s> StackScan<'s> {
             .unwrap_or_else(Verdict::Unreliable)
     }
 
-    /// Looks at a stopped thread, and where that finds something that may be a return address (and
-    /// may be a function pointer, or a left-over in a dead part of a frame), walks its stack.
+    /// Looks at a stopped thread, and walks its stack where that does not tell: something may be a return
+    /// address (or a function pointer, or a left-over in a dead part of a frame), or the stack may not be its own.
     pub fn check_precisely(&self, thread: &ThreadState, walk: &StackWalk<'_>) -> Verdict {
         let verdict = self.check(thread);
-        // A process that was forked by another thread than its first goes on on that one's stack, and only
-        // a walk to where that thread started can tell.
-        let may_be_forked = || {
-            let stack_pointer = thread.registers.stack_pointer();
-            let mapping = self.maps.find(stack_pointer);
-            thread.is_first && mapping.is_some_and(|it| holds_thread(thread, stack_pointer, it))
+        let walked = || {
+            let ranges = self.ranges.iter().map(|target| &target.range);
+            walk.check(thread, ranges)
         };
-        let worth_a_walk = match &verdict {
-            Verdict::Sleeping { .. } => true,
-            Verdict::Unreliable(Unreliable::ForeignStack { .. }) => may_be_forked(),
-            _ => false,
-        };
-        if !worth_a_walk {
-            return verdict;
+        match verdict {
+            // More than can be scanned may well be few frames: a stack in a large heap.
+            Verdict::Sleeping { .. } | Verdict::Unreliable(Unreliable::TooLarge { .. }) => walked(),
+            // Only a walk to where the thread was born can show that it is its own stack all the same (see
+            // `crate::stack_end`). If it does not, it is known still that nothing is on this one.
+            Verdict::Unreliable(Unreliable::ForeignStack { .. }) => match walked() {
+                Verdict::Unreliable(_) => verdict,
+                walked => walked,
+            },
+            _ => verdict,
         }
-        let ranges = self.ranges.iter().map(|target| &target.range);
-        walk.check(thread, ranges)
     }
 
     fn check_stacks(&self, thread: &ThreadState) -> Result<Verdict, Unreliable> {

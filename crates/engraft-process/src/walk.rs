@@ -16,13 +16,9 @@
 //! signal, are at the very instruction.
 //!
 //! # Where stacks end
-//! glibc marks the return address as undefined in `_start` and in the child's part of `clone` and
-//! `clone3`; that is the end of the stack of a first thread and of others (the frames between are
-//! `__libc_start_main`, or `start_thread`). It marks `__start_context` so too, where a coroutine made
-//! by `makecontext` ends: another context may be waiting beneath it. So an end must contain the entry
-//! point of its file, or be followed by the system call `exit`, as thread starts are. A return address
-//! of zero is no known end: coroutine libraries use it. musl has no unwind tables in its code at all;
-//! there a thread that sleeps in a system call is unreliable here, and is clear only by the scan.
+//! See [`crate::stack_end`]: at the start of the program, or where a thread was born. musl has no unwind
+//! tables in its code at all; there a thread that sleeps in a system call is unreliable here, and is clear
+//! only by the scan.
 //!
 //! # What leaves no frame
 //! A function that left by a tail call will not be returned to; it is not found, and need not be.
@@ -43,8 +39,9 @@ use crate::memory::Memory;
 use crate::modules::Module;
 use crate::page_cache::PageCache;
 use crate::process::Process;
-use crate::scan::{Unreliable, Verdict, holds_thread, is_own_stack};
+use crate::scan::{Unreliable, Verdict};
 use crate::signal_context;
+use crate::stack_end::StackEnds;
 use crate::stopped_thread::ThreadState;
 use crate::unwind_rules::{Caller, UnwindRules};
 use crate::walk_context::WalkContext;
@@ -54,10 +51,6 @@ use crate::walk_error::{BrokenWalk, WalkError};
 const MAX_FRAMES: usize = 1 << 16;
 /// A handler may be interrupted by another signal, and so on.
 const MAX_SIGNAL_FRAMES: usize = 32;
-/// `mov $60, %eax; syscall`: a thread that ends itself, in glibc's `clone` and `clone3`.
-const EXIT: &[u8] = &[0xb8, 0x3c, 0, 0, 0, 0x0f, 0x05];
-/// It follows closely on the call of the thread's function.
-const EXIT_WITHIN: usize = 32;
 
 /// One frame of a stack.
 #[derive(Clone)]
@@ -120,6 +113,7 @@ pub struct StackWalk<'s> {
     maps: &'s Maps,
     process_memory: Memory<'s>,
     memory: PageCache<'s>,
+    ends: StackEnds<'s>,
     /// What is known of code that frames are in. Threads often wait in the same places, and a
     /// recursion comes through one place again and again.
     known: RefCell<HashMap<(TargetAddress, bool), Rc<Code>>>,
@@ -155,6 +149,7 @@ impl<'s> StackWalk<'s> {
             maps,
             process_memory: process.memory(),
             memory: PageCache::new(process.memory()),
+            ends: StackEnds::new(process, maps),
             known: RefCell::default(),
         }
     }
@@ -239,7 +234,11 @@ impl<'s> StackWalk<'s> {
                 frame.module.clone_from(&code.module);
             }
             let Some(registers) = caller.registers else {
-                return self.check_end(thread, &code, instruction_pointer, stack_pointer);
+                let at = instruction_pointer;
+                let is_start = code.is_start;
+                return self
+                    .ends
+                    .check(&self.memory, thread, is_start, at, stack_pointer);
             };
             if code.is_signal_frame() {
                 signal_frames += 1;
@@ -311,35 +310,6 @@ impl<'s> StackWalk<'s> {
         } else {
             Err(WalkError::NoAdvance { cfa, stack_pointer })
         }
-    }
-
-    fn check_end(
-        &self,
-        thread: &ThreadState,
-        code: &Code,
-        at: TargetAddress,
-        stack_pointer: TargetAddress,
-    ) -> Result<(), WalkError> {
-        let starts_thread = self.is_thread_start(at);
-        if !code.is_start && !starts_thread {
-            return Err(WalkError::UnknownEnd { at });
-        }
-        // In a forked process the first thread may be on the stack of the one that forked.
-        let own = |mapping| {
-            is_own_stack(thread, stack_pointer, mapping)
-                || (starts_thread && holds_thread(thread, stack_pointer, mapping))
-        };
-        let mapping = self.maps.find(stack_pointer);
-        if mapping.is_some_and(own) {
-            Ok(())
-        } else {
-            Err(WalkError::ForeignStack { stack_pointer })
-        }
-    }
-
-    fn is_thread_start(&self, at: TargetAddress) -> bool {
-        let code = self.memory.read_array::<EXIT_WITHIN>(at);
-        code.is_ok_and(|code| code.windows(EXIT.len()).any(|window| window == EXIT))
     }
 
     fn code(&self, at: TargetAddress, is_exact: bool) -> Result<Rc<Code>, WalkError> {

@@ -1,13 +1,11 @@
-//! The agent in a process, as the controller sees it: found by its name in the memory map, read from
-//! outside, and called in a borrowed thread.
+//! The agent in a process, as the controller sees it: found in the memory map, read from outside, and called in a borrowed thread.
 
 use std::mem::offset_of;
 use std::ops::Range;
 use std::time::Duration;
 
 use engraft_abi::{
-    AGENT_MAPPING_NAME, CodeRange, Command, Control, MAGIC, Outcome, VERSION, WriteRequest,
-    request_state,
+    CodeRange, Command, Control, MAGIC, Outcome, VERSION, WriteRequest, request_state,
 };
 use engraft_process::{
     MemoryError, Process, ProtectedWriter, RemoteCall, StoppedThread, TargetAddress,
@@ -15,6 +13,8 @@ use engraft_process::{
 use zerocopy::{FromBytes, FromZeros, IntoBytes, TryFromBytes};
 
 use crate::error::{Error, is_busy};
+use crate::status::ImageStatus;
+use crate::whereabouts::whereabouts;
 
 /// The agent's code never waits for anything; this bounds what should not happen.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -83,12 +83,8 @@ impl Answer {
 impl RunningAgent {
     /// Looks for an agent of our version in a process.
     pub(crate) fn find(process: &Process) -> Result<Option<Self>, Error> {
-        for mapping in process.maps()?.iter() {
-            let named = mapping.name.to_string_lossy().contains(AGENT_MAPPING_NAME);
-            if !named || mapping.offset != 0 {
-                continue;
-            }
-            let address = mapping.range.start;
+        for range in whereabouts(process)? {
+            let address = range.start;
             let mut control = Control::new_zeroed();
             process.memory().read(address, control.as_mut_bytes())?;
             // Without the magic it is what a controller left behind that was killed at its work.
@@ -97,15 +93,6 @@ impl RunningAgent {
             }
         }
         Ok(None)
-    }
-
-    /// What injections that did not come to an end have left in a process without an agent.
-    pub(crate) fn remains(process: &Process) -> Result<Vec<Range<TargetAddress>>, Error> {
-        let maps = process.maps()?;
-        let ours = maps
-            .iter()
-            .filter(|mapping| mapping.name.to_string_lossy().contains(AGENT_MAPPING_NAME));
-        Ok(ours.map(|mapping| mapping.range.clone()).collect())
     }
 
     /// The agent whose control block is at `address`.
@@ -356,64 +343,15 @@ impl RunningAgent {
         Ok(self.address..self.address + control.mapping_length)
     }
 
-    /// Resident memory of the agent and of everything that it mapped, in bytes.
-    pub(crate) fn resident_memory(&self) -> Result<u64, Error> {
-        let path = std::path::PathBuf::from(format!("/proc/{}/smaps", self.process.pid()));
-        let smaps =
-            std::fs::read_to_string(&path).map_err(|source| Error::ReadFile { path, source })?;
-        Ok(resident_bytes(&smaps))
-    }
-}
-
-/// Adds up the resident pages of the mappings that bear our name.
-fn resident_bytes(smaps: &str) -> u64 {
-    let mut ours = false;
-    let mut kibibytes = 0;
-    for line in smaps.lines() {
-        match line.split_once(':') {
-            Some(("Rss", size)) if ours => {
-                kibibytes += size
-                    .split_whitespace()
-                    .next()
-                    .and_then(|size| size.parse().ok())
-                    .unwrap_or(0);
-            }
-            // A mapping's first line: its address range, then five more words.
-            _ if line
-                .split_whitespace()
-                .next()
-                .is_some_and(|word| word.contains('-')) =>
-            {
-                // Of the name: a program's own file may lie in a directory that is called like us.
-                let name = line.split_ascii_whitespace().nth(5).unwrap_or_default();
-                let name = name.trim_start_matches("/memfd:");
-                let name = name.trim_start_matches("[anon:");
-                ours = name.starts_with("engraft-");
-            }
-            _ => {}
-        }
-    }
-    kibibytes * 1024_u64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_our_mappings_count() {
-        let smaps = "\
-7f00-7f01 r-xp 00000000 00:01 9 /memfd:engraft-agent (deleted)
-Size:                  8 kB
-Rss:                   8 kB
-55d0-55d1 r-xp 00000000 08:01 42 /tmp/engraft-victim/workers
-Rss:                 100 kB
-7f01-7f02 rw-p 00000000 00:00 0 
-Rss:                 100 kB
-VmFlags: rd wr
-7f03-7f04 r-xp 00000000 00:01 9 /memfd:engraft-patch (deleted)
-Rss:                   4 kB
-";
-        assert_eq!(resident_bytes(smaps), 12 * 1024);
+    /// Resident memory of the agent and of its patches' images, in bytes.
+    pub(crate) fn resident_memory<'i>(
+        &self,
+        images: impl Iterator<Item = &'i ImageStatus>,
+    ) -> Result<u64, Error> {
+        let ranges = images.map(|image| image.range.clone());
+        let ranges = std::iter::once(self.mapping()?).chain(ranges);
+        let sizes = ranges.map(|range| self.process.resident_bytes(&range));
+        let sum: std::io::Result<u64> = sizes.sum();
+        sum.map_err(Error::looking_at(&self.process))
     }
 }

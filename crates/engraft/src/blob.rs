@@ -133,6 +133,9 @@ impl Blob {
                 .map(|symbol| symbol.address())
                 .ok_or(BadBlob("an entry point is missing"))
         };
+        if segments.first().map(|first| first.protection) != Some(Protection::Read) {
+            return Err(BadBlob("its constants are not at its start"));
+        }
         if segments.last().map(|last| last.protection) != Some(Protection::ReadWrite) {
             return Err(BadBlob("its variables are not at its end"));
         }

@@ -4,7 +4,7 @@
 //! function tells nobody. But one that sleeps where it slept at the last look is most likely still inside, and is
 //! not stopped again as often.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use engraft_abi::Command;
@@ -15,18 +15,19 @@ use crate::error::Error;
 use crate::look::{Eyes, Finding, Look, prepare_look};
 use crate::session::{STOP_TIMEOUT, Session};
 use crate::status::{OpenTransition, Snapshot};
+use crate::transition::Findings;
 
 /// How long a thread that seems to sleep on is left alone. It may have left, and sleep at the same depth in
 /// something else.
 const SLEEPS_ON: Duration = Duration::from_millis(500);
 
-/// Waits until every thread has switched in the transition of a patch, and ends it. `behind` are those that
-/// were found not to be clear; more may be waited for.
+/// Waits until every thread has switched in the transition of a patch, and ends it. `seen` is what the stop has
+/// shown in which it began; more may be waited for.
 ///
 /// # Errors
 /// [`Error::InTransition`] if the time is up: the transition stays open, for whoever comes next.
-pub(crate) fn drive(session: &Session<'_>, number: u64, behind: Vec<Finding>) -> Result<(), Error> {
-    let mut driver = Driver::new(behind);
+pub(crate) fn drive(session: &Session<'_>, number: u64, seen: Findings) -> Result<(), Error> {
+    let mut driver = Driver::new(seen);
     loop {
         let open = Snapshot::read(&session.agent)?.transition;
         let Some(open) = open.filter(|open| open.number == number) else {
@@ -69,29 +70,36 @@ pub(crate) fn end(session: &Session<'_>, command: Command, number: u64) -> Resul
 
 /// What is known of the threads that are waited for.
 struct Driver {
-    /// Numbers of the threads with a thread pointer.
-    threads: BTreeMap<u64, Vec<i32>>,
+    /// The thread pointers of all threads that were there at the last stop of everybody, by their numbers.
+    pointers: HashMap<i32, u64>,
     /// The last finding about each thread, and when that was; no time where only the conservative scan has
     /// looked.
     findings: HashMap<i32, (Finding, Option<Instant>)>,
 }
 
 impl Driver {
-    fn new(behind: Vec<Finding>) -> Self {
-        let mut threads: BTreeMap<u64, Vec<i32>> = BTreeMap::new();
-        for finding in &behind {
-            threads
-                .entry(finding.pointer)
-                .or_default()
-                .push(finding.tid);
-        }
+    fn new(seen: Findings) -> Self {
+        let findings = seen.behind.into_iter();
         Self {
-            threads,
-            findings: behind
-                .into_iter()
+            pointers: seen.pointers,
+            findings: findings
                 .map(|finding| (finding.tid, (finding, None)))
                 .collect(),
         }
+    }
+
+    /// The thread that alone had this thread pointer at the last stop of everybody.
+    fn only_thread(&self, pointer: u64) -> Option<i32> {
+        let mut those = self.pointers.iter().filter(|(_, of)| **of == pointer);
+        let (tid, _) = those.next()?;
+        those.next().is_none().then_some(*tid)
+    }
+
+    /// Whether all threads that are there now were there at the last stop of everybody.
+    fn knows_all(&self, session: &Session<'_>) -> Result<bool, Error> {
+        let process = session.process;
+        let threads = process.threads().map_err(Error::looking_at(process))?;
+        Ok(threads.iter().all(|tid| self.pointers.contains_key(tid)))
     }
 
     /// Whether a thread sleeps where it slept when it was last looked at, not long ago.
@@ -142,14 +150,10 @@ impl Driver {
         pointer: u64,
         eyes: &Eyes<'_>,
     ) -> Result<Alone, Error> {
-        // Threads that share one thread pointer, or have none, may have started more of their kind.
-        let Some([tid]) = self.threads.get(&pointer).map(Vec::as_slice) else {
+        // Threads that share one thread pointer, or have none, switch together.
+        let Some(tid) = self.only_thread(pointer).filter(|_| pointer != 0) else {
             return Ok(Alone::Unknown);
         };
-        let tid = *tid;
-        if pointer == 0 {
-            return Ok(Alone::Unknown);
-        }
         if self.sleeps_on(session, tid) {
             return Ok(Alone::NotClear);
         }
@@ -174,6 +178,11 @@ impl Driver {
             stopped.detach()?;
             self.findings.insert(tid, (finding, Some(Instant::now())));
             return Ok(Alone::NotClear);
+        }
+        if !self.knows_all(session)? {
+            // It may have started a thread that has its thread pointer, and is inside.
+            stopped.detach()?;
+            return Ok(Alone::Unknown);
         }
         let switched = match stopped.thread(tid) {
             Some(mut thread) => {
@@ -216,9 +225,10 @@ impl Driver {
             return Ok(open.waiting.len());
         }
         let mut left = 0;
-        self.threads.clear();
         self.findings.clear();
         let threads: Vec<ThreadState> = stopped.threads().collect();
+        let pointer = |it: &ThreadState| (it.tid, it.registers.thread_pointer().get());
+        self.pointers = threads.iter().map(pointer).collect();
         for pointer in Snapshot::read(&session.agent)?
             .transition
             .map(|now| now.waiting)
@@ -232,8 +242,6 @@ impl Driver {
                 .collect();
             if !findings.is_empty() {
                 left += 1;
-                self.threads
-                    .insert(pointer, those.iter().map(|it| it.tid).collect());
                 let findings = findings.into_iter();
                 self.findings
                     .extend(findings.map(|finding| (finding.tid, (finding, Some(Instant::now())))));
@@ -259,11 +267,11 @@ impl Driver {
         waiting: usize,
         timeout: Duration,
     ) -> Error {
-        let of = |pointer: &u64| {
-            let tid = self.threads.get(pointer)?.first()?;
-            Some(self.findings.get(tid)?.0.clone())
-        };
-        let first = open.waiting.iter().find_map(of);
+        let findings = self.findings.values().map(|(finding, _)| finding);
+        let first = findings
+            .filter(|finding| open.waiting.contains(&finding.pointer))
+            .min_by_key(|finding| finding.tid)
+            .cloned();
         Error::InTransition {
             pid: session.pid(),
             name: open.name.clone(),

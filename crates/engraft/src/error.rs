@@ -1,4 +1,5 @@
-//! What can go wrong, in the user's terms, and with which exit code the command ends.
+//! What can go wrong, in the user's terms. With which exit code the command ends is in [`crate::exit_code`], what
+//! the user can do in [`Error::hint`].
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,37 +7,12 @@ use std::time::Duration;
 use engraft_abi::Outcome;
 use engraft_process::{
     MapsError, MemoryError, ModuleError, OpenError, Process, RemoteCallError, StopError,
-    TargetAddress,
 };
 
 use crate::blob::BadBlob;
+use crate::exit_code;
+use crate::in_the_way::{Inside, Reference};
 use crate::payload::TooLarge;
-
-/// Exit codes of the command line; 0 is success. They are part of the interface (docs/exit-codes.md).
-pub mod exit_code {
-    /// Something that should not happen; please report it.
-    pub const INTERNAL: u8 = 1;
-    /// The command line makes no sense (clap's code).
-    pub const USAGE: u8 = 2;
-    /// There is no such process, or it has ended meanwhile.
-    pub const NO_SUCH_PROCESS: u8 = 3;
-    /// We may not touch the process.
-    pub const PERMISSION_DENIED: u8 = 4;
-    /// The patch file cannot be read, is damaged, or is no patch file.
-    pub const BAD_PATCH_FILE: u8 = 5;
-    /// The patch was made for another build of the program or library.
-    pub const DOES_NOT_FIT: u8 = 6;
-    /// The target's threads were busy in the code that is to be replaced, or in the loader.
-    pub const TARGET_BUSY: u8 = 7;
-    /// No patch could be built.
-    pub const BUILD_FAILED: u8 = 8;
-    /// The process cannot be patched: it is traced, of another architecture, ...
-    pub const NOT_PATCHABLE: u8 = 9;
-    /// No such patch is enabled in the process.
-    pub const NO_SUCH_PATCH: u8 = 10;
-    /// A patch's state does not allow what was asked for: it is enabled and cannot be removed, ...
-    pub const WRONG_STATE: u8 = 11;
-}
 
 /// Why a command failed. Unless the text says otherwise, the target runs on as before.
 #[derive(Debug, thiserror::Error)]
@@ -272,15 +248,6 @@ pub enum Error {
         /// The process.
         pid: i32,
     },
-    /// The agent's memory could not be given a name.
-    #[error(
-        "no memory file can be made in process {pid} (a limit of open files or of file sizes, or a filter), \
-         and this kernel cannot name other memory (it is older than 5.17, or lacks CONFIG_ANON_VMA_NAME)"
-    )]
-    NoName {
-        /// The process.
-        pid: i32,
-    },
     /// There is no room for the agent.
     #[error("process {pid} has no room for the agent near its dynamic loader")]
     NoRoom {
@@ -307,72 +274,10 @@ pub enum Error {
     Blob(#[from] BadBlob),
 }
 
-/// How a thread is in the way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Inside {
-    /// It executes the function.
-    Running,
-    /// It will return into it.
-    Sleeping,
-    /// Nobody can tell where it will return to.
-    Unreliable,
-}
-
-impl std::fmt::Display for Inside {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Running => "was running in",
-            Self::Sleeping => "had still to return into",
-            Self::Unreliable => "had a stack that does not show whether it returns into",
-        })
-    }
-}
-
 fn named(name: &Option<String>) -> String {
     name.as_ref()
         .map(|name| format!(" '{name}'"))
         .unwrap_or_default()
-}
-
-/// The process may end while its memory is read, whatever it is read for.
-fn memory_exit_code(error: &MemoryError) -> u8 {
-    match error {
-        MemoryError::Gone { .. } => exit_code::NO_SUCH_PROCESS,
-        MemoryError::PermissionDenied { .. } => exit_code::PERMISSION_DENIED,
-        _ => exit_code::INTERNAL,
-    }
-}
-
-/// Where a thread holds an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reference {
-    /// In a register.
-    Register {
-        /// The address.
-        value: TargetAddress,
-    },
-    /// On its stack.
-    Stack {
-        /// Where.
-        at: TargetAddress,
-        /// The address.
-        value: TargetAddress,
-    },
-    /// Nobody can tell, because its stack cannot be looked at.
-    Unknown,
-}
-
-impl std::fmt::Display for Reference {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Register { value } => write!(f, "had the address {value} in a register, inside"),
-            Self::Stack { at, value } => {
-                write!(f, "had the address {value} on its stack at {at}, inside")
-            }
-            Self::Unknown => f.write_str("had a stack that does not show whether it refers to"),
-        }
-    }
 }
 
 /// Whether a command that ended so may work a moment later.
@@ -422,124 +327,5 @@ impl Error {
             *timeout = waited;
         }
         self
-    }
-
-    /// With which code the command ends.
-    pub fn exit_code(&self) -> u8 {
-        use exit_code::*;
-        match self {
-            Self::Open(error) => match error {
-                OpenError::NoSuchProcess { .. } | OpenError::Zombie { .. } => NO_SUCH_PROCESS,
-                OpenError::PermissionDenied { .. } => PERMISSION_DENIED,
-                OpenError::NotAProcess { .. }
-                | OpenError::KernelThread { .. }
-                | OpenError::ForeignArchitecture { .. }
-                | OpenError::Ourselves { .. } => NOT_PATCHABLE,
-                OpenError::System { .. } => INTERNAL,
-            },
-            Self::ReadFile { .. } | Self::PatchFile { .. } | Self::TooLarge(_) => BAD_PATCH_FILE,
-            Self::Build(_) | Self::NotInBinary { .. } | Self::WriteFile { .. } => BUILD_FAILED,
-            Self::WrongBuildId { .. } => DOES_NOT_FIT,
-            Self::ThreadInside { .. }
-            | Self::InTransition { .. }
-            | Self::AnotherController { .. }
-            | Self::ThreadRefers { .. }
-            | Self::LoaderBusy { .. } => TARGET_BUSY,
-            Self::NotUndone { source, .. } => source.exit_code(),
-            Self::StillEnabled { .. } | Self::PatchesLeft { .. } | Self::NotInTransition { .. } => {
-                WRONG_STATE
-            }
-            Self::NoneSelected { .. } => NO_SUCH_PROCESS,
-            Self::NonePatched { .. } => NO_SUCH_PATCH,
-            Self::SomeFailed { exit_code, .. } => *exit_code,
-            Self::Agent { outcome, .. } => match outcome {
-                Outcome::CodeDiffers | Outcome::SymbolMissing | Outcome::NoRoom => DOES_NOT_FIT,
-                Outcome::NoSuchPatch => NO_SUCH_PATCH,
-                Outcome::Busy
-                | Outcome::LoaderBusy
-                | Outcome::InTransition
-                | Outcome::NotAllowed => TARGET_BUSY,
-                Outcome::NotWritten
-                | Outcome::NoMemory
-                | Outcome::SystemCall
-                | Outcome::Loader
-                | Outcome::Broken => NOT_PATCHABLE,
-                Outcome::Done | Outcome::AlreadyThere | Outcome::BadPayload => INTERNAL,
-            },
-            Self::AgentVersion { .. } | Self::NoThread { .. } | Self::NoRoom { .. } => {
-                NOT_PATCHABLE
-            }
-            Self::NoProgram { .. } | Self::NoName { .. } => NOT_PATCHABLE,
-            Self::Stop(error) => match error {
-                StopError::Gone { .. } | StopError::Executed { .. } => NO_SUCH_PROCESS,
-                StopError::PermissionDenied { .. } => PERMISSION_DENIED,
-                StopError::AlreadyTraced { .. } | StopError::CoreDumping { .. } => NOT_PATCHABLE,
-                StopError::Vfork { .. }
-                | StopError::Uninterruptible { .. }
-                | StopError::TimedOut { .. } => TARGET_BUSY,
-                StopError::System { .. } => INTERNAL,
-            },
-            Self::RemoteCall(error) => match error {
-                RemoteCallError::Gone { .. } => NO_SUCH_PROCESS,
-                RemoteCallError::Memory(error) => memory_exit_code(error),
-                RemoteCallError::Crashed { .. } => INTERNAL,
-                _ => NOT_PATCHABLE,
-            },
-            Self::Memory(error) | Self::Modules(ModuleError::Memory(error)) => {
-                memory_exit_code(error)
-            }
-            Self::Modules(ModuleError::Gone { .. } | ModuleError::Maps(MapsError::Gone { .. }))
-            | Self::Maps(MapsError::Gone { .. }) => NO_SUCH_PROCESS,
-            Self::Maps(_)
-            | Self::Modules(_)
-            | Self::Blob(_)
-            | Self::BadAnswer { .. }
-            | Self::BadSnapshot { .. } => INTERNAL,
-        }
-    }
-
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<&'static str> {
-        Some(match self {
-            Self::Open(OpenError::PermissionDenied { .. })
-            | Self::Stop(StopError::PermissionDenied { .. }) => {
-                "run engraft as root or as the user that the process runs as"
-            }
-            Self::Open(OpenError::NoSuchProcess { .. }) => "list the processes with ps or pgrep",
-            Self::WrongBuildId { .. } => {
-                "build the patch from the source of the build that runs, with --binary naming its file"
-            }
-            Self::StillEnabled { .. } => "disable it first: `engraft disable NAME`",
-            Self::PatchesLeft { .. } => {
-                "take them out first: `engraft disable NAME`, then `engraft remove NAME`"
-            }
-            Self::ThreadInside { .. } | Self::ThreadRefers { .. } => {
-                "try again when the thread is elsewhere, or wait longer with --timeout"
-            }
-            Self::InTransition { .. } => {
-                "all other threads have switched; `engraft wait` goes on waiting, `engraft status` names the \
-                 threads, `engraft disable` or `engraft enable` turns back, `engraft force` ends it"
-            }
-            Self::NotInBinary { .. } => "name the file that has the function with --binary",
-            Self::LoaderBusy { .. } | Self::AnotherController { .. } => {
-                "try again, or wait longer with --timeout"
-            }
-            Self::Agent {
-                outcome: Outcome::CodeDiffers,
-                ..
-            } => {
-                "the file was changed after it was built, or another tool has changed the code in memory"
-            }
-            Self::Agent {
-                outcome: Outcome::NoSuchPatch,
-                ..
-            } => "`engraft status --pid PID` lists the patches",
-            Self::AgentVersion { .. } => "use the engraft that applied the first patch",
-            Self::Agent {
-                outcome: Outcome::Broken,
-                ..
-            } => "the process runs on, but must be restarted before it can be patched again",
-            _ => return None,
-        })
     }
 }

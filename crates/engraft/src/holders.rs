@@ -4,7 +4,8 @@ use engraft_process::{Process, StopError, ThreadState};
 use serde::Serialize;
 
 use crate::deadline::Deadline;
-use crate::error::{Error, Inside};
+use crate::error::Error;
+use crate::in_the_way::Inside;
 use crate::look::{Finding, prepare_look};
 use crate::session::{STOP_TIMEOUT, Session};
 use crate::status::Snapshot;

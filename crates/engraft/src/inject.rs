@@ -2,7 +2,8 @@
 //!
 //! The agent's memory is one mapping near the dynamic loader: control block, stack, blob, heap. It maps a
 //! memory file, so that it has a name in /proc/PID/maps and no page is ever writable and executable; where
-//! there are no memory files, anonymous memory is used, and filled from outside.
+//! there are no memory files, anonymous memory is used, and filled from outside. In case that cannot have a name
+//! either, a landmark is in it (see [`crate::whereabouts`]).
 
 use std::cell::Cell;
 use std::fs::OpenOptions;
@@ -11,7 +12,9 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use engraft_abi::{AGENT_MAPPING_NAME, CodeRange, Command, Control, MAGIC, VERSION};
+use engraft_abi::{
+    AGENT_MAPPING_NAME, CodeRange, Command, Control, LANDMARK_MAGIC, Landmark, MAGIC, VERSION,
+};
 use engraft_process::{
     Maps, Module, Modules, Process, RemoteCallError, StoppedProcess, StoppedThread, TargetAddress,
     WalkContext, find_gap,
@@ -23,6 +26,7 @@ use crate::blob::{Blob, Protection, Segment};
 use crate::error::Error;
 use crate::look::first_not_clear;
 use crate::session::with_thread;
+use crate::whereabouts::whereabouts;
 
 const PAGE: u64 = 4096;
 
@@ -162,7 +166,10 @@ impl Injection {
                 Ok(address) if address == gap => return Ok(gap),
                 // A kernel before 4.17 takes the flag for a hint.
                 Ok(address) => unmap(calls, address, length)?,
-                Err(Error::RemoteCall(RemoteCallError::SystemCall { errno: EEXIST, .. })) => {}
+                Err(Error::RemoteCall(RemoteCallError::SystemCall { errno: EEXIST, .. })) => {
+                    // What is there is the program's.
+                    self.left.set((None, None));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -173,7 +180,17 @@ impl Injection {
     fn fill(&self, calls: &mut Calls<'_, '_>, base: TargetAddress) -> Result<Control, Error> {
         let process = calls.process().clone();
         let blob_base = base + self.layout.blob;
-        let content = self.blob.at(blob_base.get());
+        let mut content = self.blob.at(blob_base.get());
+        let landmark = Landmark {
+            magic: LANDMARK_MAGIC,
+            address: blob_base.get(),
+            control: base.get(),
+            length: self.layout.length,
+        };
+        content
+            .iter_mut()
+            .zip(landmark.as_bytes())
+            .for_each(|(to, from)| *to = *from);
         let file = MemoryFile::create(calls, base, &self.layout, &self.blob.pieces(&content));
         if let Err(error) = &file {
             tracing::debug!(%error, "no memory file for the agent; using anonymous memory");
@@ -243,7 +260,7 @@ impl Injection {
 /// works on a process at a time.
 pub(crate) fn remove_remains(process: &Process) -> Result<(), Error> {
     let mut calls = Calls::borrowing(process);
-    for range in RunningAgent::remains(process)? {
+    for range in whereabouts(process)? {
         unmap(&mut calls, range.start, range.end - range.start)?;
     }
     Ok(())
@@ -435,8 +452,7 @@ fn unmap(calls: &mut Calls<'_, '_>, address: TargetAddress, length: u64) -> Resu
         .map(drop)
 }
 
-/// Gives anonymous memory a name in /proc/PID/maps. Kernels before 5.17 have no such names, and then this
-/// agent cannot be found again: so a failure counts.
+/// Gives anonymous memory a name in /proc/PID/maps, for people who read that, if the kernel has such names.
 fn name_anonymous(
     calls: &mut Calls<'_, '_>,
     base: TargetAddress,
@@ -456,9 +472,7 @@ fn name_anonymous(
         0,
     ];
     match calls.system_call(libc::SYS_prctl, arguments) {
-        Err(Error::RemoteCall(RemoteCallError::SystemCall { .. })) => Err(Error::NoName {
-            pid: calls.process().pid(),
-        }),
+        Err(Error::RemoteCall(RemoteCallError::SystemCall { .. })) => Ok(()),
         named => named.map(drop),
     }
 }

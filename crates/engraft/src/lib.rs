@@ -6,12 +6,16 @@
 
 mod agent;
 mod apply;
+mod attachment;
 mod blob;
 mod check;
 mod deadline;
 mod drive;
 mod error;
+pub mod exit_code;
+mod hint;
 mod holders;
+mod in_the_way;
 mod inject;
 mod look;
 mod module_list;
@@ -21,13 +25,16 @@ mod retired;
 mod selection;
 mod session;
 mod status;
+mod target_memory;
 mod thread_list;
 mod transition;
+mod whereabouts;
 
 pub use apply::{Applied, Disabled, apply, disable, force, wait};
 pub use check::{Checked, check};
-pub use error::{Error, Inside, Reference, exit_code};
+pub use error::Error;
 pub use holders::{Holder, holders};
+pub use in_the_way::{Inside, Reference};
 pub use objects::Waiting;
 pub use retired::{Removed, enable, remove, remove_agent};
 pub use selection::Selected;

@@ -10,7 +10,8 @@ use engraft_process::{
 };
 
 use crate::agent::Plan;
-use crate::error::{Error, Inside};
+use crate::error::Error;
+use crate::in_the_way::Inside;
 use crate::session::Session;
 use crate::status::{ImageStatus, Snapshot};
 

@@ -14,7 +14,8 @@ use engraft_process::{Process, StackScan, StackWalk, StoppedProcess, TargetAddre
 
 use crate::apply::{Applied, resume_enabling};
 use crate::deadline::Deadline;
-use crate::error::{Error, Reference};
+use crate::error::Error;
+use crate::in_the_way::Reference;
 use crate::inject;
 use crate::look::{addresses, check, walk_context};
 use crate::objects::Waiting;

@@ -11,7 +11,8 @@ use engraft_process::{OpenError, Process};
 use object::Object as _;
 
 use crate::agent::RunningAgent;
-use crate::error::{Error, exit_code};
+use crate::error::Error;
+use crate::exit_code;
 use crate::objects::is_loaded;
 use crate::status::{PatchState, status};
 

@@ -5,16 +5,14 @@ use std::time::{Duration, Instant};
 
 use engraft_abi::{Command, Outcome};
 use engraft_process::{
-    MemoryError, Modules, PartlyStopped, Process, ProcessLock, RemoteCallError, StoppedProcess,
-    StoppedThread, TargetAddress, ThreadState,
+    Modules, PartlyStopped, Process, ProcessLock, RemoteCallError, StoppedProcess, StoppedThread,
+    ThreadState,
 };
 
 use crate::agent::{Answer, RunningAgent};
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::inject::{self, Calls, Injection};
-use crate::look::walk_context;
-use crate::module_list::module_list;
 use crate::status::{PatchState, Snapshot};
 
 /// How long one stop may take before it is given up.
@@ -252,114 +250,6 @@ impl<'p> Session<'p> {
             timeout: self.deadline.timeout,
         }
     }
-
-    /// Has the agent take over what is loaded, at a moment at which no library is coming or going,
-    /// unless it has done so before.
-    pub(crate) fn attach(&self) -> Result<(), Error> {
-        while !self.agent.is_attached()? {
-            // Found out while everybody runs; in the stop it only has to be still true.
-            let modules = self.process.modules()?;
-            let list = match module_list(self.process, &modules) {
-                // One of them has gone since.
-                Err(Error::Memory(MemoryError::Unmapped { .. })) => {
-                    self.wait_for_loader()?;
-                    continue;
-                }
-                list => list?,
-            };
-            let answer = self.with_memory(&list, |list| {
-                let mut stopped = self.stop()?;
-                let answer = match modules.are_current(self.process) {
-                    true => Some(self.command_stopped(
-                        &mut stopped,
-                        Command::Attach,
-                        list.arguments(),
-                    )?),
-                    false => None,
-                };
-                stopped.detach()?;
-                Ok(answer)
-            })?;
-            match answer {
-                Some(answer) if !answer.is_busy() => {
-                    let outcome = answer.outcome;
-                    if outcome != Outcome::AlreadyThere {
-                        answer.done(self.pid())?;
-                    }
-                }
-                _ => self.wait_for_loader()?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes an agent that has nothing to do out again, as far as that is possible now: nothing of us
-    /// stays where we could not do anything. One that keeps disabled patches only lets go of the loader.
-    pub(crate) fn take_away(&self) {
-        if !self.process.is_alive() {
-            return;
-        }
-        if let Err(error) = self.try_to_take_away() {
-            tracing::info!(%error, "the agent stays");
-        }
-    }
-
-    fn try_to_take_away(&self) -> Result<(), Error> {
-        // What failed may be at work still, and may have prepared a patch.
-        self.settle()?;
-        let Snapshot {
-            prepared, patches, ..
-        } = Snapshot::read(&self.agent)?;
-        if let Some(prepared) = prepared {
-            self.command(Command::Abandon, [prepared, 0])?;
-        }
-        let mut states = patches.iter().map(|patch| patch.state);
-        if states.any(|state| state != PatchState::Disabled) {
-            return Ok(());
-        }
-        // What the agent has done may have left its addresses on stacks.
-        let context = walk_context(self.process, std::iter::empty())?;
-        let mut stopped = self.stop()?;
-        match patches.is_empty() {
-            true => {
-                let removed = inject::remove(&mut stopped, &self.agent, Some(&context));
-                self.watch(removed)?;
-                self.forget_agent();
-            }
-            false => {
-                let answer = self.command_stopped(&mut stopped, Command::Detach, [0; 2])?;
-                answer.done(self.pid())?;
-            }
-        }
-        Ok(stopped.detach()?)
-    }
-
-    /// Has memory of the target with something that the agent is to read, as long as `work` takes. What `work`
-    /// hands over to the agent stays.
-    pub(crate) fn with_memory<R>(
-        &self,
-        content: &[u8],
-        work: impl FnOnce(&TargetMemory<'_>) -> Result<R, Error>,
-    ) -> Result<R, Error> {
-        let length = content.len() as u64;
-        let answer = self.command(Command::Allocate, [length, 0])?;
-        let memory = TargetMemory {
-            process: self.process,
-            address: TargetAddress::new(answer.done(self.pid())?.value),
-            length,
-            handed_over: Cell::new(false),
-        };
-        let result = memory.write(content).and_then(|()| work(&memory));
-        if memory.handed_over.get() || !self.process.is_alive() {
-            return result;
-        }
-        let freed = self.command(Command::Free, memory.arguments());
-        let freed = freed.and_then(|answer| answer.done(self.pid()).map(drop));
-        match result {
-            Ok(result) => freed.map(|()| result),
-            Err(error) => Err(error.with_undo(freed)),
-        }
-    }
 }
 
 impl Drop for Session<'_> {
@@ -384,31 +274,6 @@ fn lock(process: &Process, deadline: &Deadline) -> Result<ProcessLock, Error> {
         }
         let waited = deadline.wait_briefly();
         waited.map_err(|timeout| Error::AnotherController { pid, timeout })?;
-    }
-}
-
-/// Memory of the target that is ours for a while.
-pub(crate) struct TargetMemory<'p> {
-    process: &'p Process,
-    address: TargetAddress,
-    length: u64,
-    handed_over: Cell<bool>,
-}
-
-impl TargetMemory<'_> {
-    /// The agent has taken it over.
-    pub(crate) fn hand_over(&self) {
-        self.handed_over.set(true);
-    }
-
-    /// Where it is and how long, as commands want it.
-    pub(crate) fn arguments(&self) -> [u64; 2] {
-        [self.address.get(), self.length]
-    }
-
-    /// Replaces what is in it by something that is not longer.
-    pub(crate) fn write(&self, content: &[u8]) -> Result<(), Error> {
-        Ok(self.process.memory().write(self.address, content)?)
     }
 }
 

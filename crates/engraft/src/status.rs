@@ -128,7 +128,7 @@ pub fn status(process: &Process) -> Result<Status, Error> {
     let snapshot = Snapshot::read(&agent)?;
     let agent = AgentStatus {
         version: engraft_abi::VERSION,
-        memory_bytes: agent.resident_memory()?,
+        memory_bytes: agent.resident_memory(snapshot.images(None))?,
         broken: snapshot.broken,
     };
     let transition = snapshot.transition.map(|transition| TransitionStatus {

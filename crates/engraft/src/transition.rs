@@ -5,7 +5,7 @@
 //!
 //! All state is the agent's. A controller that finds a transition open, whoever began it, goes on with it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use engraft_abi::Command;
@@ -66,7 +66,7 @@ impl Change {
         let begun = ThreadList::with(session, |list| self.begin(session, list));
         let result = begun.and_then(|begun| {
             if begun.waiting > 0 {
-                drive(session, self.number(), begun.behind)?;
+                drive(session, self.number(), begun.seen)?;
             }
             Ok(begun.stopped_for)
         });
@@ -141,7 +141,7 @@ impl Change {
         }
         Ok(Attempt::Begun(Begun {
             waiting: answer.done(session.pid())?.value,
-            behind: findings.behind,
+            seen: findings,
             stopped_for,
         }))
     }
@@ -189,7 +189,7 @@ impl Change {
                 };
                 let begun = ThreadList::with(session, |list| back.begin(session, list))?;
                 if begun.waiting > 0 {
-                    drive(session, open.number, begun.behind)?;
+                    drive(session, open.number, begun.seen)?;
                 }
             }
             None => {
@@ -224,21 +224,24 @@ enum Attempt {
 /// A change that was made for all threads that were clear.
 struct Begun {
     waiting: u64,
-    behind: Vec<Finding>,
+    seen: Findings,
     stopped_for: Duration,
 }
 
 /// What was seen in one stop.
 #[derive(Default)]
-struct Findings {
-    seen: HashSet<i32>,
-    behind: Vec<Finding>,
+pub(crate) struct Findings {
+    /// The thread pointers of all threads, by their numbers.
+    pub(crate) pointers: HashMap<i32, u64>,
+    /// Those that are not clear.
+    pub(crate) behind: Vec<Finding>,
     in_site: Option<Finding>,
 }
 
 impl Findings {
     fn look(&mut self, eyes: &Eyes<'_>, thread: &ThreadState) {
-        if !self.seen.insert(thread.tid) {
+        let pointer = thread.registers.thread_pointer().get();
+        if self.pointers.insert(thread.tid, pointer).is_some() {
             return;
         }
         let Some(finding) = eyes.finding(thread) else {
@@ -280,7 +283,7 @@ pub(crate) fn go_on(session: &Session<'_>, open: &OpenTransition) -> Result<(), 
     if open.canceled {
         complete(session, number)
     } else if open.started {
-        drive(session, number, Vec::new())
+        drive(session, number, Findings::default())
     } else {
         Change::Start { number, to_patched }.make(session).map(drop)
     }

@@ -19,6 +19,7 @@
     reason = "a test fails so"
 )]
 
+pub mod scene;
 pub mod steps;
 
 use std::collections::BTreeSet;

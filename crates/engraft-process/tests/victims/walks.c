@@ -1,5 +1,6 @@
 /* Stacks to walk: run -> outer -> middle -> target -> what the first argument says, in the first thread or in
- * another one (second argument). `replaced` is never on the stack while somebody looks; only its traces are. */
+ * another one (second argument): "thread", or "clone" with where its stack is ("heap", "mapped", "static"), and
+ * "tls" if it is to have a thread pointer of its own. `replaced` is never on the stack while somebody looks; only its traces are. */
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <errno.h>
@@ -20,6 +21,7 @@
 #include <unistd.h>
 
 #define NOINLINE __attribute__((noinline, noclone, noipa))
+enum { STACK = 1 << 16 };
 #define BARRIER __asm__ volatile("" ::: "memory")
 
 static const char *how, *where;
@@ -135,7 +137,8 @@ NOINLINE void target(void) {
         announce();
         pthread_mutex_lock(&m);
     }
-    else if (is("handler") || is("handler-alternate") || is("handler-bare")) raise(SIGUSR1);
+    else if (is("handler") || is("handler-alternate") || is("handler-bare"))
+        syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), SIGUSR1);
     else if (is("fault")) *(volatile int *)8 = 1;
     else if (is("deep")) deep(10000);
     else if (is("too-deep")) deep(100000);
@@ -161,10 +164,32 @@ NOINLINE void outer(void) { char array[100]; __asm__ volatile("" :: "r"(array) :
 
 static ucontext_t back, coroutine;
 
+/* A coroutine on a stack with this upper end: it ends with its thread, and is marked like the start of one. */
+void start_on(char *top);
+__asm__(".text\n.globl start_on\n.type start_on, @function\nstart_on:\n mov %rdi, %rsp\n"
+        ".cfi_startproc\n.cfi_undefined rip\n call outer\n mov $60, %eax\n syscall\n hlt\n.cfi_endproc\n.size start_on, .-start_on\n");
+
 /* A restorer that nothing describes. */
 void bare_restorer(void);
 __asm__(".text\nnop\n.globl bare_restorer\nbare_restorer:\n mov $15, %eax\n syscall\n");
 struct kernel_action { void (*handler)(int); unsigned long flags; void (*restorer)(void); unsigned long mask; };
+
+/* Two threads of which one goes on where the other one was born. The other one sleeps, and never comes back. */
+static ucontext_t here, there;
+static atomic_int there_is_set, swapped;
+NOINLINE void *wait_there(void *unused) {
+    getcontext(&there);
+    if (!swapped) { there_is_set = 1; for (;;) pause(); }
+    announce();
+    for (;;) pause();
+    return unused;
+}
+static int wait_there_cloned(void *unused) { wait_there(NULL); return 0; }
+static void go_to_other(void) {
+    while (!there_is_set) usleep(100);
+    swapped = 1;
+    swapcontext(&here, &there);
+}
 
 NOINLINE void *run(void *unused) {
     struct sigaction a = {.sa_handler = handler, .sa_flags = is("handler-alternate") ? SA_ONSTACK : 0};
@@ -185,12 +210,46 @@ NOINLINE void *run(void *unused) {
         coroutine.uc_link = &back;
         makecontext(&coroutine, outer, 0);
         swapcontext(&back, &coroutine);
-    } else outer();
+    } else if (is("coroutine")) {
+        getcontext(&coroutine);
+        coroutine.uc_stack.ss_sp = malloc(STACK);
+        coroutine.uc_stack.ss_size = STACK;
+        coroutine.uc_link = &back;
+        makecontext(&coroutine, outer, 0);
+        swapcontext(&back, &coroutine);
+    } else if (is("coroutine-that-exits")) start_on((char *)malloc(STACK) + STACK);
+    else if (is("swapped")) go_to_other();
+    else outer();
     BARRIER;
     return unused;
 }
 
-static int run_cloned(void *unused) { run(NULL); return 0; }
+NOINLINE int run_cloned(void *unused) { run(NULL); BARRIER; return 0; }
+
+static char static_stack[STACK] __attribute__((aligned(16)));
+
+static char *clone_stack(const char *kind) {
+    if (strstr(kind, "static")) return static_stack + STACK;
+    if (strstr(kind, "heap")) return (char *)malloc(STACK) + STACK;
+    return (char *)mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0) + STACK;
+}
+
+/* A thread pointer with a copy of this thread's variables: those of the C library and of ours are few. */
+static void *copied_thread_pointer(void) {
+    enum { BELOW = 256, ABOVE = 2304 };
+    char *pointer = (char *)malloc(BELOW + ABOVE + 64) + BELOW;
+    pointer = (char *)(((unsigned long)pointer + 63) & -64UL);
+    memcpy(pointer - BELOW, (char *)__builtin_thread_pointer() - BELOW, BELOW + ABOVE);
+    ((void **)pointer)[0] = ((void **)pointer)[2] = pointer;
+    return pointer;
+}
+
+static void start_clone(const char *kind, int (*body)(void *)) {
+    int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+    int own = strstr(kind, "tls") != NULL;
+    if (clone(body, clone_stack(kind), flags | (own ? CLONE_SETTLS : 0), NULL, NULL, own ? copied_thread_pointer() : NULL, NULL) < 0)
+        abort();
+}
 
 int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -199,11 +258,11 @@ int main(int argc, char **argv) {
     where = argv[2];
     if (pipe(ends)) return 1;
     pthread_t t;
+    if (is("swapped") && !strcmp(where, "thread")) start_clone("mapped", wait_there_cloned);
+    else if (is("swapped")) pthread_create(&t, NULL, wait_there, NULL);
     if (!strcmp(where, "thread")) pthread_create(&t, NULL, run, NULL);
-    else if (!strcmp(where, "clone")) {
-        int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
-        clone(run_cloned, (char *)malloc(1 << 16) + (1 << 16), flags, NULL);
-    } else {
+    else if (!strncmp(where, "clone", 5)) start_clone(where, run_cloned);
+    else {
         printf("%d\n", getpid());
         run(NULL);
     }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use engraft_testkit::{Engraft, Outcome, Program, Snapshot, TIME_LIMIT, Victim, exit, run};
 
+use crate::operator::set_limits;
 use crate::{engraft, victim};
 
 /// Every so many effects in the short form.
@@ -22,6 +23,8 @@ const PATCH: &str = "fix";
 enum Act {
     /// A patch is applied to busy threads.
     Apply,
+    /// A patch is applied where no memory files can be made.
+    ApplyWithoutFiles,
     /// It is disabled.
     Disable,
     /// A transition that waits for a thread is turned round.
@@ -44,7 +47,7 @@ impl Stage {
     fn new(act: Act) -> Result<Self> {
         let engraft = engraft();
         let name = match act {
-            Act::Apply | Act::Disable | Act::Remove => "workers",
+            Act::Apply | Act::ApplyWithoutFiles | Act::Disable | Act::Remove => "workers",
             Act::Reverse | Act::Wait => "linger",
         };
         let victim = victim(name)?;
@@ -61,6 +64,11 @@ impl Stage {
     fn set(&self) -> Result<Program> {
         let program = match self.act {
             Act::Apply => self.victim.start("workers", &["4"])?,
+            Act::ApplyWithoutFiles => {
+                let program = self.victim.start("workers", &["4"])?;
+                set_limits(program.pid(), &["--nofile=3"])?;
+                program
+            }
             Act::Disable => {
                 let program = self.victim.start("workers", &["4"])?;
                 self.command(&program, "apply")?.exits(exit::OK)?;
@@ -89,7 +97,7 @@ impl Stage {
     /// The command itself.
     fn act(&self, program: &Program, variable: Option<(&str, usize)>) -> Result<Outcome> {
         let command = match self.act {
-            Act::Apply => "apply",
+            Act::Apply | Act::ApplyWithoutFiles => "apply",
             Act::Disable | Act::Reverse => "disable",
             Act::Wait => "wait",
             Act::Remove => "remove",
@@ -128,7 +136,7 @@ impl Stage {
                 "2" => Some(true),
                 other => anyhow::bail!("version {other:?}"),
             },
-            Act::Apply | Act::Disable | Act::Remove => {
+            Act::Apply | Act::ApplyWithoutFiles | Act::Disable | Act::Remove => {
                 let answer = program.ask("round")?;
                 match answer.as_str() {
                     "old=400 new=0 wrong=0" => Some(false),
@@ -187,14 +195,14 @@ impl Stage {
         let mut program = self.set()?;
         let before = Snapshot::take(program.pid())?;
         let is_new = match self.act {
-            Act::Apply | Act::Remove => false,
+            Act::Apply | Act::ApplyWithoutFiles | Act::Remove => false,
             Act::Disable | Act::Reverse | Act::Wait => true,
         };
         let outcome = self.act(&program, Some(("ENGRAFT_PROCESS_FAIL_AT", step)))?;
         let happened = outcome.stderr.contains("injected");
         if outcome.code == Some(exit::OK) {
             // It did not matter, or there were fewer effects.
-            let after = matches!(self.act, Act::Apply | Act::Wait);
+            let after = matches!(self.act, Act::Apply | Act::ApplyWithoutFiles | Act::Wait);
             self.check_answers(&mut program, Some(after))
                 .with_context(|| format!("after {outcome}"))?;
         } else {
@@ -203,7 +211,7 @@ impl Stage {
             (|| {
                 self.check_answers(&mut program, Some(is_new))?;
                 match self.act {
-                    Act::Apply => before.expect_untouched(),
+                    Act::Apply | Act::ApplyWithoutFiles => before.expect_untouched(),
                     _ => before.expect_same_text(),
                 }
             })()
@@ -243,6 +251,11 @@ fn killed_while_it_applies() -> Result<()> {
 }
 
 #[test]
+fn killed_while_it_applies_without_memory_files() -> Result<()> {
+    each_step(Act::ApplyWithoutFiles, Stage::kill_at)
+}
+
+#[test]
 fn killed_while_it_disables() -> Result<()> {
     each_step(Act::Disable, Stage::kill_at)
 }
@@ -265,6 +278,11 @@ fn killed_while_it_removes() -> Result<()> {
 #[test]
 fn each_effect_fails_while_it_applies() -> Result<()> {
     each_step(Act::Apply, Stage::fail_at)
+}
+
+#[test]
+fn each_effect_fails_while_it_applies_without_memory_files() -> Result<()> {
+    each_step(Act::ApplyWithoutFiles, Stage::fail_at)
 }
 
 #[test]

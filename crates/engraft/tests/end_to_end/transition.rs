@@ -1,6 +1,6 @@
-//! What happens to a process while a transition is open: children, libraries, threads that come and go, threads
-//! that nobody can tell apart. Each thread has one version of everything at any time, and the transition ends
-//! as soon as the last one that was inside has left or has ended.
+//! What happens to a process while a transition is open: children, libraries, threads that come and go. Each
+//! thread has one version of everything at any time, and the transition ends as soon as the last one that was
+//! inside has left or has ended.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -532,40 +532,6 @@ fn another_patch() -> Result<()> {
     ensure!(house.engraft.patches(house.pid)? == ["second", &house.name, "third"]);
     house.program.expect("a", "a=102")?;
     house.program.finish()
-}
-
-/// Threads that clone() made without a thread pointer, or with somebody else's, on stacks that nothing shows to be
-/// theirs: nobody can tell them apart, or say what they return into, so they keep the old code together. Their
-/// calls in a transition are calls like all others.
-#[test]
-fn threads_without_a_thread_pointer_of_their_own() -> Result<()> {
-    for kind in ["bare", "shared"] {
-        let mut house = House::new()?;
-        let (one, two) = (house.start(kind)?, house.start(kind)?);
-        house.tell(one, "leave", "100")?;
-        house.tell(two, "leave", "100")?;
-        let other = house.start("outside")?;
-        let before = Snapshot::take(house.pid)?;
-        house.begin()?.says(&["1 thread has yet to switch"])?;
-        let status = house.engraft.status(house.pid)?;
-        let threads = status["transition"]["threads"].as_array();
-        let unreliable = |thread: &&serde_json::Value| thread["reason"] == "unreliable";
-        let count = threads.map_or(0, |threads| threads.iter().filter(unreliable).count());
-        ensure!(count == 2, "{status}");
-        // The threads of the second kind have the main thread's.
-        let main = if kind == "shared" { "a=100" } else { "a=101" };
-        for raw in [one, two, one] {
-            house.tell(raw, "a", "100")?;
-            house.tell(raw, "enter", "1")?;
-            house.tell(raw, "a", "100")?;
-            house.tell(raw, "leave", "100")?;
-            house.tell(other, "a", "101")?;
-            house.program.expect("a", main)?;
-        }
-        // Turned back, they are where they should be.
-        house.take_back(&before)?;
-    }
-    Ok(())
 }
 
 /// What programs read: who holds it up, where, and why.

@@ -8,6 +8,8 @@
 //                    vdso      asking for the time, mostly inside of the vDSO
 //                    shared    asleep; made by clone() with the main thread's thread pointer
 //                    bare      asleep; made by clone() with no thread pointer
+//                    own       asleep; made by clone() with a thread pointer of its own
+//                    coroutine asleep; in a context that makecontext() has made
 //                  and where it waits, if not in stay():
 //                    pointer   with the addresses of a() and stay() in its frame
 //                    stale     with a value in its frame that looks like a return into stay()
@@ -15,6 +17,7 @@
 //     tell N X     has the thread do X where it is, and says what came of it:
 //                    a         calls a()
 //                    b         calls the library's b()
+//                    clone     makes a thread with its own thread pointer, which goes into stay(): its number
 //                    fork      makes a child, whose first thread goes on in its place: its number
 //                    open      loads the library: what b() said to the constructor
 //                    exit      ends, from where it is: 0 when it has ended
@@ -27,6 +30,9 @@
 //     fork         makes a child whose main thread takes the orders of `child`: its number
 //     work N       starts N threads that call a() without a pause
 //     calls N      waits until these threads have called a() N times more: their "old=N new=N other=N"
+//     map PLACE    maps a page there, with its address in its first word: "mapped"
+//     look PLACE   what is in the word there
+//     copy PLACE   makes a page that may only be read, a copy of the one there: "copied"
 //     churn        starts four threads that make and join threads which call a()
 #include <dlfcn.h>
 #include <linux/futex.h>
@@ -43,11 +49,12 @@
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "lodgers.h"
 
-enum { MOST = 64, CREATORS = 4, STACK = 1 << 18, ARCH_SET_FS_CODE = 0x1002 };
+enum { MOST = 64, PAGE = 4096, CREATORS = 4, STACK = 1 << 18, ARCH_SET_FS_CODE = 0x1002 };
 
 // Orders to a child's thread come through memory that both share.
 static struct lodger *lodgers, *childs;
@@ -111,6 +118,8 @@ static int open_library(void)
     return *(const int *)dlsym(library, "seen_by_constructor");
 }
 
+static int start_raw(const char *kind);
+
 static void done(struct lodger *lodger, int answer)
 {
     lodger->answer = answer;
@@ -138,6 +147,9 @@ NOIPA int next(struct lodger *lodger)
         break;
     case 'b':
         done(lodger, call_b());
+        break;
+    case 'c':
+        done(lodger, start_raw("shared"));
         break;
     case 'f':
         child = fork();
@@ -203,9 +215,26 @@ static void run(struct lodger *lodger)
     }
 }
 
-static void *run_thread(void *lodger)
+static struct lodger *in_coroutine;
+
+static void run_coroutine(void)
 {
-    run(lodger);
+    run(in_coroutine);
+}
+
+static void *run_thread(void *argument)
+{
+    static ucontext_t back, coroutine;
+    struct lodger *lodger = argument;
+    if (lodger->kind[0] != 'c')
+        run(lodger);
+    in_coroutine = lodger;
+    getcontext(&coroutine);
+    coroutine.uc_stack.ss_sp = malloc(STACK);
+    coroutine.uc_stack.ss_size = STACK;
+    coroutine.uc_link = &back;
+    makecontext(&coroutine, run_coroutine, 0);
+    swapcontext(&back, &coroutine);
     return NULL;
 }
 
@@ -225,27 +254,54 @@ static int run_raw(void *argument)
     return 0;
 }
 
+// A thread pointer with a copy of this thread's variables: those of the C library are few.
+static char *copied_thread_pointer(void)
+{
+    enum { BELOW = 256, ABOVE = 2304, ALIGNMENT = 64 };
+    static char blocks[MOST][BELOW + ABOVE] __attribute__((aligned(ALIGNMENT)));
+    char *pointer = blocks[count] + BELOW;
+    memcpy(pointer - BELOW, (char *)__builtin_thread_pointer() - BELOW, BELOW + ABOVE);
+    ((void **)pointer)[0] = ((void **)pointer)[2] = pointer;
+    return pointer;
+}
+
+// A thread that the C library knows nothing of.
+static int start_raw(const char *kind)
+{
+    struct lodger *lodger = &lodgers[++count];
+    char *stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+    char *pointer = NULL;
+    lodger->kind = kind;
+    if (kind[0] == 'o') {
+        flags |= CLONE_SETTLS;
+        pointer = copied_thread_pointer();
+    }
+    if (stack == MAP_FAILED || clone(run_raw, stack + STACK, flags, lodger, NULL, pointer, NULL) < 0)
+        return -1;
+    while (!lodger->inside)
+        sched_yield();
+    return count;
+}
+
 static int start(const char *kind)
 {
-    static const char *const kinds[] = { "sleep", "spin", "vdso", "shared", "bare", "pointer", "stale", "outside" };
+    static const char *const raw[] = { "shared", "bare", "own" };
+    static const char *const kinds[] = { "sleep", "spin", "vdso", "coroutine", "pointer", "stale", "outside" };
+    if (count + 1 == MOST)
+        return -1;
+    for (size_t i = 0; i < sizeof raw / sizeof *raw; i++)
+        if (!strcmp(raw[i], kind))
+            return start_raw(raw[i]);
     struct lodger *lodger = &lodgers[++count];
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (!strcmp(kinds[i], kind))
             lodger->kind = kinds[i];
-    if (count == MOST || !lodger->kind)
+    char name[16];
+    if (!lodger->kind || pthread_create(&threads[count], NULL, run_thread, lodger))
         return -1;
-    if (!strcmp(kind, "shared") || !strcmp(kind, "bare")) {
-        char *stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-        int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
-        if (stack == MAP_FAILED || clone(run_raw, stack + STACK, flags, lodger) < 0)
-            return -1;
-    } else {
-        char name[16];
-        if (pthread_create(&threads[count], NULL, run_thread, lodger))
-            return -1;
-        snprintf(name, sizeof name, "lodger-%d", count);
-        pthread_setname_np(threads[count], name);
-    }
+    snprintf(name, sizeof name, "lodger-%d", count);
+    pthread_setname_np(threads[count], name);
     while (!lodger->inside)
         sched_yield();
     return count;
@@ -321,10 +377,31 @@ static int fork_main(void)
     _exit(0);
 }
 
+static const char *map_page(char *place)
+{
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+    void **page = mmap(place, PAGE, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (page == MAP_FAILED)
+        return "failed";
+    *page = page;
+    return "mapped";
+}
+
+// Between two pages that may be written, so that it is a mapping of its own.
+static const char *copy_page(const char *place)
+{
+    char *pages = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED)
+        return "failed";
+    memcpy(pages + PAGE, place, PAGE);
+    return mprotect(pages + PAGE, PAGE, PROT_READ) ? "failed" : "copied";
+}
+
 int main(void)
 {
     char line[400], word[300];
     int number;
+    void *place;
     size_t size = (MOST + 2) * sizeof *lodgers;
     lodgers = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (lodgers == MAP_FAILED)
@@ -358,6 +435,12 @@ int main(void)
             printf("%d\n", fork_main());
         else if (sscanf(line, "work %d", &number) == 1)
             puts(start_workers(number, work) ? "failed" : "working");
+        else if (sscanf(line, "map %p", &place) == 1)
+            puts(map_page(place));
+        else if (sscanf(line, "look %p", &place) == 1)
+            printf("%p\n", *(void **)place);
+        else if (sscanf(line, "copy %p", &place) == 1)
+            puts(copy_page(place));
         else if (!strcmp(line, "churn\n"))
             puts(start_workers(CREATORS, churn) ? "failed" : "churning");
         else if (sscanf(line, "calls %d", &number) == 1)
