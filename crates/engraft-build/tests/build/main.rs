@@ -9,6 +9,7 @@ mod changes;
 mod references;
 mod refusals;
 mod registers;
+mod relaxed;
 mod requests;
 mod support;
 mod trampolines;
