@@ -13,4 +13,5 @@ mod relaxed;
 mod requests;
 mod support;
 mod trampolines;
+mod unread;
 mod unwind;
