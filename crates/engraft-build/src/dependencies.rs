@@ -24,6 +24,8 @@ pub(crate) fn unread(files: &[PathBuf], records: [&[Record]; 2], tree: &Path) ->
     let mut compiles: Vec<Compile> = second.iter().chain(first).flat_map(compiles).collect();
     let mut seen = BTreeSet::new();
     compiles.retain(|compile| seen.insert((compile.output.clone(), compile.source.clone())));
+    // What a configure script tries is gone.
+    compiles.retain(|compile| compile.source_path().is_file());
     for source in compiles.iter().map(Compile::source_path) {
         unread.remove(&real_path(&source).unwrap_or(source));
     }

@@ -56,7 +56,8 @@ fn chosen(elf: &ElfFile64<'_, LittleEndian>) -> Result<HashMap<u64, LinkAddress>
     for section in elf.sections() {
         // Variables are relocated in the same way, but may have changed since.
         if section.name()?.starts_with(".got") {
-            got.push(section.address()..section.address() + section.size());
+            let end = section.address().saturating_add(section.size());
+            got.push(section.address()..end);
         }
     }
     let mut slots = HashMap::new();

@@ -86,3 +86,14 @@ fn a_build_of_other_languages_only() {
     let error = engraft_build::build(&request);
     assert_eq!(not_compiled(error), [PathBuf::from("main.rs")]);
 }
+
+/// As configure scripts do.
+#[test]
+fn a_build_that_compiles_files_which_it_removes() {
+    let project = project();
+    let mut request = project.request(&project.fix(&[NEWS]), &["program"]);
+    let script = "echo 'int x;' > try.c && cc -c try.c && rm try.c && make";
+    request.command = ["sh", "-c", script].map(Into::into).to_vec();
+    let error = engraft_build::build(&request);
+    assert_eq!(not_compiled(error), [PathBuf::from("NEWS")]);
+}
