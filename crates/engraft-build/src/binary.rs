@@ -1,5 +1,6 @@
 //! The ELF file that runs: what the patch is for.
 
+mod ifuncs;
 mod parse;
 
 use std::collections::HashMap;

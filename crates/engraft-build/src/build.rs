@@ -13,6 +13,7 @@ use crate::binary::{Binary, BinaryError};
 use crate::candidates::{Candidates, Objects};
 use crate::compare::Comparison;
 use crate::compile::last_lines;
+use crate::dependencies;
 use crate::error::{BuildError, Stage};
 use crate::fix::Fix;
 use crate::record::{Record, Recorder, read_records};
@@ -48,6 +49,9 @@ pub struct BuildReport {
     /// Source files whose fixed functions are in none of the binaries: other programs of the same source, tests,
     /// libraries that the request did not name. To be shown to the user.
     pub unplaced: Vec<Unplaced>,
+    /// Files that the fix changes and no recorded compile reads, neither as a source nor as a header: documentation,
+    /// tests, other languages. What they mean for the program is not in the patch. To be shown to the user.
+    pub unread: Vec<PathBuf>,
     /// Objects that the fixed build made anew and that were compared with the original's.
     pub compared: usize,
     /// Time spent in the user's two builds.
@@ -108,10 +112,16 @@ pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
     };
     let changes = session.changes()?;
     let Assembled { objects, unplaced } = assemble(&changes.comparisons, &binaries)?;
+    if objects.is_empty() && unplaced.is_empty() && !changes.unread.is_empty() {
+        return Err(BuildError::NotCompiled {
+            files: changes.unread,
+        });
+    }
     let mut report = BuildReport {
         objects: objects.iter().map(|(_, report)| report.clone()).collect(),
         outcome: Outcome::NoChange,
         unplaced,
+        unread: changes.unread,
         compared: changes.considered,
         builds: changes.builds,
         extraction: Duration::ZERO,
@@ -140,6 +150,8 @@ struct Session<'a> {
 struct Changes {
     /// Changed objects, with their source files.
     comparisons: Vec<(PathBuf, Comparison)>,
+    /// Changed files that no compile reads.
+    unread: Vec<PathBuf>,
     /// Objects that the second build made anew.
     considered: usize,
     builds: Duration,
@@ -176,6 +188,7 @@ impl Session<'_> {
             }
             return Err(BuildError::NothingRecompiled { files: touched });
         }
+        let unread = dependencies::unread(&touched, [&first, &second], &tree);
         let objects = Objects {
             trees: &trees,
             home: &self.home,
@@ -185,6 +198,7 @@ impl Session<'_> {
         let comparisons = objects.compare(&compiles)?;
         Ok(Changes {
             comparisons,
+            unread,
             considered,
             builds,
         })

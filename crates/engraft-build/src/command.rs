@@ -141,6 +141,14 @@ impl Compile {
         command
     }
 
+    /// The question which files the compile reads, answered on stdout by a rule of make.
+    pub(crate) fn dependencies(&self) -> Vec<OsString> {
+        let mut command = self.kept_arguments();
+        command.push("-M".into());
+        command.push(self.source.clone().into());
+        command
+    }
+
     /// All arguments but sources, outputs and what writes or reads other files beside them.
     fn kept_arguments(&self) -> Vec<OsString> {
         let mut kept = Vec::new();

@@ -39,24 +39,31 @@ pub(crate) fn compile_all(
     tree: &Path,
     home: &Path,
 ) -> Vec<Result<PathBuf, CompileError>> {
+    each(compiles, |index, compile| {
+        let output = outputs.join(format!("{index}.o"));
+        run(compile, &output, tree, home).map(|()| output)
+    })
+}
+
+/// Does something with each, as many at a time as there are processors. The results are in order.
+pub(crate) fn each<I: Sync, R: Send>(items: &[I], work: impl Fn(usize, &I) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let workers = std::thread::available_parallelism()
         .map_or(1, usize::from)
-        .min(compiles.len());
-    let work = || {
+        .min(items.len());
+    let worker = || {
         let mut done = Vec::new();
         loop {
             // ORDERING: only the counter itself is shared; results travel through `join`.
             let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(compile) = compiles.get(index) else {
+            let Some(item) = items.get(index) else {
                 return done;
             };
-            let output = outputs.join(format!("{index}.o"));
-            done.push((index, run(compile, &output, tree, home).map(|()| output)));
+            done.push((index, work(index, item)));
         }
     };
     let mut results: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
         threads
             .into_iter()
             .flat_map(|thread| thread.join().unwrap_or_default())
@@ -68,13 +75,8 @@ pub(crate) fn compile_all(
 
 fn run(compile: &Compile, output: &Path, tree: &Path, home: &Path) -> Result<(), CompileError> {
     let record = &compile.record;
-    let result = Command::new(&record.compiler)
+    let result = command(compile)
         .args(compile.separated(output, tree, home))
-        .current_dir(&record.directory)
-        .env_clear()
-        // One instant for __DATE__ and __TIME__ in both versions; a recorded one wins.
-        .env("SOURCE_DATE_EPOCH", "0")
-        .envs(&record.environment)
         .output()
         .map_err(|source| CompileError::Start {
             compiler: record.compiler.clone(),
@@ -88,6 +90,26 @@ fn run(compile: &Compile, output: &Path, tree: &Path, home: &Path) -> Result<(),
         source_file: compile.source.clone(),
         output,
     })
+}
+
+/// The same compiler, to be asked which files the compile reads.
+pub(crate) fn preprocessor(compile: &Compile) -> Command {
+    let mut command = command(compile);
+    command.args(compile.dependencies());
+    command
+}
+
+/// The compiler as the build started it, without arguments.
+fn command(compile: &Compile) -> Command {
+    let record = &compile.record;
+    let mut command = Command::new(&record.compiler);
+    command
+        .current_dir(&record.directory)
+        .env_clear()
+        // One instant for __DATE__ and __TIME__ in both versions; a recorded one wins.
+        .env("SOURCE_DATE_EPOCH", "0")
+        .envs(&record.environment);
+    command
 }
 
 /// The last lines of what a command printed.

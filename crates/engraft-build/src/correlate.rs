@@ -62,6 +62,11 @@ impl Correlation {
         self.bindings.get(&(referent.clone(), class)).copied()
     }
 
+    /// True if there is any reference of that class.
+    pub(crate) fn has(&self, class: Class) -> bool {
+        self.bindings.keys().any(|&(_, found)| found == class)
+    }
+
     /// How much of the object's code is in the binary, in bytes, and how much there is.
     pub(crate) fn coverage(&self, unit: &Unit) -> (u64, u64) {
         let total = unit.functions().map(|(_, item)| item.size).sum();

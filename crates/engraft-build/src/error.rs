@@ -87,6 +87,15 @@ pub enum BuildError {
         /// What the fix changes.
         files: Vec<PathBuf>,
     },
+    /// The fix changes no function, but files that no C compiler sees.
+    #[error(
+        "the fix changes {}, which no recorded compile reads, and the code of no function (hint: only what the build command compiles with a C compiler can be patched, sources in other languages cannot; a C file needs a command that builds it)",
+        list(files)
+    )]
+    NotCompiled {
+        /// Those files.
+        files: Vec<PathBuf>,
+    },
     /// A compile of our own failed.
     #[error(transparent)]
     Compile(#[from] CompileError),

@@ -5,6 +5,7 @@
 
 mod references;
 mod slots;
+mod thread_local;
 mod unwind;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,6 +21,7 @@ use crate::site;
 use crate::trampoline::MovedCode;
 use crate::unit::{Item, ItemId, Kind};
 
+use references::Extent;
 pub(crate) use references::object_target;
 
 /// A compiled object whose original is in the binary.
@@ -195,9 +197,14 @@ impl<'a> Builder<'a> {
             let Some(item) = self.item(unit, id) else {
                 continue;
             };
-            for reloc in &item.relocations {
-                if let Err(refusal) = self.reference(unit, id, reloc) {
-                    self.refusals.push(refusal);
+            let mut relocations = item.relocations.iter();
+            while let Some(reloc) = relocations.next() {
+                match self.reference(unit, id, reloc) {
+                    Ok(Extent::One) => {}
+                    Ok(Extent::WithCall) => {
+                        relocations.next();
+                    }
+                    Err(refusal) => self.refusals.push(refusal),
                 }
             }
         }

@@ -9,6 +9,7 @@
 //! ```text
 //! record, command      the build's compiles            compile, renumber    our own compiles
 //! tree, fix            source trees, the fix           unit, compare        objects and their differences
+//! dependencies         what compiles read
 //! binary, correlate    the binary, what is where       image, layout        new code for one binary
 //! site, trampoline     the entries of old functions
 //! ```
@@ -26,6 +27,7 @@ mod command;
 mod compare;
 mod compile;
 mod correlate;
+mod dependencies;
 mod error;
 mod fix;
 mod image;

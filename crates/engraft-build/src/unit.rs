@@ -11,6 +11,8 @@ mod parse;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use object::elf;
+
 pub(crate) use frames::{FUNCTION as FRAME_FUNCTION, Frame, ID as FRAME_ID};
 pub use parse::ObjectError;
 
@@ -121,6 +123,26 @@ impl Unit {
             Referent::Undefined { .. } => None,
         };
         item.relocations.iter().filter_map(referent).collect()
+    }
+}
+
+impl Reloc {
+    /// What decides the value of its field. Whichever variable it names, [`elf::R_X86_64_TLSLD`] means the module.
+    pub(crate) fn bound_to(&self) -> Referent {
+        match self.r_type {
+            elf::R_X86_64_TLSLD => Referent::module(),
+            _ => self.referent.clone(),
+        }
+    }
+}
+
+impl Referent {
+    /// The module itself, which has no name.
+    pub(crate) fn module() -> Self {
+        Self::Undefined {
+            name: String::new(),
+            weak: false,
+        }
     }
 }
 

@@ -254,6 +254,13 @@ fn build(request: &BuildRequest) -> Result<(), Error> {
             "  not in any of the binaries: {functions} of {file}\n"
         ));
     }
+    if !report.unread.is_empty() {
+        let files = list(report.unread.iter().map(|file| file.display()));
+        eprintln!(
+            "note: the fix also changes {files}, which no recorded compile reads: unless the build makes C of that, it \
+             is not in the patch"
+        );
+    }
     Ok(())
 }
 

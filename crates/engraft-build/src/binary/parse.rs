@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use engraft_patch::{BuildId, LinkAddress};
-use object::read::elf::{ElfFile64, ProgramHeader as _};
+use object::read::elf::{Dyn as _, ElfFile64, ProgramHeader as _};
 use object::{
     LittleEndian, Object as _, ObjectSegment as _, ObjectSymbol as _, RelocationFlags,
     RelocationTarget, elf,
 };
 
-use super::{Binary, Segment, Slots, Symbol};
+use super::{Binary, Segment, Slots, Symbol, ifuncs};
 
 /// Why a binary cannot be patched.
 #[derive(Debug, thiserror::Error)]
@@ -95,23 +95,38 @@ impl Binary {
 }
 
 fn parse(elf: &Elf<'_>, path: &Path, build_id: BuildId) -> Result<Binary, object::Error> {
+    let is_dynamic = is_dynamic(elf)?;
     let mut binary = Binary {
         path: path.to_owned(),
         build_id,
         segments: segments(elf)?,
         symbols: HashMap::new(),
-        slots: HashMap::new(),
+        slots: ifuncs::slots(elf, is_dynamic)?,
         versions: versions(elf)?,
         relative: HashMap::new(),
-        is_dynamic: elf
-            .elf_program_headers()
-            .iter()
-            .any(|header| header.p_type(LittleEndian) == object::elf::PT_DYNAMIC),
+        is_dynamic,
         has_symtab: elf.symbols().next().is_some(),
     };
     symbols(elf, &mut binary.symbols)?;
     dynamic_relocations(elf, &mut binary)?;
     Ok(binary)
+}
+
+/// A static program that is position-independent has a dynamic section, too.
+fn is_dynamic(elf: &Elf<'_>) -> Result<bool, object::Error> {
+    let (mut dynamic, mut interpreter, mut is_program) = (false, false, false);
+    for header in elf.elf_program_headers() {
+        interpreter |= header.p_type(LittleEndian) == elf::PT_INTERP;
+        for entry in header
+            .dynamic(LittleEndian, elf.data())?
+            .unwrap_or_default()
+        {
+            dynamic = true;
+            is_program |= entry.d_tag(LittleEndian) == u64::from(elf::DT_FLAGS_1)
+                && entry.d_val(LittleEndian) & u64::from(elf::DF_1_PIE) != 0;
+        }
+    }
+    Ok(dynamic && (interpreter || !is_program))
 }
 
 fn segments(elf: &Elf<'_>) -> Result<Vec<Segment>, object::Error> {
@@ -133,12 +148,8 @@ fn symbols(elf: &Elf<'_>, symbols: &mut HashMap<String, Vec<Symbol>>) -> Result<
         if st_type == elf::STT_FILE {
             file = Some(name.to_owned()).filter(|name| !name.is_empty());
         }
-        let kinds = [
-            elf::STT_FUNC,
-            elf::STT_OBJECT,
-            elf::STT_GNU_IFUNC,
-            elf::STT_NOTYPE,
-        ];
+        // An IFUNC's symbol is none of the function that its name means.
+        let kinds = [elf::STT_FUNC, elf::STT_OBJECT, elf::STT_NOTYPE];
         // An undefined function with a value has its canonical address here, in the PLT (non-PIE).
         let is_canonical = symbol.is_undefined() && symbol.address() != 0;
         if name.is_empty()

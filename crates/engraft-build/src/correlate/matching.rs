@@ -1,15 +1,17 @@
 //! One function of an object against the code at one address of a binary.
 
+mod relaxed;
+
 use std::collections::HashMap;
 
-use iced_x86::{
-    ConstantOffsets, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind,
-};
+use iced_x86::{ConstantOffsets, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use object::elf;
+
+use relaxed::Relaxed;
 
 use super::content;
 use crate::binary::Binary;
-use crate::unit::{Flow, Item, ItemId, Referent, Reloc, Unit};
+use crate::unit::{Item, ItemId, Referent, Reloc, Unit};
 
 /// Where linking may make a function longer: short jumps of the assembler became near ones, and padding moved.
 const SLACK: usize = 4096;
@@ -37,8 +39,11 @@ pub(crate) enum Class {
     GotSlot,
     /// The variable's distance from the thread pointer.
     TlsOffset,
-    /// The address of a GOT entry of another TLS model, by relocation type.
+    /// The address of a GOT entry of another TLS model, by relocation type; for `R_X86_64_DTPOFF32` the distance
+    /// from where the module's variables begin, or, with [`Class::TlsFromThreadPointer`], from the thread pointer.
     TlsEntry(u32),
+    /// Nothing: where the module's variables begin is no longer asked for, the thread pointer does.
+    TlsFromThreadPointer,
 }
 
 /// Where the code in the binary is not the object's.
@@ -171,10 +176,12 @@ impl Matcher<'_> {
             return None;
         }
         let relocations = self.item.relocations_in(o.ip()..o.next_ip());
-        if let [reloc] = relocations
-            && self.compare_relaxed(o, l, reloc)
-        {
-            return Some(());
+        if let [reloc] = relocations {
+            match self.compare_relaxed(o, l, reloc) {
+                Relaxed::No => {}
+                Relaxed::Same => return Some(()),
+                Relaxed::Differs => return None,
+            }
         }
         let (mut o_rest, mut l_rest) = (*o, *l);
         if is_near_branch(o) && is_near_branch(l) {
@@ -268,36 +275,9 @@ impl Matcher<'_> {
         }
     }
 
-    /// Instructions that the linker rewrote because the GOT is not needed (psABI, B.2; ELF TLS, 11.1).
-    fn compare_relaxed(&mut self, o: &Instruction, l: &Instruction, reloc: &Reloc) -> bool {
-        let got = matches!(
-            reloc.r_type,
-            elf::R_X86_64_GOTPCRELX | elf::R_X86_64_REX_GOTPCRELX
-        );
-        let same_register = o.op0_register() == l.op0_register();
-        let bound = if got && reloc.flow != Flow::Value && is_near_branch(l) {
-            (is_call(o) == is_call(l))
-                .then(|| self.bind(reloc, Class::Code, l.near_branch_target()))
-        } else if got && o.mnemonic() == Mnemonic::Mov && l.mnemonic() == Mnemonic::Lea {
-            (same_register && l.is_ip_rel_memory_operand())
-                .then(|| self.bind(reloc, Class::Address, l.ip_rel_memory_address()))
-        } else if got && o.mnemonic() == l.mnemonic() && is_immediate(l) && !is_immediate(o) {
-            same_register.then(|| self.bind(reloc, Class::Address, l.immediate(1)))
-        } else if reloc.r_type == elf::R_X86_64_GOTTPOFF && is_immediate(l) && !is_immediate(o) {
-            (same_register && o.mnemonic() == l.mnemonic())
-                .then(|| self.bind(reloc, Class::TlsOffset, l.immediate(1)))
-        } else if reloc.r_type == elf::R_X86_64_GOTTPOFF && l.mnemonic() == Mnemonic::Lea {
-            (same_register && l.memory_base() == l.op0_register())
-                .then(|| self.bind(reloc, Class::TlsOffset, l.memory_displacement64()))
-        } else {
-            None
-        };
-        bound.flatten().is_some()
-    }
-
     /// `None` if the same reference resolves to something else elsewhere in the function.
     fn bind(&mut self, reloc: &Reloc, class: Class, value: u64) -> Option<()> {
-        let key = (reloc.referent.clone(), class);
+        let key = (reloc.bound_to(), class);
         let known = *self.found.bindings.entry(key).or_insert(value);
         (known == value).then_some(())
     }
@@ -328,31 +308,16 @@ fn is_near_branch(instruction: &Instruction) -> bool {
     instruction.op_count() > 0 && instruction.op0_kind() == OpKind::NearBranch64
 }
 
-fn is_immediate(instruction: &Instruction) -> bool {
-    instruction.op_count() == 2
-        && matches!(
-            instruction.op1_kind(),
-            OpKind::Immediate32 | OpKind::Immediate32to64 | OpKind::Immediate8to64
-        )
-}
-
-fn is_call(instruction: &Instruction) -> bool {
-    matches!(
-        instruction.flow_control(),
-        FlowControl::Call | FlowControl::IndirectCall
-    )
-}
-
 /// The bytes at a function's start that are the same wherever it is linked.
 pub(super) fn fixed_prefix(item: &Item) -> &[u8] {
     let mut decoder = Decoder::with_ip(64, &item.bytes, 0, DecoderOptions::NONE);
-    let mut end = item
-        .relocations
-        .first()
-        .map_or(item.size, |reloc| reloc.place);
+    let first = item.relocations.first();
+    let mut end = first.map_or(item.size, |reloc| reloc.place);
     while decoder.can_decode() && decoder.ip() < end {
         let instruction = decoder.decode();
-        if is_near_branch(&instruction) {
+        let is_relocated = instruction.next_ip() > end;
+        let may_change = is_relocated && first.is_some_and(relaxed::is_relaxable);
+        if is_near_branch(&instruction) || may_change {
             end = end.min(instruction.ip());
         }
     }

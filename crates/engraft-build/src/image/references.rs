@@ -13,9 +13,17 @@ use crate::unit::{Flow, Item, ItemId, Kind, Referent, Reloc};
 pub(super) struct Reference<'r> {
     pub(super) unit: usize,
     id: ItemId,
-    item: &'r Item,
+    pub(super) item: &'r Item,
     pub(super) reloc: &'r Reloc,
     pub(super) place: Spot,
+}
+
+/// How many relocations were resolved at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    One,
+    /// The one behind it as well: of the call of `__tls_get_addr`.
+    WithCall,
 }
 
 impl<'a> Builder<'a> {
@@ -25,9 +33,9 @@ impl<'a> Builder<'a> {
         unit: usize,
         id: ItemId,
         reloc: &Reloc,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Extent, Refusal> {
         let Some(item) = self.item(unit, id) else {
-            return Ok(());
+            return Ok(Extent::One);
         };
         let start = self.place(unit, id);
         let place = Spot {
@@ -42,7 +50,7 @@ impl<'a> Builder<'a> {
             place,
         };
         let kind = match reloc.r_type {
-            elf::R_X86_64_NONE => return Ok(()),
+            elf::R_X86_64_NONE => return Ok(Extent::One),
             elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 => RelocationKind::PcRelative32,
             elf::R_X86_64_64 => RelocationKind::Absolute64,
             elf::R_X86_64_32 => RelocationKind::Absolute32,
@@ -73,7 +81,7 @@ impl<'a> Builder<'a> {
             target,
             addend,
         });
-        Ok(())
+        Ok(Extent::One)
     }
 
     fn target(
@@ -228,7 +236,12 @@ impl<'a> Builder<'a> {
             Class::Code
         };
         let correlation = &self.placed[reference.unit].correlation;
-        let by_code = || correlation.binding(key, class).map(LinkAddress);
+        // What can be pointed to can be called as well.
+        let by_code = || {
+            let exact = correlation.binding(key, class);
+            let address = exact.or_else(|| correlation.binding(key, Class::Address));
+            address.map(LinkAddress)
+        };
         let old = self
             .old_globals
             .get(name)
@@ -268,7 +281,7 @@ impl<'a> Builder<'a> {
     }
 
     /// `mov foo@GOTPCREL(%rip), %rax` and the like: the operand is a slot that holds the address.
-    fn through_slot(&mut self, reference: &Reference<'_>) -> Result<(), Refusal> {
+    fn through_slot(&mut self, reference: &Reference<'_>) -> Result<Extent, Refusal> {
         let Reloc {
             ref referent,
             offset,
@@ -282,8 +295,12 @@ impl<'a> Builder<'a> {
         let name = self.symbol(reference);
         let slots = self.binary.slots(&name);
         let shared = slots.data.or(slots.jump.filter(|_| flow != Flow::Value));
+        let by_code = || self.binding(reference, Class::GotSlot).map(LinkAddress);
+        let shared = shared.or_else(by_code);
         let target = if let Some(slot) = shared.filter(|_| self.is_global(reference)) {
             object_target(&format!("{name}.got"), slot)
+        } else if self.is_null(reference) {
+            Target::Spot(self.null_slot(SlotKey::Name(name)))
         } else {
             let (key, content) = match referent {
                 Referent::Item(id) => {
@@ -314,7 +331,26 @@ impl<'a> Builder<'a> {
             target,
             addend: -i64::from(tail),
         });
-        Ok(())
+        Ok(Extent::One)
+    }
+
+    /// What the old code says of a reference of new code.
+    pub(super) fn binding(&self, reference: &Reference<'_>, class: Class) -> Option<u64> {
+        let placed = &self.placed[reference.unit];
+        let key = match reference.reloc.bound_to() {
+            Referent::Item(id) => Referent::Item(placed.comparison.pairs.original(id)?),
+            undefined => undefined,
+        };
+        placed.correlation.binding(&key, class)
+    }
+
+    /// A weak symbol that nothing defines: its address is 0, wherever the binary is.
+    fn is_null(&self, reference: &Reference<'_>) -> bool {
+        let weak = matches!(
+            reference.reloc.referent,
+            Referent::Undefined { weak: true, .. }
+        );
+        weak && self.binding(reference, Class::Address) == Some(0)
     }
 
     fn is_global(&self, reference: &Reference<'_>) -> bool {

@@ -1,81 +1,12 @@
-//! GOT slots, stubs that jump through them, and places of thread-local variables.
+//! GOT slots, and stubs that jump through them.
 
 use engraft_patch::{LinkAddress, RelocationKind};
-use object::elf;
 
-use super::references::{Reference, object_target};
+use super::references::object_target;
 use super::{Builder, SlotKey};
-use crate::correlate::Class;
 use crate::layout::{Area, Fixup, Spot, Target};
-use crate::refusal::Refusal;
-use crate::unit::{Referent, Reloc};
 
 impl Builder<'_> {
-    /// Thread-local variables are where the binary's own code finds them.
-    pub(super) fn thread_local(&mut self, reference: &Reference<'_>) -> Result<(), Refusal> {
-        let Reloc {
-            offset,
-            tail,
-            r_type,
-            ..
-        } = *reference.reloc;
-        let placed = &self.placed[reference.unit];
-        let key = match &reference.reloc.referent {
-            Referent::Item(id) => placed.comparison.pairs.original(*id).map(Referent::Item),
-            undefined => Some(undefined.clone()),
-        };
-        let binding = |class| placed.correlation.binding(key.as_ref()?, class);
-        let (place, kind) = (reference.place, RelocationKind::PcRelative32);
-        let addend = -i64::from(tail);
-        let entry = binding(Class::TlsEntry(r_type));
-        let distance = binding(Class::TlsOffset);
-        match (r_type, entry, distance) {
-            (elf::R_X86_64_TPOFF32, _, Some(value)) | (elf::R_X86_64_DTPOFF32, Some(value), _) => {
-                let value = value.wrapping_add_signed(offset).to_le_bytes();
-                self.layout.write(place, value.get(..4).unwrap_or_default());
-            }
-            (
-                elf::R_X86_64_GOTTPOFF | elf::R_X86_64_TLSGD | elf::R_X86_64_TLSLD,
-                Some(entry),
-                _,
-            ) => {
-                let name = format!("{}.tls", self.symbol(reference));
-                let target = object_target(&name, LinkAddress(entry));
-                self.layout.fixup(Fixup {
-                    place,
-                    kind,
-                    target,
-                    addend,
-                });
-            }
-            (elf::R_X86_64_GOTTPOFF, None, Some(value)) => {
-                // The linker had no need for a slot; the code as compiled has.
-                let slots = &mut self.slots;
-                let layout = &mut self.layout;
-                let slot = *slots
-                    .entry(SlotKey::ThreadLocal(value))
-                    .or_insert_with(|| layout.add(Area::ReadOnly, &value.to_le_bytes(), 8, 8));
-                let target = Target::Spot(slot);
-                self.layout.fixup(Fixup {
-                    place,
-                    kind,
-                    target,
-                    addend,
-                });
-            }
-            _ => {
-                let (function, symbol) = (self.user(reference), self.symbol(reference));
-                let binary = self.binary.file_name();
-                return Err(Refusal::ThreadLocalPlace {
-                    function,
-                    symbol,
-                    binary,
-                });
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn has_slot(&self, name: &str) -> bool {
         let slots = self.binary.slots(name);
         slots.jump.or(slots.data).is_some()
@@ -108,6 +39,15 @@ impl Builder<'_> {
         });
         self.stubs.insert(key, stub);
         stub
+    }
+
+    /// A GOT slot of a weak symbol that nothing defines.
+    pub(super) fn null_slot(&mut self, key: SlotKey) -> Spot {
+        let layout = &mut self.layout;
+        let slots = &mut self.slots;
+        *slots
+            .entry(key)
+            .or_insert_with(|| layout.add(Area::ReadOnly, &[0; 8], 8, 8))
     }
 
     /// A GOT slot of the image.

@@ -10,6 +10,8 @@ pub(super) struct Span {
     start: u64,
     end: u64,
     flow: Flow,
+    /// It goes where a word in memory says.
+    is_indirect: bool,
 }
 
 pub(super) fn spans(code: &[u8]) -> Vec<Span> {
@@ -17,15 +19,20 @@ pub(super) fn spans(code: &[u8]) -> Vec<Span> {
     let mut spans = Vec::new();
     while decoder.can_decode() {
         let start = decoder.position() as u64;
-        let flow = match decoder.decode().flow_control() {
-            FlowControl::Call => Flow::Call,
-            FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch => Flow::Jump,
-            _ => Flow::Value,
+        let (flow, is_indirect) = match decoder.decode().flow_control() {
+            FlowControl::Call => (Flow::Call, false),
+            FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch => {
+                (Flow::Jump, false)
+            }
+            FlowControl::IndirectCall => (Flow::Call, true),
+            FlowControl::IndirectBranch => (Flow::Jump, true),
+            _ => (Flow::Value, false),
         };
         spans.push(Span {
             start,
             end: decoder.position() as u64,
             flow,
+            is_indirect,
         });
     }
     spans
@@ -34,13 +41,20 @@ pub(super) fn spans(code: &[u8]) -> Vec<Span> {
 /// How far the end of the instruction is behind a relocated field, and what the instruction does with it.
 pub(super) fn operand(spans: &[Span], reloc: &Reloc) -> (u8, Flow) {
     let index = spans.partition_point(|span| span.end <= reloc.place);
-    match spans.get(index) {
-        Some(span) if span.start <= reloc.place && is_pc_relative(reloc.r_type) => {
-            (u8::try_from(span.end - reloc.place).unwrap_or(0), span.flow)
-        }
-        Some(span) => (0, span.flow),
-        None => (0, Flow::Value),
-    }
+    let Some(span) = spans.get(index) else {
+        return (0, Flow::Value);
+    };
+    // Through the symbol's GOT slot it is the symbol that is called; through another word in memory, which the
+    // symbol names, it is whatever that holds.
+    let flow = match span.is_indirect && !is_got_slot(reloc.r_type) {
+        true => Flow::Value,
+        false => span.flow,
+    };
+    let tail = match span.start <= reloc.place && is_pc_relative(reloc.r_type) {
+        true => u8::try_from(span.end - reloc.place).unwrap_or(0),
+        false => 0,
+    };
+    (tail, flow)
 }
 
 /// The assembler resolves what a static function says of itself, recursive calls and pointers. They mean the
@@ -77,17 +91,23 @@ pub(super) fn add_references_to_itself(item: &mut Item, id: ItemId) {
     item.relocations.sort_by_key(|reloc| reloc.place);
 }
 
-/// Fields that the processor adds to the address of the next instruction.
-fn is_pc_relative(r_type: u32) -> bool {
+/// Fields that mean the GOT slot of a symbol.
+fn is_got_slot(r_type: u32) -> bool {
     matches!(
         r_type,
-        elf::R_X86_64_PC32
-            | elf::R_X86_64_PLT32
-            | elf::R_X86_64_GOTPCREL
-            | elf::R_X86_64_GOTPCRELX
-            | elf::R_X86_64_REX_GOTPCRELX
-            | elf::R_X86_64_GOTTPOFF
-            | elf::R_X86_64_TLSGD
-            | elf::R_X86_64_TLSLD
+        elf::R_X86_64_GOTPCREL | elf::R_X86_64_GOTPCRELX | elf::R_X86_64_REX_GOTPCRELX
     )
+}
+
+/// Fields that the processor adds to the address of the next instruction.
+fn is_pc_relative(r_type: u32) -> bool {
+    is_got_slot(r_type)
+        || matches!(
+            r_type,
+            elf::R_X86_64_PC32
+                | elf::R_X86_64_PLT32
+                | elf::R_X86_64_GOTTPOFF
+                | elf::R_X86_64_TLSGD
+                | elf::R_X86_64_TLSLD
+        )
 }

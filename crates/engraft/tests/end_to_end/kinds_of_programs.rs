@@ -132,7 +132,6 @@ fn built_by_rustc_and_patched_in_c() -> Result<()> {
 
 /// No patch is made of Rust sources yet, and "nothing to patch" is not the word for that.
 #[test]
-#[ignore = "a fix of what another compiler compiles is said to change nothing, with exit code 0"]
 fn rust_sources_are_refused() -> Result<()> {
     let engraft = engraft();
     let victim = Victim::build_with(&victims().join("rust"), &[])?;

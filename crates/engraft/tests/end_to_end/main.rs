@@ -32,6 +32,7 @@ mod plugins;
 mod races_with_the_loader;
 mod refusals;
 mod refused_library;
+mod relaxed;
 mod removal;
 mod same_patch_twice;
 mod several_processes;

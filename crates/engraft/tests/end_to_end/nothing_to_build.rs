@@ -31,6 +31,24 @@ fn a_fix_for_another_source_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// Documentation in a fix is no reason against it, and not passed over in silence.
+#[test]
+fn what_is_not_compiled_is_noted() -> Result<()> {
+    let (engraft, victim) = (engraft(), victim("workers")?);
+    std::fs::write(victim.source().join("NEWS"), "Bugs.\n")?;
+    let news = "--- a/NEWS\n+++ b/NEWS\n@@ -1 +1 @@\n-Bugs.\n+None.\n";
+    std::fs::write(victim.source().join("news.patch"), news)?;
+    let code = std::fs::read_to_string(victim.source().join("fix.patch"))?;
+    std::fs::write(victim.source().join("both.patch"), code + news)?;
+    let (outcome, patch) = victim.try_patch(&engraft, "both.patch", "both", &["workers"])?;
+    outcome.exits(exit::OK)?.says(&["note: ", "NEWS"])?;
+    ensure!(patch.exists(), "no patch file was made");
+    let (outcome, patch) = victim.try_patch(&engraft, "news.patch", "news", &["workers"])?;
+    outcome.exits(exit::BUILD_FAILED)?.says(&["NEWS"])?;
+    ensure!(!patch.exists(), "a patch file was made");
+    Ok(())
+}
+
 #[test]
 fn a_build_command_that_fails_is_shown() -> Result<()> {
     let (engraft, victim) = (engraft(), victim("workers")?);

@@ -52,9 +52,22 @@ fn with_frame_pointers_and_stack_protector() -> Result<()> {
 
 /// The linker makes direct calls of the indirect ones that the compiler gave it.
 #[test]
-#[ignore = "what the linker makes of calls through the GOT is taken for other code"]
 fn without_a_linkage_table() -> Result<()> {
     old_and_new_at_once(&["KIND=-O2 -fno-plt"])
+}
+
+#[test]
+fn without_a_linkage_table_by_other_linkers() -> Result<()> {
+    for linker in ["gold", "lld"] {
+        let tool = format!("ld.{linker}");
+        if run(Command::new(&tool).arg("--version"), TIME_LIMIT).is_err() {
+            let what = format!("{tool} is not installed");
+            skip("shapes::without_a_linkage_table_by_other_linkers", &what);
+            continue;
+        }
+        old_and_new_at_once(&["KIND=-O2 -fno-plt", &format!("LINK=-fuse-ld={linker}")])?;
+    }
+    Ok(())
 }
 
 #[test]
