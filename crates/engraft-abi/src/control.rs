@@ -12,7 +12,7 @@ use crate::table::Bytes;
 pub const MAGIC: [u8; 16] = *b"engraft agent\n\0\0";
 
 /// Version of everything in this crate. A controller talks only to an agent of its own version.
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 
 /// Name of the agent's memory in `/proc/PID/maps` (as a memfd or as named anonymous memory).
 pub const AGENT_MAPPING_NAME: &str = "engraft-agent";
@@ -287,4 +287,6 @@ pub struct LoadedModule {
     pub build_id: BuildIdBytes,
     /// The loader's name of it; empty for the main program. An offset from the start of the list.
     pub path: Bytes,
+    /// The `_Unwind_Find_FDE` of an unwinder that was linked into it; 0 if none was found.
+    pub find_fde: u64,
 }

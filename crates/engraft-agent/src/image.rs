@@ -16,6 +16,7 @@ use engraft_abi::{
 
 use crate::dispatch;
 use crate::failure::{Failure, Text};
+use crate::frames;
 use crate::memory::bytes_mut;
 use crate::system::{
     self, Errno, File, MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NORESERVE, MAP_PRIVATE,
@@ -98,11 +99,18 @@ impl Image {
         };
         image
             .fill(payload, object, place)
+            .and_then(|()| image.add_frames(object))
             .map_err(|failure| match image.unmap() {
                 Ok(()) => failure,
                 Err(undo) => undo,
             })?;
         Ok(image)
+    }
+
+    /// Where the constants of an object's image are, from its start.
+    pub(crate) fn constants_of(object: &PayloadObject) -> Option<Range<u64>> {
+        let layout = Layout::of(object)?;
+        Some(layout.read_only..layout.data)
     }
 
     /// Where the variables of an object's image are, from its start.
@@ -131,7 +139,17 @@ impl Image {
         if self.escapes { Ok(()) } else { self.unmap() }
     }
 
+    /// Makes it known how the frames of its code are unwound.
+    fn add_frames(&self, object: &PayloadObject) -> Result<(), Failure> {
+        if object.unwind_size == 0 {
+            return Ok(());
+        }
+        let start = self.base + object.unwind_offset;
+        frames::add(&self.code(), start..start + object.unwind_size)
+    }
+
     fn unmap(&self) -> Result<(), Failure> {
+        frames::remove(self.base);
         // SAFETY: the range is this image's; the caller of `release` knows that nobody runs in it.
         unsafe { system::unmap(self.base, self.layout.length as usize) }
             .map_err(|errno| Failure::system_call(b"unmapping a patch's code", errno))
