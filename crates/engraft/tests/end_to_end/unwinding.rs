@@ -109,6 +109,16 @@ fn in_a_static_program() -> Result<()> {
     there_and_back("in_a_static_program", &["LINK=-static"], &[("", None)])
 }
 
+/// Call frame information has absolute addresses there.
+#[test]
+fn in_a_position_dependent_program() -> Result<()> {
+    there_and_back(
+        "in_a_position_dependent_program",
+        &["KIND=-fno-pie", "LINK=-no-pie"],
+        &[("libgcc_s.so.1", None)],
+    )
+}
+
 /// As programs are linked that are to run on many distributions: what they throw is theirs, and what glibc cancels
 /// goes through a libgcc of its own.
 #[test]
