@@ -419,6 +419,7 @@ impl World for Host {
             module: &target.span,
             symbols: &symbols,
             dispatch: self.dispatch,
+            name: c"engraft-patch",
         };
         let image = Image::place(view.buffer, view.object, &place)?;
         self.images.push(PlacedImage {

@@ -7,6 +7,7 @@
 
 #![expect(unsafe_code, reason = "maps and fills memory")]
 
+use core::ffi::CStr;
 use core::ops::Range;
 
 use engraft_abi::{
@@ -79,6 +80,8 @@ pub(crate) struct Placement<'a> {
     pub symbols: &'a dyn Symbols,
     /// Where its stubs lead.
     pub dispatch: u64,
+    /// What it is called in `/proc/PID/maps`.
+    pub name: &'static CStr,
 }
 
 impl Image {
@@ -167,7 +170,7 @@ impl Image {
             length,
             ..
         } = self.layout;
-        let staging = Staging::new(length)?;
+        let staging = Staging::new(place.name, length)?;
         // SAFETY: the staging mapping is `length` bytes long and ours alone until it is dropped.
         let content = unsafe { bytes_mut(staging.address, length as usize) };
         let segments = [
@@ -287,8 +290,8 @@ struct Staging {
 }
 
 impl Staging {
-    fn new(length: u64) -> Result<Self, Failure> {
-        let file = File::in_memory(c"engraft-patch", length as usize).ok();
+    fn new(name: &'static CStr, length: u64) -> Result<Self, Failure> {
+        let file = File::in_memory(name, length as usize).ok();
         let flags = if file.is_some() {
             MAP_SHARED
         } else {

@@ -158,6 +158,7 @@ impl Unwinder {
             module: &self.span,
             symbols: &NoSymbols,
             dispatch: 0,
+            name: c"engraft-unwinder",
         };
         let image = Image::place(&detour.0, &object, &place)?;
         let original = moved.first_chunk().copied().ok_or_else(unknown)?;
