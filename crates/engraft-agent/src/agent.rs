@@ -110,7 +110,7 @@ impl Agent {
             let text = b"threads may be inside the code of a patch that was forced out";
             return Err(Failure::new(Outcome::NotAllowed, text));
         }
-        self.host.unwinders.lead(self.host.writer, false)?;
+        self.host.unwinders.lead(self.host.writer, false, None)?;
         if let Some(hook) = self.hook.take() {
             let detached = hook.uninstall(self.host.writer);
             if detached.is_err() {
@@ -126,6 +126,8 @@ impl Agent {
     /// The same, and the last of what the agent has mapped besides itself goes. No other controller is there, and
     /// no thread in what unwinders were led through.
     pub(crate) fn leave(&mut self) -> Answer {
+        // Nothing is written to a libgcc that has just gone.
+        self.settle()?;
         let detached = self.detach()?;
         self.host.unwinders.forget(None)?;
         self.host.payloads.take_all_back()?;

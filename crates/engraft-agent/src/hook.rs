@@ -343,7 +343,8 @@ impl Agent {
         let host = &mut self.host;
         let has_one = |module: &Module| module.find_fde().is_some();
         if host.modules.get(module).is_some_and(has_one) && host.prepare_unwinders().is_ok() {
-            let _ = host.unwinders.lead(host.writer, true);
+            // Threads may be in all others.
+            let _ = host.unwinders.lead(host.writer, true, Some(module));
         }
     }
 

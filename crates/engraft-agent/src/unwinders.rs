@@ -115,14 +115,20 @@ impl Unwinders {
             })
     }
 
-    /// Leads all unwinders that are ready through new code, or no longer. No thread is in the middle of the bytes.
-    pub(crate) fn lead(&mut self, writer: Writer, through: bool) -> Result<(), Failure> {
-        self.list
-            .iter_mut()
-            .try_for_each(|unwinder| match &mut unwinder.state {
-                State::Ready { site, image } => site.lead(writer, through.then_some(image.base)),
-                State::Failed(_) => Ok(()),
-            })
+    /// Leads all unwinders that are ready through new code, or no longer; or that of one module only. No thread is in
+    /// the middle of the bytes.
+    pub(crate) fn lead(
+        &mut self,
+        writer: Writer,
+        through: bool,
+        only: Option<ModuleId>,
+    ) -> Result<(), Failure> {
+        let of = |unwinder: &&mut Unwinder| only.is_none_or(|only| unwinder.module == only);
+        let mut list = self.list.iter_mut().filter(of);
+        list.try_for_each(|unwinder| match &mut unwinder.state {
+            State::Ready { site, image } => site.lead(writer, through.then_some(image.base)),
+            State::Failed(_) => Ok(()),
+        })
     }
 
     /// Forgets that of a module, which is not mapped any more, or all of them, which lead nowhere any more. No
