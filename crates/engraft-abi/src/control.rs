@@ -291,4 +291,6 @@ pub struct LoadedModule {
     pub build_id: BuildIdBytes,
     /// The loader's name of it; empty for the main program. An offset from the start of the list.
     pub path: Bytes,
+    /// The `_Unwind_Find_FDE` of an unwinder that was linked into it; 0 if none was found.
+    pub find_fde: u64,
 }

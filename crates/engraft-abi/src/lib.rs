@@ -26,6 +26,6 @@ pub use payload::{
 };
 pub use snapshot::{
     SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject, SnapshotPatch,
-    SnapshotTransition, patch_state,
+    SnapshotTransition, SnapshotUnwinder, patch_state,
 };
 pub use table::{Bytes, Table};

@@ -20,6 +20,22 @@ pub struct SnapshotHeader {
     pub prepared: u64,
     /// The transition that is on.
     pub transition: SnapshotTransition,
+    /// The unwinders of the process that are known ([`SnapshotUnwinder`]).
+    pub unwinders: Table,
+}
+
+/// An unwinder of the process, which exceptions and cancelled threads use.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SnapshotUnwinder {
+    /// The loader's name of the module that it is part of; empty for the main program.
+    pub path: Bytes,
+    /// Why it does not find its way through new code; empty if it does.
+    pub failure: Bytes,
+    /// Code of ours that its calls go through; 0 if there is none.
+    pub code: u64,
+    /// Size of that in bytes.
+    pub code_length: u64,
 }
 
 /// A transition.

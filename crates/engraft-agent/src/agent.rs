@@ -116,6 +116,7 @@ impl Agent {
             let text = b"threads may be inside the code of a patch that was forced out";
             return Err(Failure::new(Outcome::NotAllowed, text));
         }
+        self.host.unwinders.lead(self.host.writer, false, None)?;
         if let Some(hook) = self.hook.take() {
             let detached = hook.uninstall(self.host.writer);
             if detached.is_err() {
@@ -128,9 +129,13 @@ impl Agent {
         Ok((Outcome::Done, 0))
     }
 
-    /// The same, and the last of what the agent has mapped besides itself goes. No other controller is there.
+    /// The same, and the last of what the agent has mapped besides itself goes. No other controller is there, and
+    /// no thread in what unwinders were led through.
     pub(crate) fn leave(&mut self) -> Answer {
+        // Nothing is written to a libgcc that has just gone.
+        self.settle()?;
         let detached = self.detach()?;
+        self.host.unwinders.forget(None)?;
         self.host.payloads.take_all_back()?;
         Ok(detached)
     }
@@ -168,6 +173,7 @@ impl Agent {
                 new
             }
         };
+        self.host.prepare_unwinders()?;
         let definition = definition(self.host.payload(patch)?)?;
         let prepared = self.core.prepare(&mut self.host, patch, definition);
         prepared.map_err(|error| {
@@ -214,6 +220,9 @@ impl Agent {
         });
         visited.map_err(refusal)?;
         let result = result.and_then(|()| host.push_own_range(&mut ranges));
+        if target == PatchState::Patched {
+            self.host.push_unwinder_sites(&mut sites)?;
+        }
         (self.ranges, self.sites) = (ranges, sites);
         result
     }

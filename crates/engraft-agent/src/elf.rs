@@ -220,11 +220,8 @@ impl LoadedElf {
     ///
     /// The file must be relocated: an IFUNC's resolver is called.
     pub(crate) fn exported_symbol(&self, name: &[u8], version: &[u8]) -> Option<u64> {
-        let table = SymbolTable::of(self)?;
-        let index = table.find(name, version)?;
-        let symbol = table.symbol(index)?;
-        let address = self.load_bias.wrapping_add(symbol.value);
-        if symbol.info & 15 != STT_GNU_IFUNC {
+        let (kind, address) = self.definition(name, version)?;
+        if kind != STT_GNU_IFUNC {
             return Some(address);
         }
         let resolver = core::ptr::with_exposed_provenance::<()>(address as usize);
@@ -232,6 +229,21 @@ impl LoadedElf {
         // extension) that returns the implementation's address. The module is relocated and alive.
         let resolver: extern "C" fn() -> u64 = unsafe { core::mem::transmute(resolver) };
         Some(resolver())
+    }
+
+    /// The function `name` with symbol version `version` that this file exports. It need not be relocated.
+    pub(crate) fn exported_function(&self, name: &[u8], version: &[u8]) -> Option<u64> {
+        let (kind, address) = self.definition(name, version)?;
+        (kind == STT_FUNC).then_some(address)
+    }
+
+    /// Type and address of an exported symbol.
+    fn definition(&self, name: &[u8], version: &[u8]) -> Option<(u8, u64)> {
+        let table = SymbolTable::of(self)?;
+        let index = table.find(name, version)?;
+        let symbol = table.symbol(index)?;
+        let address = self.load_bias.wrapping_add(symbol.value);
+        Some((symbol.info & 15, address))
     }
 }
 

@@ -29,6 +29,7 @@ use crate::failure::{Failure, Text};
 use crate::loader::{self, Activity, LinkMap, Namespace, PoisonedDynamic};
 use crate::lock::Guard;
 use crate::memory::probe;
+use crate::modules::Module;
 use crate::request::Writer;
 use crate::system::{SignalSet, block_signals, is_filtered};
 
@@ -313,7 +314,9 @@ impl Agent {
     fn is_shown(&self, module: ModuleId) -> bool {
         let mut modules = self.core.modules().iter();
         let known = modules.find(|known| known.id() == module);
-        known.is_some_and(|known| !known.bindings().is_empty()) || self.host.has_images(module)
+        known.is_some_and(|known| !known.bindings().is_empty())
+            || self.host.has_images(module)
+            || self.host.unwinders.has(module)
     }
 
     /// Patches an object if it is new. The error to raise, if it must not come in.
@@ -328,11 +331,23 @@ impl Agent {
             Ok(module) => module?,
             Err(failure) => return self.refuse(link_map, None, &failure, call),
         };
+        self.lead_unwinder(module);
         let build_id = self.host.modules.get(module)?.build_id?;
         let come = self.core.module_coming(&mut self.host, module, build_id);
         changes.shown |= come.is_err() || self.is_shown(module);
         let failure = self.describe(come.err()?);
         self.refuse(link_map, Some(module), &failure, call)
+    }
+
+    /// Leads the unwinder of a module that is coming, if it is one, through new code. If that is not possible,
+    /// the module comes all the same, and the snapshot says so.
+    fn lead_unwinder(&mut self, module: ModuleId) {
+        let host = &mut self.host;
+        let has_one = |module: &Module| module.find_fde().is_some();
+        if host.modules.get(module).is_some_and(has_one) && host.prepare_unwinders().is_ok() {
+            // Threads may be in all others.
+            let _ = host.unwinders.lead(host.writer, true, Some(module));
+        }
     }
 
     /// Makes the load fail: while objects are added, by a need that cannot be met; after that, and

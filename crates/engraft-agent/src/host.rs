@@ -24,6 +24,7 @@ use crate::modules::{Module, Modules};
 use crate::payloads::{Payload, PayloadView, Payloads};
 use crate::request::Writer;
 use crate::site::{Site, Sites};
+use crate::unwinders::Unwinders;
 
 /// The agent's side of the model.
 pub(crate) struct Host {
@@ -33,6 +34,8 @@ pub(crate) struct Host {
     pub payloads: Payloads,
     pub images: Vec<PlacedImage>,
     sites: Sites,
+    /// Who follows stacks through new code.
+    pub unwinders: Unwinders,
     /// Who writes code.
     pub writer: Writer,
     /// The agent's own code, and where stubs go in it.
@@ -65,6 +68,7 @@ impl Host {
             payloads: Payloads::new(),
             images: Vec::new(),
             sites: Sites::new(),
+            unwinders: Unwinders::new(),
             writer: Writer::Controller(control),
             text: facts.text..facts.text + facts.text_length,
             dispatch: facts.dispatch,
@@ -95,6 +99,23 @@ impl Host {
                 self.trouble = Some(failure);
             }
         }
+        if let Err(failure) = self.unwinders.forget(Some(module)) {
+            self.trouble = Some(failure);
+        }
+    }
+
+    /// Finds the unwinders of all modules, and makes them ready to be led through new code.
+    pub(crate) fn prepare_unwinders(&mut self) -> Result<(), Failure> {
+        for module in self.modules.iter() {
+            if !self.unwinders.has(module.id)
+                && let Some(function) = module.find_fde()
+            {
+                self.unwinders
+                    .add(module.id, module.span.clone(), function)?;
+            }
+        }
+        self.unwinders.prepare();
+        Ok(())
     }
 
     /// The payload of a patch.
@@ -178,6 +199,12 @@ impl Host {
         push_range(sites, start..start + DETOUR_LENGTH as u64, view.name(old))
     }
 
+    /// Adds the bytes of unwinders that will be overwritten before a patch comes into effect.
+    pub(crate) fn push_unwinder_sites(&self, sites: &mut Vec<CodeRange>) -> Result<(), Failure> {
+        let mut ranges = self.unwinders.sites();
+        ranges.try_for_each(|range| push_range(sites, range, b"_Unwind_Find_FDE"))
+    }
+
     /// What a patch's object says of an old function.
     fn function(&self, object: ObjectId, function: LinkAddress) -> Option<&PayloadFunction> {
         self.payloads.view(object)?.function_at(function)
@@ -223,6 +250,10 @@ impl Host {
                         part.address,
                         b"is not code",
                     ));
+                }
+                if self.unwinders.begins_in(&range) {
+                    let text = b"engraft itself needs _Unwind_Find_FDE, which cannot be patched";
+                    return Err(Failure::new(Outcome::NotAllowed, text));
                 }
                 self.check_bytes(&range, code).map_err(|difference| {
                     let address = difference.address.wrapping_sub(module.elf.load_bias);
@@ -388,6 +419,7 @@ impl World for Host {
             module: &target.span,
             symbols: &symbols,
             dispatch: self.dispatch,
+            name: c"engraft-patch",
         };
         let image = Image::place(view.buffer, view.object, &place)?;
         self.images.push(PlacedImage {

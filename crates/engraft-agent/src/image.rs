@@ -7,6 +7,7 @@
 
 #![expect(unsafe_code, reason = "maps and fills memory")]
 
+use core::ffi::CStr;
 use core::ops::Range;
 
 use engraft_abi::{
@@ -16,6 +17,7 @@ use engraft_abi::{
 
 use crate::dispatch;
 use crate::failure::{Failure, Text};
+use crate::frames;
 use crate::memory::bytes_mut;
 use crate::system::{
     self, Errno, File, MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NORESERVE, MAP_PRIVATE,
@@ -78,6 +80,8 @@ pub(crate) struct Placement<'a> {
     pub symbols: &'a dyn Symbols,
     /// Where its stubs lead.
     pub dispatch: u64,
+    /// What it is called in `/proc/PID/maps`.
+    pub name: &'static CStr,
 }
 
 impl Image {
@@ -98,11 +102,18 @@ impl Image {
         };
         image
             .fill(payload, object, place)
+            .and_then(|()| image.add_frames(object))
             .map_err(|failure| match image.unmap() {
                 Ok(()) => failure,
                 Err(undo) => undo,
             })?;
         Ok(image)
+    }
+
+    /// Where the constants of an object's image are, from its start.
+    pub(crate) fn constants_of(object: &PayloadObject) -> Option<Range<u64>> {
+        let layout = Layout::of(object)?;
+        Some(layout.read_only..layout.data)
     }
 
     /// Where the variables of an object's image are, from its start.
@@ -131,7 +142,17 @@ impl Image {
         if self.escapes { Ok(()) } else { self.unmap() }
     }
 
+    /// Makes it known how the frames of its code are unwound.
+    fn add_frames(&self, object: &PayloadObject) -> Result<(), Failure> {
+        if object.unwind_size == 0 {
+            return Ok(());
+        }
+        let start = self.base + object.unwind_offset;
+        frames::add(&self.code(), start..start + object.unwind_size)
+    }
+
     fn unmap(&self) -> Result<(), Failure> {
+        frames::remove(self.base);
         // SAFETY: the range is this image's; the caller of `release` knows that nobody runs in it.
         unsafe { system::unmap(self.base, self.layout.length as usize) }
             .map_err(|errno| Failure::system_call(b"unmapping a patch's code", errno))
@@ -149,7 +170,7 @@ impl Image {
             length,
             ..
         } = self.layout;
-        let staging = Staging::new(length)?;
+        let staging = Staging::new(place.name, length)?;
         // SAFETY: the staging mapping is `length` bytes long and ours alone until it is dropped.
         let content = unsafe { bytes_mut(staging.address, length as usize) };
         let segments = [
@@ -269,8 +290,8 @@ struct Staging {
 }
 
 impl Staging {
-    fn new(length: u64) -> Result<Self, Failure> {
-        let file = File::in_memory(c"engraft-patch", length as usize).ok();
+    fn new(name: &'static CStr, length: u64) -> Result<Self, Failure> {
+        let file = File::in_memory(name, length as usize).ok();
         let flags = if file.is_some() {
             MAP_SHARED
         } else {

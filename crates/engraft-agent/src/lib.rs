@@ -20,6 +20,7 @@ mod control;
 mod dispatch;
 mod elf;
 mod failure;
+mod frames;
 mod hook;
 mod host;
 mod image;
@@ -28,6 +29,7 @@ mod lock;
 mod memory;
 mod modules;
 mod payloads;
+mod prologue;
 mod request;
 mod retired;
 #[cfg(feature = "freestanding")]
@@ -36,6 +38,7 @@ mod site;
 mod snapshot;
 mod system;
 mod transition;
+mod unwinders;
 
 pub use commands::remote_command;
 pub use hook::loader_hook;

@@ -26,6 +26,8 @@ pub(crate) struct Module {
     pub build_id: Option<BuildId>,
     /// The loader's name of it; empty for the main program.
     pub path: Vec<u8>,
+    /// The `_Unwind_Find_FDE` of an unwinder that it does not export; 0 if none is known.
+    find_fde: u64,
     /// The loader's call at which it was first seen; `None` if it was in use already.
     seen_at: Option<u64>,
     /// The loader lists it.
@@ -40,6 +42,7 @@ struct Known<'a> {
     span: Range<u64>,
     build_id: Option<BuildId>,
     path: &'a [u8],
+    find_fde: u64,
 }
 
 fn build_id(found: &LoadedModule) -> Option<BuildId> {
@@ -52,6 +55,17 @@ impl Module {
     /// to refuse a load.
     fn is(&self, link_map: LinkMap) -> bool {
         self.link_map == Some(link_map) && self.elf.load_bias == link_map.load_bias()
+    }
+
+    /// The function of its unwinder that finds call frame information, if it has one: as libgcc exports it.
+    pub(crate) fn find_fde(&self) -> Option<u64> {
+        if self.find_fde != 0 {
+            return Some(self.find_fde);
+        }
+        // Looking for a symbol takes many system calls, and every library that comes would have to bear them.
+        let name = self.path.rsplit(|byte| *byte == b'/').next()?;
+        name.starts_with(b"libgcc_s").then_some(())?;
+        self.elf.exported_function(b"_Unwind_Find_FDE", b"GCC_3.0")
     }
 
     /// Whether it is relocated for certain.
@@ -126,6 +140,7 @@ impl Modules {
             span: found.start..found.end,
             build_id: build_id(found),
             path,
+            find_fde: found.find_fde,
         })
         .map(drop)
     }
@@ -166,6 +181,7 @@ impl Modules {
             span,
             build_id,
             path: name,
+            find_fde: 0,
         };
         self.push(module).map(Some)
     }
@@ -188,6 +204,7 @@ impl Modules {
             span: known.span,
             build_id: known.build_id,
             path,
+            find_fde: known.find_fde,
             seen_at: Some(calls::number()),
             listed: true,
         };

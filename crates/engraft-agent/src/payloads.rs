@@ -292,6 +292,13 @@ fn object_is_sound(view: PayloadView<'_>) -> bool {
                 .checked_add(WORDS_SIZE)
                 .is_some_and(|end| end <= data.end)
     };
+    let constants = Image::constants_of(object).unwrap_or_default();
+    let unwind_is_sound = object.unwind_size == 0
+        || constants.start <= object.unwind_offset
+            && object
+                .unwind_offset
+                .checked_add(object.unwind_size)
+                .is_some_and(|end| end <= constants.end);
     let function_is_sound = |function: &PayloadFunction| {
         let parts = function
             .parts
@@ -307,7 +314,8 @@ fn object_is_sound(view: PayloadView<'_>) -> bool {
             && function.words_offset.is_multiple_of(8)
             && in_data(function.words_offset)
     };
-    functions.iter().all(function_is_sound)
+    unwind_is_sound
+        && functions.iter().all(function_is_sound)
         && object.file_name.of(buffer).is_some()
         && object.build_id.length <= object.build_id.bytes.len() as u64
 }

@@ -35,6 +35,7 @@ impl Agent {
             return Ok((Outcome::AlreadyThere, known.0.into()));
         }
         let definition = definition(payload)?;
+        self.host.prepare_unwinders()?;
         let prepared = self.core.prepare(&mut self.host, patch, definition);
         prepared.map_err(|error| self.describe(error))?;
         Ok((Outcome::Done, patch.0.into()))

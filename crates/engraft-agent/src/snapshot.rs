@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use engraft_abi::{
     BuildIdBytes, Bytes, SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject,
-    SnapshotPatch, SnapshotTransition, Table, patch_state,
+    SnapshotPatch, SnapshotTransition, SnapshotUnwinder, Table, patch_state,
 };
 use engraft_core::{Livepatch, ObjectId, Patch, PatchId, PatchState};
 use zerocopy::{FromZeros, Immutable, IntoBytes};
@@ -14,6 +14,7 @@ use crate::host::Host;
 use crate::image::Image;
 use crate::payloads::PayloadView;
 use crate::retired;
+use crate::unwinders::State;
 
 /// A flat buffer under construction. Tables are 8-byte aligned.
 struct Writer {
@@ -87,6 +88,32 @@ pub(crate) fn render(core: &Livepatch, host: &Host) -> Result<Vec<u8>, Failure> 
             waiting: writer.table(&waiting)?,
         };
     }
+    let mut unwinders = Vec::new();
+    for unwinder in host.unwinders.iter() {
+        let path = host
+            .modules
+            .get(unwinder.module)
+            .map(|it| it.path.as_slice());
+        let (failure, code) = match &unwinder.state {
+            State::Ready { site, image } => {
+                let is_missing = site.is_original() && !core.patches().is_empty();
+                let failure: &[u8] = match is_missing {
+                    true => b"the jump in its _Unwind_Find_FDE could not be written",
+                    false => b"",
+                };
+                (failure, image.code())
+            }
+            State::Failed(failure) => (failure.words(), 0..0),
+        };
+        let unwinder = SnapshotUnwinder {
+            path: writer.bytes(path.unwrap_or_default())?,
+            failure: writer.bytes(failure)?,
+            code: code.start,
+            code_length: code.end - code.start,
+        };
+        push(&mut unwinders, unwinder)?;
+    }
+    header.unwinders = writer.table(&unwinders)?;
     header.length = writer.buffer.len() as u64;
     if let Some(start) = writer.buffer.get_mut(..size_of::<SnapshotHeader>()) {
         start.copy_from_slice(header.as_bytes());

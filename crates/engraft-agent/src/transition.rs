@@ -12,6 +12,8 @@ impl Agent {
     /// Enables a prepared patch. All threads are stopped; those in `behind` are not clear.
     pub(crate) fn enable(&mut self, patch: PatchId, behind: &[ThreadId]) -> Answer {
         self.settle()?;
+        // Before new code can be on a stack.
+        self.host.unwinders.lead(self.host.writer, true, None)?;
         let begun = self.core.begin(&mut self.host, patch);
         begun.map_err(|error| self.describe(error))?;
         self.start_or_undo(patch, behind)

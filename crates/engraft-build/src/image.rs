@@ -10,7 +10,7 @@ mod unwind;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use engraft_patch::{Function, ImageAddress, LinkAddress, Object, OldPart, Segment};
+use engraft_patch::{Function, ImageAddress, LinkAddress, Object, OldPart, Segment, Trampoline};
 
 use crate::binary::Binary;
 use crate::compare::{Comparison, cold_parts};
@@ -72,13 +72,15 @@ pub(crate) fn build(binary: &Binary, placed: &[Placed<'_>]) -> Result<Object, Ve
         }
     }
     builder.take_along();
+    let mut old_code = Vec::new();
+    let functions = functions.into_iter();
+    let functions = functions.map(|changed| changed.finish(&mut builder, &mut old_code));
+    let functions = functions.collect();
+    let unwind = builder.unwind(&old_code);
     if !builder.refusals.is_empty() {
+        builder.refusals.dedup();
         return Err(builder.refusals);
     }
-    let functions = functions.into_iter();
-    let functions = functions.map(|changed| changed.finish(&mut builder.layout));
-    let functions = functions.collect();
-    let unwind = builder.unwind();
     let image = builder.layout.finish(unwind, builder.escapes);
     let (build_id, file_name) = (binary.build_id.clone(), binary.file_name());
     Ok(Object {
@@ -183,6 +185,8 @@ impl<'a> Builder<'a> {
             offset: entry.offset,
         };
         Ok(Changed {
+            unit,
+            original,
             name,
             parts,
             new_entry,
@@ -249,7 +253,7 @@ impl<'a> Builder<'a> {
 
     fn refuse_unmovable(&mut self, unit: usize, item: &Item) {
         let function = item.name.clone();
-        if item.has_exception_table {
+        if item.has_strange_frames {
             self.refusals.push(Refusal::ExceptionTable { function });
         } else if item.kind == Kind::Ifunc {
             self.refusals.push(Refusal::Resolver { function });
@@ -269,6 +273,8 @@ impl<'a> Builder<'a> {
 
 /// A changed function whose new code is in the image.
 struct Changed {
+    unit: usize,
+    original: ItemId,
     name: String,
     parts: Vec<OldPart>,
     new_entry: ImageAddress,
@@ -278,15 +284,46 @@ struct Changed {
 
 impl Changed {
     /// Brings its trampoline, which goes behind all new code.
-    fn finish(self, layout: &mut Layout) -> Function {
+    fn finish(self, builder: &mut Builder<'_>, old_code: &mut Vec<OldCode>) -> Function {
+        let (spot, size) = self.moved.place(&mut builder.layout);
+        old_code.push(OldCode {
+            unit: self.unit,
+            function: self.original,
+            name: self.name.clone(),
+            spot,
+            offset: self.moved.start(),
+            size: self.moved.covered(),
+            entry: self
+                .parts
+                .first()
+                .map_or(LinkAddress(0), |part| part.address),
+        });
         Function {
             name: self.name,
             parts: self.parts,
             new_entry: self.new_entry,
             new_size: self.new_size,
-            trampoline: self.moved.place(layout),
+            trampoline: Trampoline {
+                entry: builder.layout.address(spot),
+                size,
+            },
         }
     }
+}
+
+/// The first instructions of an old function, in a trampoline.
+struct OldCode {
+    unit: usize,
+    function: ItemId,
+    name: String,
+    /// Where they are,
+    spot: Spot,
+    /// where they were, from the function's entry,
+    offset: u64,
+    /// and how many bytes, with the jump to the rest.
+    size: u64,
+    /// That entry.
+    entry: LinkAddress,
 }
 
 /// Removed functions may still be running: each belongs to a changed function that used it, directly or through

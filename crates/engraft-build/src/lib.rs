@@ -14,8 +14,8 @@
 //! site, trampoline     the entries of old functions
 //! ```
 //!
-//! This room must not know processes. What it does not offer: C++ exceptions through new code, thread-local
-//! variables that are new, link-time optimisation.
+//! This room must not know processes. What it does not offer: C++, whose tables for exceptions name types,
+//! thread-local variables that are new, link-time optimisation.
 
 #![forbid(unsafe_code)]
 

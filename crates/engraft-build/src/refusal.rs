@@ -47,9 +47,9 @@ pub enum Refusal {
         /// The function.
         function: String,
     },
-    /// The new code needs tables for exceptions, which an image does not have.
+    /// What the code needs when an exception comes through it cannot be brought along.
     #[error(
-        "{function}: its code handles exceptions or cleanups by unwind tables, which a patch cannot bring yet"
+        "{function}: it handles exceptions or cleanups by unwind tables of a kind that a patch cannot bring"
     )]
     ExceptionTable {
         /// The function.

@@ -3,14 +3,17 @@
 //!
 //! Instructions are copied as they are, prefixes included. Only what depends on its own place changes: a field that
 //! is relative to the instruction pointer becomes a relocation, since the place of the image is known only when the
-//! patch is applied, and branches with an 8-bit displacement get a 32-bit one. Wherever such a field leads, it leads
-//! to the same address as before, also where that is in the same function: behind the site the old code is intact,
-//! and at the entry the site takes each thread where it belongs.
+//! patch is applied, and branches with an 8-bit displacement lead to jumps behind it all. Wherever such a field
+//! leads, it leads to the same address as before, also where that is in the same function: behind the site the old
+//! code is intact, and at the entry the site takes each thread where it belongs.
+//!
+//! So each instruction is as far from the first one as it was, and what the compiler said of the frame at each of
+//! them is true of the trampoline, too: one of them may be a call, from which an exception comes.
 
 use std::ops::Range;
 
 use engraft_patch::check::ADDRESS_LIMIT;
-use engraft_patch::{LinkAddress, OldPart, RelocationKind, Trampoline};
+use engraft_patch::{LinkAddress, OldPart, RelocationKind};
 use iced_x86::{
     ConstantOffsets, Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register,
 };
@@ -48,6 +51,12 @@ pub enum Unmovable {
 pub(crate) struct MovedCode {
     bytes: Vec<u8>,
     fields: Vec<Field>,
+    /// Places of 8-bit displacements, and the link-time addresses that they lead to.
+    short: Vec<(usize, u64)>,
+    /// Where the first instruction was, from the function's entry.
+    start: u64,
+    /// Size in bytes of what was moved, and of the jump to the rest.
+    covered: usize,
     /// The old function's name and entry, for names of what is referred to.
     function: String,
     entry: u64,
@@ -70,6 +79,9 @@ impl MovedCode {
         let mut code = Self {
             bytes: Vec::new(),
             fields: Vec::new(),
+            short: Vec::new(),
+            start: site.start,
+            covered: 0,
             function: function.to_owned(),
             entry: part.address.0,
         };
@@ -99,7 +111,7 @@ impl MovedCode {
                 FlowControl::Return
                 | FlowControl::UnconditionalBranch
                 | FlowControl::IndirectBranch
-                | FlowControl::Exception => return Ok(code),
+                | FlowControl::Exception => return Ok(code.finish()),
                 // A call may be the end: of a function that does not return.
                 FlowControl::Call | FlowControl::IndirectCall => {}
                 _ if next >= part.code.len() as u64 => return Err(refuse(Unmovable::FallsOut)),
@@ -107,7 +119,31 @@ impl MovedCode {
             }
         }
         code.branch(&[JUMP], part.address.0.wrapping_add(next));
-        Ok(code)
+        Ok(code.finish())
+    }
+
+    /// Appends what short branches lead to.
+    fn finish(mut self) -> Self {
+        self.covered = self.bytes.len();
+        for (place, target) in std::mem::take(&mut self.short) {
+            // The last instruction begins in the site, so all of this has fewer than 40 bytes.
+            let distance = self.bytes.len() - (place + 1);
+            if let Some(displacement) = self.bytes.get_mut(place) {
+                *displacement = distance as u8;
+            }
+            self.branch(&[JUMP], target);
+        }
+        self
+    }
+
+    /// Where the first instruction was, from the function's entry.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Size in bytes of what was moved, and of the jump to the rest.
+    pub(crate) fn covered(&self) -> u64 {
+        self.covered as u64
     }
 
     /// Appends one instruction.
@@ -156,22 +192,12 @@ impl MovedCode {
             self.copy(bytes, place, target);
             return Ok(());
         }
-        // One byte of opcode and one of displacement, behind the prefixes.
-        let (opcode, prefixes) = place
-            .checked_sub(1)
-            .and_then(|at| bytes.get(..place)?.split_at_checked(at))
-            .and_then(|(prefixes, opcode)| Some((*opcode.first()?, prefixes)))
-            .ok_or(Unmovable::NoInstruction)?;
         if instruction.is_jmp_short() {
+            // The last one.
             self.branch(&[JUMP], target);
-        } else if instruction.is_jcc_short() {
-            // 70 to 7f become 0f 80 to 0f 8f. The prefixes are hints.
-            self.branch(&[prefixes, &[0x0f, opcode + 0x10]].concat(), target);
         } else {
-            // loop, jrcxz and the like have no long form: over a jump if it is not taken.
-            self.bytes.extend_from_slice(prefixes);
-            self.bytes.extend_from_slice(&[opcode, 2, 0xeb, 5]);
-            self.branch(&[JUMP], target);
+            self.short.push((self.bytes.len() + place, target));
+            self.bytes.extend_from_slice(bytes);
         }
         Ok(())
     }
@@ -196,7 +222,8 @@ impl MovedCode {
     }
 
     /// Puts the trampoline behind the text that there is.
-    pub(crate) fn place(self, layout: &mut Layout) -> Trampoline {
+    /// Where, and its size.
+    pub(crate) fn place(&self, layout: &mut Layout) -> (Spot, u64) {
         let size = self.bytes.len() as u64;
         let start = layout.add(Area::Text, &self.bytes, size, ALIGNMENT);
         for field in &self.fields {
@@ -211,10 +238,7 @@ impl MovedCode {
                 addend: rest.saturating_sub_unsigned(field.tail as u64),
             });
         }
-        Trampoline {
-            entry: layout.address(start),
-            size,
-        }
+        (start, size)
     }
 
     /// An address in the old binary, named by its distance from the function, as there may be no better name. What

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use object::elf;
 
-pub(crate) use frames::{FUNCTION as FRAME_FUNCTION, Frame, ID as FRAME_ID};
+pub(crate) use frames::{FUNCTION as FRAME_FUNCTION, Frame, ID as FRAME_ID, SIZE as FRAME_SIZE};
 pub use parse::ObjectError;
 
 /// Index of an item in its unit.
@@ -49,8 +49,8 @@ pub(crate) struct Item {
     pub(crate) relocations: Vec<Reloc>,
     /// Offsets that anything refers to, sorted: where parts of an unnamed item may start.
     pub(crate) labels: Vec<u64>,
-    /// The section has tables for exception handling that name this function.
-    pub(crate) has_exception_table: bool,
+    /// Its frames are unwound in a way that an image cannot bring.
+    pub(crate) has_strange_frames: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,9 +1,9 @@
-//! Where a section of the program is, when only its file says so.
+//! Where a section or a function of the program is, when only its file says so.
 //!
-//! Static programs of many toolchains have an `.eh_frame` but no program header that leads to it. The
-//! section headers are not loaded; they are read from `/proc/PID/exe`, which is the very file that
-//! runs, also if it was deleted or replaced, or lies in another mount namespace, and which cannot be
-//! written while it runs. The section itself is still read from memory.
+//! Static programs of many toolchains have an `.eh_frame` but no program header that leads to it, and symbols that
+//! are not exported are in no program's memory. The section headers are not loaded; they are read from
+//! `/proc/PID/exe`, which is the very file that runs, also if it was deleted or replaced, or lies in another
+//! mount namespace, and which cannot be written while it runs. The section itself is still read from memory.
 
 use std::fs::File;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use std::ops::Range;
 use object::LittleEndian;
 use object::elf::PT_LOAD;
 use object::read::elf::{ElfFile64, ProgramHeader as _};
-use object::read::{Object, ObjectSection, ReadCache};
+use object::read::{Object, ObjectSection, ObjectSymbol, ReadCache, SymbolKind};
 
 use crate::address::TargetAddress;
 use crate::modules::Module;
@@ -24,6 +24,40 @@ pub(crate) fn find_section(
     module: &Module,
     name: &str,
 ) -> Option<Range<TargetAddress>> {
+    with_file(process, module, |file| {
+        let section = file.section_by_name(name)?;
+        let end = section.address().checked_add(section.size())?;
+        let is_loaded = module.program_headers.iter().any(|header| {
+            let end_of_load = header.address.saturating_add(header.file_size);
+            header.kind == PT_LOAD && header.address <= section.address() && end <= end_of_load
+        });
+        is_loaded.then(|| module.address(section.address())..module.address(end))
+    })
+}
+
+/// Where a function is that the program defines, exported or not; `None` also if its symbols were stripped.
+pub(crate) fn find_function(
+    process: &Process,
+    module: &Module,
+    name: &str,
+) -> Option<TargetAddress> {
+    with_file(process, module, |file| {
+        let symbols = file.symbols().chain(file.dynamic_symbols());
+        let mut functions =
+            symbols.filter(|symbol| symbol.is_definition() && symbol.kind() == SymbolKind::Text);
+        let function = functions.find(|symbol| symbol.name_bytes() == Ok(name.as_bytes()))?;
+        Some(module.address(function.address()))
+    })
+}
+
+type ProgramFile<'f> = ElfFile64<'f, LittleEndian, &'f ReadCache<File>>;
+
+/// Looks into the program's file; `None` if the module is not what it was loaded as.
+fn with_file<R>(
+    process: &Process,
+    module: &Module,
+    look: impl FnOnce(ProgramFile<'_>) -> Option<R>,
+) -> Option<R> {
     let file = File::open(process.memory_task().path("exe")).ok()?;
     let cache = ReadCache::new(file);
     let file = ElfFile64::<LittleEndian, _>::parse(&cache).ok()?;
@@ -45,14 +79,5 @@ pub(crate) fn find_section(
             header.memory_size,
         )
     });
-    if !of_file.eq(of_module) {
-        return None;
-    }
-    let section = file.section_by_name(name)?;
-    let end = section.address().checked_add(section.size())?;
-    let is_loaded = module.program_headers.iter().any(|header| {
-        let end_of_load = header.address.saturating_add(header.file_size);
-        header.kind == PT_LOAD && header.address <= section.address() && end <= end_of_load
-    });
-    is_loaded.then(|| module.address(section.address())..module.address(end))
+    of_file.eq(of_module).then(|| look(file)).flatten()
 }

@@ -34,7 +34,8 @@
 //! ```
 //!
 //! # Not offered
-//! 32-bit targets; single-stepping and breakpoints; symbols other than dynamic ones; user shadow
+//! 32-bit targets; single-stepping and breakpoints; symbols other than dynamic ones and the
+//! program's functions; user shadow
 //! stacks (a remote call there is refused); threads inside a restartable sequence (rseq) of their own
 //! (a remote call there would make the kernel forget to abort it: not yet looked for).
 

@@ -12,6 +12,7 @@ use object::elf;
 use crate::address::TargetAddress;
 use crate::auxv::AuxiliaryVector;
 use crate::elf::{BuildId, Dynamic, FileHeader, ProgramHeader, build_id, program_headers};
+use crate::file_sections::find_function;
 use crate::loader::{LinkMap, Loader};
 use crate::maps::{Maps, MapsError};
 use crate::memory::{Memory, MemoryError};
@@ -146,6 +147,12 @@ impl Module {
             Some(symbols) => symbols.find(name),
             None => Ok(None),
         }
+    }
+
+    /// The address of a function that this module, the program, defines, by the symbols in its file: also those
+    /// that it does not export. `None` if it has no such function, or no symbols any more.
+    pub fn function(&self, process: &Process, name: &str) -> Option<TargetAddress> {
+        find_function(process, self, name)
     }
 
     /// Some loaders replace the pointers in a dynamic section by addresses in memory, some leave

@@ -26,6 +26,7 @@ use crate::blob::{Blob, Protection, Segment};
 use crate::error::Error;
 use crate::look::first_not_clear;
 use crate::session::with_thread;
+use crate::status::Snapshot;
 use crate::whereabouts::whereabouts;
 
 const PAGE: u64 = 4096;
@@ -278,13 +279,17 @@ pub(crate) fn remove(
     let pid = process.pid();
     let mapping = agent.mapping()?;
     let maps = process.maps()?;
-    let range = CodeRange {
-        start: mapping.start.get(),
-        end: mapping.end.get(),
-        name: name_of_agent(),
-    };
-    if let Some(inside) = first_not_clear(&process, &maps, stopped.threads(), range, context) {
-        return Err(inside.inside(&process, Duration::ZERO));
+    let unwinders = Snapshot::read(agent)?.unwinders.into_iter();
+    let code = unwinders.map(|it| it.code).filter(|code| !code.is_empty());
+    for range in code.chain([mapping.clone()]) {
+        let range = CodeRange {
+            start: range.start.get(),
+            end: range.end.get(),
+            name: name_of_agent(),
+        };
+        if let Some(inside) = first_not_clear(&process, &maps, stopped.threads(), range, context) {
+            return Err(inside.inside(&process, Duration::ZERO));
+        }
     }
     let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;
     agent

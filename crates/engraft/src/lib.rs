@@ -40,5 +40,5 @@ pub use retired::{Removed, enable, remove, remove_agent};
 pub use selection::Selected;
 pub use status::{
     AgentStatus, ModuleStatus, ObjectStatus, PatchState, PatchStatus, Status, TransitionStatus,
-    status,
+    UnwinderStatus, status,
 };

@@ -38,6 +38,7 @@ pub(crate) fn module_list(process: &Process, modules: &Modules) -> Result<Vec<u8
                 offset: (start + paths.len()) as u32,
                 length: name.len() as u32,
             },
+            find_fde: find_fde(process, module),
         });
         paths.extend_from_slice(name);
     }
@@ -46,4 +47,15 @@ pub(crate) fn module_list(process: &Process, modules: &Modules) -> Result<Vec<u8
         count: records.len() as u32,
     };
     Ok([table.as_bytes(), records.as_bytes(), &paths].concat())
+}
+
+/// The function by which an unwinder that is part of the program finds call frame information (libgcc's, linked
+/// statically); 0 if there is none, or no symbol that says so. That of a library of its own the agent finds.
+fn find_fde(process: &Process, module: &Module) -> u64 {
+    match module.kind {
+        ModuleKind::Program => module
+            .function(process, "_Unwind_Find_FDE")
+            .map_or(0, TargetAddress::get),
+        _ => 0,
+    }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use engraft_abi::{
     Bytes, SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject, SnapshotPatch,
-    patch_state,
+    SnapshotUnwinder, patch_state,
 };
 use engraft_process::{Process, TargetAddress};
 use serde::Serialize;
@@ -25,6 +25,20 @@ pub struct Status {
     pub patches: Vec<PatchStatus>,
     /// The transition that is on.
     pub transition: Option<TransitionStatus>,
+    /// What exceptions and cancelled threads use to find their way through frames, as far as it is known.
+    pub unwinders: Vec<UnwinderStatus>,
+}
+
+/// An unwinder of the process: libgcc's, in a library of its own or linked into the program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnwinderStatus {
+    /// The loader's name of the module; empty for the main program.
+    pub path: String,
+    /// Why it does not find its way through new code; `None` if it does.
+    pub failure: Option<String>,
+    /// What its calls go through.
+    #[serde(skip)]
+    pub(crate) code: Range<TargetAddress>,
 }
 
 /// A transition: the patch's state says where it leads.
@@ -123,6 +137,7 @@ pub fn status(process: &Process) -> Result<Status, Error> {
             agent: None,
             patches: Vec::new(),
             transition: None,
+            unwinders: Vec::new(),
         });
     };
     let snapshot = Snapshot::read(&agent)?;
@@ -141,6 +156,7 @@ pub fn status(process: &Process) -> Result<Status, Error> {
         agent: Some(agent),
         patches: snapshot.patches,
         transition,
+        unwinders: snapshot.unwinders,
     })
 }
 
@@ -152,6 +168,7 @@ pub(crate) struct Snapshot {
     /// The number of the patch that is prepared.
     pub(crate) prepared: Option<u64>,
     pub(crate) transition: Option<OpenTransition>,
+    pub(crate) unwinders: Vec<UnwinderStatus>,
 }
 
 /// A transition that is on.
@@ -210,6 +227,11 @@ fn decode(buffer: &[u8]) -> Option<Snapshot> {
         }),
         None => None,
     };
+    let unwinders = header.unwinders.of::<SnapshotUnwinder>(buffer)?;
+    let unwinders: Option<_> = unwinders
+        .iter()
+        .map(|unwinder| decode_unwinder(buffer, unwinder))
+        .collect();
     let patches: Option<Vec<_>> = patches
         .iter()
         .zip(1..)
@@ -220,6 +242,16 @@ fn decode(buffer: &[u8]) -> Option<Snapshot> {
         patches: patches?,
         prepared: (header.prepared != 0).then_some(header.prepared),
         transition,
+        unwinders: unwinders?,
+    })
+}
+
+fn decode_unwinder(buffer: &[u8], unwinder: &SnapshotUnwinder) -> Option<UnwinderStatus> {
+    let failure = text(buffer, unwinder.failure)?;
+    Some(UnwinderStatus {
+        path: text(buffer, unwinder.path)?,
+        failure: (!failure.is_empty()).then_some(failure),
+        code: range(unwinder.code, unwinder.code_length),
     })
 }
 
@@ -272,16 +304,17 @@ fn decode_object(buffer: &[u8], object: &SnapshotObject) -> Option<ObjectStatus>
 }
 
 fn image(instance: &SnapshotInstance) -> ImageStatus {
-    let range = |start: u64, length: u64| {
-        let start = TargetAddress::new(start);
-        start..start + length
-    };
     ImageStatus {
         range: range(instance.image, instance.image_length),
         code: range(instance.image, instance.code_length),
         unwind: (instance.unwind_length != 0)
             .then(|| range(instance.unwind, instance.unwind_length)),
     }
+}
+
+fn range(start: u64, length: u64) -> Range<TargetAddress> {
+    let start = TargetAddress::new(start);
+    start..start + length
 }
 
 fn text(buffer: &[u8], bytes: Bytes) -> Option<String> {

@@ -26,6 +26,23 @@ pub(super) enum Extent {
     WithCall,
 }
 
+impl<'r> Reference<'r> {
+    /// A reference of something that belongs to an item.
+    pub(super) fn new(
+        (unit, id, item): (usize, ItemId, &'r Item),
+        reloc: &'r Reloc,
+        place: Spot,
+    ) -> Self {
+        Self {
+            unit,
+            id,
+            item,
+            reloc,
+            place,
+        }
+    }
+}
+
 impl<'a> Builder<'a> {
     /// Resolves one reference of an item that is in the image.
     pub(super) fn reference(
@@ -42,13 +59,7 @@ impl<'a> Builder<'a> {
             area: start.area,
             offset: start.offset + reloc.place,
         };
-        let reference = Reference {
-            unit,
-            id,
-            item,
-            reloc,
-            place,
-        };
+        let reference = Reference::new((unit, id, item), reloc, place);
         let kind = match reloc.r_type {
             elf::R_X86_64_NONE => return Ok(Extent::One),
             elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 => RelocationKind::PcRelative32,
@@ -227,7 +238,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Where an undefined symbol of the object is, if not in another module.
-    fn known(&mut self, reference: &Reference<'_>, name: &str) -> Option<Target> {
+    pub(super) fn known(&mut self, reference: &Reference<'_>, name: &str) -> Option<Target> {
         let key = &reference.reloc.referent;
         let is_value = reference.reloc.flow == Flow::Value;
         let class = if is_value {
@@ -257,7 +268,12 @@ impl<'a> Builder<'a> {
         Some(Target::Spot(self.place(unit, id)))
     }
 
-    fn import(&self, reference: &Reference<'_>, name: &str, weak: bool) -> Result<Target, Refusal> {
+    pub(super) fn import(
+        &self,
+        reference: &Reference<'_>,
+        name: &str,
+        weak: bool,
+    ) -> Result<Target, Refusal> {
         let by_linker = name.is_empty()
             || [
                 "_GLOBAL_OFFSET_TABLE_",

@@ -2,31 +2,48 @@
 
 use std::collections::HashMap;
 
-use engraft_patch::ImageRange;
+use engraft_patch::{ImageRange, RelocationKind};
+use object::elf;
 
-use super::Builder;
+use super::references::{Reference, object_target};
+use super::{Builder, OldCode, SlotKey};
 use crate::layout::{Area, Fixup, Spot, Target};
-use crate::unit::{FRAME_FUNCTION, FRAME_ID, Frame};
+use crate::refusal::Refusal;
+use crate::unit::{
+    FRAME_FUNCTION, FRAME_ID, FRAME_SIZE, Frame, ItemId, Kind, Referent, Reloc, Unit,
+};
 
 /// Entries are padded to it by assemblers.
 const ALIGNMENT: u64 = 8;
 /// A length of 0 instead of another entry.
 const END: [u8; 4] = [0; 4];
+/// What compilers call a variable that holds a personality's address.
+const INDIRECT: &str = "DW.ref.";
+/// Ways to write an address (`DW_EH_PE_*`): not at all,
+const OMITTED: u8 = 0xff;
+/// and `DW_EH_PE_pcrel | DW_EH_PE_sdata4`.
+const PC_RELATIVE_WORD: u8 = 0x1b;
 
 impl Builder<'_> {
-    /// Brings the frames of all functions in the image, as a section of its own among the read-only data.
-    pub(super) fn unwind(&mut self) -> Option<ImageRange> {
+    /// Brings the frames of all functions in the image, as a section of its own among the read-only data; those of
+    /// old code in trampolines, too.
+    pub(super) fn unwind(&mut self, old_code: &[OldCode]) -> Option<ImageRange> {
         let placed = self.placed;
         let mut table = Table::default();
         for (unit, object) in placed.iter().enumerate() {
             for frame in &object.comparison.fixed.frames {
-                let spot = self.spots.get(&(unit, frame.function));
-                if let Some(&spot) = spot.filter(|spot| spot.area == Area::Text) {
-                    table.add(frame, spot);
+                let spot = self.spots.get(&(unit, frame.function)).copied();
+                if let Some(spot) = spot.filter(|spot| spot.area == Area::Text) {
+                    let added = self.add_frame(&mut table, unit, frame, spot);
+                    self.refusals.extend(added.err());
                 }
             }
         }
-        if table.addresses.is_empty() {
+        for code in old_code {
+            let added = self.add_old_frame(&mut table, code);
+            self.refusals.extend(added.err());
+        }
+        if table.bytes.is_empty() {
             return None;
         }
         table.bytes.extend_from_slice(&END);
@@ -34,15 +51,15 @@ impl Builder<'_> {
         let start = self
             .layout
             .add(Area::ReadOnly, &table.bytes, size, ALIGNMENT);
-        for (place, frame, function) in table.addresses {
+        for field in table.fields {
             self.layout.fixup(Fixup {
                 place: Spot {
                     area: Area::ReadOnly,
-                    offset: start.offset + place as u64,
+                    offset: start.offset + field.place as u64,
                 },
-                kind: frame.kind,
-                target: Target::Spot(function),
-                addend: frame.offset,
+                kind: field.kind,
+                target: field.target,
+                addend: field.addend,
             });
         }
         Some(ImageRange {
@@ -50,35 +67,252 @@ impl Builder<'_> {
             size,
         })
     }
+
+    /// Adds the frame of new code, with what is to be cleaned up in it.
+    fn add_frame(
+        &mut self,
+        table: &mut Table,
+        unit: usize,
+        frame: &Frame,
+        function: Spot,
+    ) -> Result<(), Refusal> {
+        let placed = self.placed;
+        let object = &placed[unit].comparison.fixed;
+        let personality = self.personality(unit, object, frame, function)?;
+        let cleanups = match cleanups(object, frame)? {
+            Some(cleanups) => Some(Field {
+                target: Target::Spot(self.place(unit, cleanups.table)),
+                ..cleanups.field
+            }),
+            None => None,
+        };
+        table.add(frame, personality, cleanups, (function, frame.offset));
+        Ok(())
+    }
+
+    /// Adds the frame of old code in a trampoline: what is known of the first instructions of the old function, as if
+    /// all of it had been moved. One of them may be a call.
+    fn add_old_frame(&mut self, table: &mut Table, code: &OldCode) -> Result<(), Refusal> {
+        let placed = self.placed;
+        let object = &placed[code.unit].comparison.original;
+        let mut frames = object.frames.iter();
+        let Some(frame) = frames.find(|it| it.function == code.function && it.offset == 0) else {
+            let item = object.item(code.function);
+            return match item.filter(|item| item.has_strange_frames) {
+                Some(item) => Err(strange(&item.name)),
+                None => Ok(()),
+            };
+        };
+        let personality = self.personality(code.unit, object, frame, code.spot)?;
+        let cleanups = match cleanups(object, frame)? {
+            Some(cleanups) => Some(Field {
+                target: Target::Spot(self.old_cleanups(cleanups.bytes, code)),
+                addend: 0,
+                ..cleanups.field
+            }),
+            None => None,
+        };
+        let start = 0_i64.saturating_sub_unsigned(code.offset);
+        let fde = table.add(frame, personality, cleanups, (code.spot, start));
+        let size = u32::try_from(code.offset + code.size).unwrap_or(u32::MAX);
+        if let Some(field) = table.bytes.get_mut(fde + FRAME_SIZE..fde + FRAME_SIZE + 4) {
+            field.copy_from_slice(&size.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    /// The old function's table of cleanups for its instructions in a trampoline: where it says nothing of where
+    /// cleanups are counted from, that is where the frame begins; here it is the old function.
+    fn old_cleanups(&mut self, table: &[u8], code: &OldCode) -> Spot {
+        let mut bytes = vec![PC_RELATIVE_WORD, 0, 0, 0, 0];
+        bytes.extend_from_slice(table.get(1..).unwrap_or_default());
+        let size = bytes.len() as u64;
+        let start = self.layout.add(Area::ReadOnly, &bytes, size, 4);
+        self.layout.fixup(Fixup {
+            place: Spot {
+                area: Area::ReadOnly,
+                offset: start.offset + 1,
+            },
+            kind: RelocationKind::PcRelative32,
+            target: object_target(&code.name, code.entry),
+            addend: 0,
+        });
+        start
+    }
+
+    /// The field of a CIE for the routine that cleans up, and the routine's name.
+    fn personality(
+        &mut self,
+        unit: usize,
+        object: &Unit,
+        frame: &Frame,
+        function: Spot,
+    ) -> Result<Option<(String, Field)>, Refusal> {
+        let Some(item) = object.item(frame.function) else {
+            return Ok(None);
+        };
+        let reloc = match &*frame.cie.references {
+            [] => return Ok(None),
+            [reloc] if reloc.offset == 0 => reloc,
+            _ => return Err(strange(&item.name)),
+        };
+        let name = match &reloc.referent {
+            Referent::Item(id) => object.item(*id).map(|item| item.name.clone()),
+            Referent::Undefined { name, .. } => Some(name.clone()),
+        };
+        let name = name.filter(|name| !name.is_empty());
+        let (Some(name), Some(kind)) = (name, kind(reloc)) else {
+            return Err(strange(&item.name));
+        };
+        let routine = name.strip_prefix(INDIRECT).unwrap_or(&name).to_owned();
+        let by_name = Reloc {
+            referent: Referent::Undefined {
+                name: routine.clone(),
+                weak: false,
+            },
+            ..reloc.clone()
+        };
+        let reference = Reference::new((unit, frame.function, item), &by_name, function);
+        let target = match self.known(&reference, &routine) {
+            Some(target) => target,
+            None => self.import(&reference, &routine, false)?,
+        };
+        let is_indirect = routine != name;
+        let key = SlotKey::Name(routine);
+        let slot = self.slot(key.clone(), target);
+        let target = match is_indirect {
+            true => slot,
+            // It may be anywhere, and only a jump to it is near.
+            false => self.stub(key, Target::Spot(slot)),
+        };
+        let field = Field {
+            place: usize::try_from(reloc.place).unwrap_or(usize::MAX),
+            kind,
+            target: Target::Spot(target),
+            addend: 0,
+        };
+        Ok(Some((name, field)))
+    }
+}
+
+/// A table of cleanups, and the field of an FDE for it.
+struct Cleanups<'u> {
+    table: ItemId,
+    /// The table, and perhaps others behind it.
+    bytes: &'u [u8],
+    field: Field,
+}
+
+fn cleanups<'u>(object: &'u Unit, frame: &Frame) -> Result<Option<Cleanups<'u>>, Refusal> {
+    let strange = || strange(object.item(frame.function).map_or("", |item| &item.name));
+    let reloc = match &*frame.fde.references {
+        [] => return Ok(None),
+        [reloc] => reloc,
+        _ => return Err(strange()),
+    };
+    let Referent::Item(id) = reloc.referent else {
+        return Err(strange());
+    };
+    let (table, kind) = object.item(id).zip(kind(reloc)).ok_or_else(strange)?;
+    let start = usize::try_from(reloc.offset).unwrap_or(usize::MAX);
+    let bytes = table.bytes.get(start..).unwrap_or_default();
+    // It is about the function from its start on, and names no types: so are all that C makes.
+    let is_plain = table.kind == Kind::ReadOnly && table.relocations.is_empty();
+    if !is_plain || !bytes.starts_with(&[OMITTED, OMITTED]) {
+        return Err(strange());
+    }
+    let field = Field {
+        place: usize::try_from(reloc.place).unwrap_or(usize::MAX),
+        kind,
+        target: Target::Spot(Spot {
+            area: Area::ReadOnly,
+            offset: 0,
+        }),
+        addend: reloc.offset,
+    };
+    Ok(Some(Cleanups {
+        table: id,
+        bytes,
+        field,
+    }))
+}
+
+fn strange(function: &str) -> Refusal {
+    Refusal::ExceptionTable {
+        function: function.to_owned(),
+    }
+}
+
+fn kind(reloc: &Reloc) -> Option<RelocationKind> {
+    Some(match reloc.r_type {
+        elf::R_X86_64_PC32 => RelocationKind::PcRelative32,
+        elf::R_X86_64_PC64 => RelocationKind::PcRelative64,
+        elf::R_X86_64_32 => RelocationKind::Absolute32,
+        elf::R_X86_64_32S => RelocationKind::Absolute32Signed,
+        elf::R_X86_64_64 => RelocationKind::Absolute64,
+        _ => return None,
+    })
 }
 
 /// A section under construction.
 #[derive(Default)]
-struct Table<'f> {
+struct Table {
     bytes: Vec<u8>,
-    /// Where the CIEs are.
-    common: HashMap<&'f [u8], usize>,
-    /// Where addresses of functions have to be written.
-    addresses: Vec<(usize, &'f Frame, Spot)>,
+    /// Where the CIEs are, by their bytes and personalities.
+    common: HashMap<(Vec<u8>, Option<String>), usize>,
+    fields: Vec<Field>,
 }
 
-impl<'f> Table<'f> {
-    fn add(&mut self, frame: &'f Frame, function: Spot) {
-        let bytes = &mut self.bytes;
-        let cie = *self.common.entry(&frame.cie).or_insert_with(|| {
+/// Where an address has to be written.
+struct Field {
+    place: usize,
+    kind: RelocationKind,
+    target: Target,
+    addend: i64,
+}
+
+impl Table {
+    /// Adds an FDE for code that is at a distance from a spot, and its CIE if it is the first one with it; where
+    /// the FDE is.
+    fn add(
+        &mut self,
+        frame: &Frame,
+        personality: Option<(String, Field)>,
+        cleanups: Option<Field>,
+        (code, distance): (Spot, i64),
+    ) -> usize {
+        let (name, personality) = personality.unzip();
+        let (bytes, fields) = (&mut self.bytes, &mut self.fields);
+        let key = (frame.cie.bytes.clone(), name);
+        let cie = *self.common.entry(key).or_insert_with(|| {
             let start = bytes.len();
-            bytes.extend_from_slice(&frame.cie);
+            bytes.extend_from_slice(&frame.cie.bytes);
+            fields.extend(personality.map(|field| field.behind(start)));
             start
         });
         let start = bytes.len();
-        let Ok(distance) = u32::try_from(start + FRAME_ID - cie) else {
-            return;
-        };
-        bytes.extend_from_slice(&frame.fde);
+        bytes.extend_from_slice(&frame.fde.bytes);
+        fields.extend(cleanups.map(|field| field.behind(start)));
+        fields.push(Field {
+            place: start + FRAME_FUNCTION,
+            kind: RelocationKind::PcRelative32,
+            target: Target::Spot(code),
+            addend: distance,
+        });
+        // An image has far less than 4 GiB.
+        let back = (start + FRAME_ID - cie) as u32;
         if let Some(id) = bytes.get_mut(start + FRAME_ID..start + FRAME_FUNCTION) {
-            id.copy_from_slice(&distance.to_le_bytes());
+            id.copy_from_slice(&back.to_le_bytes());
         }
-        self.addresses
-            .push((start + FRAME_FUNCTION, frame, function));
+        start
+    }
+}
+
+impl Field {
+    fn behind(self, start: usize) -> Self {
+        Self {
+            place: start.saturating_add(self.place),
+            ..self
+        }
     }
 }

@@ -18,16 +18,10 @@ fn moved(code: &[u8]) -> Result<MovedCode, Refusal> {
 /// The trampoline as it is in memory.
 fn trampoline(code: &[u8]) -> Vec<u8> {
     let mut layout = Layout::default();
-    let trampoline = moved(code).unwrap().place(&mut layout);
-    assert_eq!(
-        trampoline.entry,
-        layout.address(Spot {
-            area: Area::Text,
-            offset: 0
-        })
-    );
+    let (spot, size) = moved(code).unwrap().place(&mut layout);
+    assert_eq!((spot.area, spot.offset), (Area::Text, 0));
     let image = layout.finish(None, false);
-    assert_eq!(trampoline.size, image.text.len() as u64);
+    assert_eq!(size, image.text.len() as u64);
     let mut bytes = image.text;
     for relocation in &image.relocations {
         assert_eq!(relocation.kind, RelocationKind::PcRelative32);
@@ -124,29 +118,22 @@ fn calls() {
 }
 
 #[test]
-fn short_branches_become_long() {
+fn short_branches_lead_to_long_ones() {
     // test %edi,%edi; jne to the last ret; nop; ret; ret
     let forward = [0x85, 0xff, 0x75, 0x02, 0x90, 0xc3, 0xc3];
-    let [_, displacement @ ..] = jump(3, 6);
-    let expected = [
-        &[0x85, 0xff, 0x0f, 0x85][..],
-        &displacement,
-        &[0x90],
-        &jump(9, 5),
-    ]
-    .concat();
+    let moved = [0x85, 0xff, 0x75, 6, 0x90];
+    let expected = [&moved[..], &jump(5, 5), &jump(10, 6)].concat();
     assert_eq!(trampoline(&forward), expected);
     // inc %edi; jne to the entry; nop; ret
     let backward = [0xff, 0xc7, 0x75, 0xfc, 0x90, 0xc3];
-    let [_, displacement @ ..] = jump(3, 0);
-    let expected = [
-        &[0xff, 0xc7, 0x0f, 0x85][..],
-        &displacement,
-        &[0x90],
-        &jump(9, 5),
-    ]
-    .concat();
+    let moved = [0xff, 0xc7, 0x75, 6, 0x90];
+    let expected = [&moved[..], &jump(5, 5), &jump(10, 0)].concat();
     assert_eq!(trampoline(&backward), expected);
+    // je to the ret; jne to the nop; nop; ret
+    let both = [0x74, 0x03, 0x75, 0x00, 0x90, 0xc3];
+    let moved = [0x74, 8, 0x75, 11, 0x90];
+    let expected = [&moved[..], &jump(5, 5), &jump(10, 5), &jump(15, 4)].concat();
+    assert_eq!(trampoline(&both), expected);
     // jmp over what is dead.
     let always = [0xeb, 0x04, 0x90, 0x90, 0x90, 0x90, 0xc3];
     assert_eq!(trampoline(&always), jump(0, 6));
@@ -172,10 +159,10 @@ fn branches_without_a_long_form() {
         let length = instruction.len() as u64 + 1;
         let rest = &code[usize::try_from(length).unwrap()..code.len() - 1];
         let mut expected = instruction.to_vec();
-        expected.extend([2, 0xeb, 5]);
-        expected.extend(jump(length + 2, length + 3));
+        expected.push(8);
         expected.extend(rest);
-        expected.extend(jump(length + 10, length + 3));
+        expected.extend(jump(length + 3, length + 3));
+        expected.extend(jump(length + 8, length + 3));
         assert_eq!(trampoline(&code), expected, "{instruction:x?}");
     }
 }

@@ -1,24 +1,24 @@
 //! Call frame information: how the frames of an object's functions are unwound.
 //!
-//! The entries of `.eh_frame` are kept as they are; only what they refer to is resolved. An entry that refers to more
-//! than its function (a personality routine, a table of cleanups) is left out: frames of that function cannot be
-//! walked then, which is better than walking them without what the entry wanted.
+//! The entries of `.eh_frame` are kept as they are; only what they refer to is resolved: the function, and where it
+//! has something to clean up, the routine that does so (the personality) and the function's table of cleanups.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use engraft_patch::RelocationKind;
 use object::read::elf::{ElfFile64, ElfSymbol64};
 use object::{
     LittleEndian, Object as _, ObjectSection as _, RelocationFlags, RelocationTarget, elf,
 };
 
-use super::{ItemId, Referent};
+use super::{Flow, ItemId, Referent, Reloc};
 
 /// Offset of the id of an entry, which for an FDE is the distance back to its CIE.
 pub(crate) const ID: usize = 4;
-/// Offset of the address of the function in an FDE.
+/// Offset of the address of the function in an FDE: a PC-relative word,
 pub(crate) const FUNCTION: usize = 8;
+/// and of its size, another word.
+pub(crate) const SIZE: usize = 12;
 
 /// An FDE and its CIE.
 #[derive(Debug, Clone)]
@@ -27,50 +27,134 @@ pub(crate) struct Frame {
     pub(crate) function: ItemId,
     /// and where in it that code begins.
     pub(crate) offset: i64,
-    /// How the address of the function is written into the FDE.
-    pub(crate) kind: RelocationKind,
-    /// The whole FDE.
-    pub(crate) fde: Vec<u8>,
-    /// The whole CIE.
-    pub(crate) cie: Vec<u8>,
+    /// The whole FDE. It refers to nothing but the function and its table of cleanups.
+    pub(crate) fde: Entry,
+    /// The whole CIE. It refers to nothing but the personality.
+    pub(crate) cie: Entry,
+}
+
+/// An entry of `.eh_frame`.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) bytes: Vec<u8>,
+    /// What it refers to besides the function.
+    pub(crate) references: Vec<Reloc>,
+}
+
+/// The frames of an object.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    pub(super) known: Vec<Frame>,
+    /// Functions whose frames are described in another way.
+    pub(super) others: Vec<ItemId>,
 }
 
 type Elf<'d> = ElfFile64<'d, LittleEndian>;
 type Relocations = BTreeMap<u64, object::Relocation>;
 
-/// Reads the frames of all functions. `resolve` finds the item that a symbol and an offset mean.
-pub(super) fn frames<'d>(
-    elf: &Elf<'d>,
-    resolve: impl for<'f> Fn(
-        &ElfSymbol64<'d, 'f, LittleEndian>,
-        i64,
-    ) -> Result<(Referent, i64), object::Error>,
-) -> Result<Vec<Frame>, object::Error> {
-    let mut frames = Vec::new();
+/// Finds the item that a symbol and an offset mean.
+pub(super) type Resolve<'r> =
+    dyn Fn(&ElfSymbol64<'_, '_, LittleEndian>, i64) -> Result<(Referent, i64), object::Error> + 'r;
+
+/// Reads the frames of all functions.
+pub(super) fn frames(elf: &Elf<'_>, resolve: &Resolve<'_>) -> Result<Frames, object::Error> {
+    let mut frames = Frames::default();
     for section in elf.sections() {
         if section.name()? != ".eh_frame" {
             continue;
         }
-        let data = section.data()?;
-        let relocations: Relocations = section.relocations().collect();
-        let entries = entries(data);
-        for entry in &entries {
-            let Some(plain) = plain(data, entry, &entries, &relocations) else {
-                continue;
-            };
-            let symbol = elf.symbol_by_index(plain.symbol)?;
-            if let (Referent::Item(function), offset) = resolve(&symbol, plain.addend)? {
-                frames.push(Frame {
-                    function,
-                    offset,
-                    kind: plain.kind,
-                    fde: bytes(data, entry).to_vec(),
-                    cie: bytes(data, plain.cie).to_vec(),
-                });
-            }
+        let reader = Reader {
+            elf,
+            data: section.data()?,
+            relocations: section.relocations().collect(),
+            resolve,
+        };
+        let entries = entries(reader.data);
+        for fde in &entries {
+            reader.read(fde, &entries, &mut frames)?;
         }
     }
     Ok(frames)
+}
+
+/// Reads one section.
+struct Reader<'r, 'd> {
+    elf: &'r Elf<'d>,
+    data: &'d [u8],
+    relocations: Relocations,
+    resolve: &'r Resolve<'r>,
+}
+
+impl Reader<'_, '_> {
+    /// Adds the frame of an entry, if it is an FDE.
+    fn read(
+        &self,
+        fde: &Range<usize>,
+        entries: &[Range<usize>],
+        frames: &mut Frames,
+    ) -> Result<(), object::Error> {
+        let Some(distance @ 1..) = word(self.data, fde.start + ID) else {
+            return Ok(());
+        };
+        let mut references = self.references(fde)?;
+        let is_function = |reloc: &Reloc| reloc.place == FUNCTION as u64;
+        let Some(first) = references.iter().position(is_function) else {
+            return Ok(());
+        };
+        let own = references.remove(first);
+        let Referent::Item(function) = own.referent else {
+            return Ok(());
+        };
+        let start = usize::try_from(distance)
+            .ok()
+            .and_then(|distance| (fde.start + ID).checked_sub(distance));
+        let cie = entries.iter().find(|cie| Some(cie.start) == start);
+        let cie = match cie {
+            Some(cie) => Some((cie, self.references(cie)?)),
+            None => None,
+        };
+        match cie {
+            Some((cie, common)) if own.r_type == elf::R_X86_64_PC32 => frames.known.push(Frame {
+                function,
+                offset: own.offset,
+                fde: self.entry(fde, references),
+                cie: self.entry(cie, common),
+            }),
+            _ => frames.others.push(function),
+        }
+        Ok(())
+    }
+
+    fn entry(&self, range: &Range<usize>, references: Vec<Reloc>) -> Entry {
+        Entry {
+            bytes: self.data.get(range.clone()).unwrap_or_default().to_vec(),
+            references,
+        }
+    }
+
+    /// What an entry refers to.
+    fn references(&self, entry: &Range<usize>) -> Result<Vec<Reloc>, object::Error> {
+        let inside = self.relocations.range(entry.start as u64..entry.end as u64);
+        let mut references = Vec::new();
+        for (&place, relocation) in inside {
+            let (RelocationFlags::Elf { r_type }, RelocationTarget::Symbol(symbol)) =
+                (relocation.flags(), relocation.target())
+            else {
+                continue;
+            };
+            let symbol = self.elf.symbol_by_index(symbol)?;
+            let (referent, offset) = (self.resolve)(&symbol, relocation.addend())?;
+            references.push(Reloc {
+                place: place - entry.start as u64,
+                r_type,
+                referent,
+                offset,
+                tail: 0,
+                flow: Flow::Value,
+            });
+        }
+        Ok(references)
+    }
 }
 
 /// The entries of a section, up to one that ends it or is broken.
@@ -92,60 +176,7 @@ fn entries(data: &[u8]) -> Vec<Range<usize>> {
     entries
 }
 
-/// An FDE that refers to nothing but its function.
-struct Plain<'e> {
-    symbol: object::SymbolIndex,
-    addend: i64,
-    kind: RelocationKind,
-    cie: &'e Range<usize>,
-}
-
-fn plain<'e>(
-    data: &[u8],
-    entry: &Range<usize>,
-    entries: &'e [Range<usize>],
-    relocations: &Relocations,
-) -> Option<Plain<'e>> {
-    let id = word(data, entry.start.checked_add(ID)?)?;
-    // Not a CIE.
-    let distance = usize::try_from(id).ok().filter(|&id| id != 0)?;
-    let start = (entry.start + ID).checked_sub(distance)?;
-    let cie = entries.iter().find(|cie| cie.start == start)?;
-    let in_entry = |range: &Range<usize>| relocations.range(range.start as u64..range.end as u64);
-    if word(data, start + ID)? != 0 || in_entry(cie).next().is_some() {
-        return None;
-    }
-    let mut references = in_entry(entry);
-    let (&place, relocation) = references.next()?;
-    if place != (entry.start + FUNCTION) as u64 || references.next().is_some() {
-        return None;
-    }
-    let kind = match relocation.flags() {
-        RelocationFlags::Elf {
-            r_type: elf::R_X86_64_PC32,
-        } => RelocationKind::PcRelative32,
-        RelocationFlags::Elf {
-            r_type: elf::R_X86_64_PC64,
-        } => RelocationKind::PcRelative64,
-        _ => return None,
-    };
-    let RelocationTarget::Symbol(symbol) = relocation.target() else {
-        return None;
-    };
-    let addend = relocation.addend();
-    Some(Plain {
-        symbol,
-        addend,
-        kind,
-        cie,
-    })
-}
-
 fn word(data: &[u8], at: usize) -> Option<u32> {
     let field = data.get(at..at.checked_add(4)?)?;
     Some(u32::from_le_bytes(field.try_into().ok()?))
-}
-
-fn bytes<'d>(data: &'d [u8], range: &Range<usize>) -> &'d [u8] {
-    data.get(range.clone()).unwrap_or_default()
 }

@@ -1,6 +1,6 @@
 //! Object file → unit.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use object::read::elf::ElfFile64;
@@ -67,7 +67,13 @@ fn parse(bytes: &[u8], source: &Path) -> Result<Unit, object::Error> {
     parser.cut_sections()?;
     parser.common_symbols()?;
     parser.connect()?;
-    parser.unit.frames = frames(&elf, |symbol, offset| parser.referent(symbol, offset))?;
+    let frames = frames(&elf, &|symbol, offset| parser.referent(symbol, offset))?;
+    parser.unit.frames = frames.known;
+    for function in frames.others {
+        if let Some(item) = parser.unit.items.get_mut(function.0) {
+            item.has_strange_frames = true;
+        }
+    }
     Ok(parser.unit)
 }
 
@@ -125,20 +131,9 @@ impl Parser<'_, '_> {
                     .push(start);
             }
         }
-        let tables: HashSet<String> = self
-            .elf
-            .sections()
-            .filter_map(|section| {
-                section
-                    .name()
-                    .ok()?
-                    .strip_prefix(".gcc_except_table.")
-                    .map(Into::into)
-            })
-            .collect();
         for section in self.elf.sections() {
             let named = starts.remove(&section.index()).unwrap_or_default();
-            self.cut_section(&section, named, &tables)?;
+            self.cut_section(&section, named)?;
         }
         Ok(())
     }
@@ -147,7 +142,6 @@ impl Parser<'_, '_> {
         &mut self,
         section: &object::read::elf::ElfSection64<'_, '_, LittleEndian>,
         named: BTreeMap<u64, Vec<Start>>,
-        tables: &HashSet<String>,
     ) -> Result<(), object::Error> {
         let SectionFlags::Elf { sh_flags } = section.flags() else {
             return Ok(());
@@ -177,7 +171,7 @@ impl Parser<'_, '_> {
                 self.unit.names.insert(start.name.clone(), id);
             }
             self.unit.items.push(Item {
-                has_exception_table: starts.iter().any(|start| tables.contains(&start.name)),
+                has_strange_frames: false,
                 name: item_name,
                 global: first.is_some_and(|start| start.global),
                 kind: if starts.iter().any(|start| start.ifunc) {
@@ -225,7 +219,7 @@ impl Parser<'_, '_> {
                 size: symbol.size(),
                 relocations: Vec::new(),
                 labels: Vec::new(),
-                has_exception_table: false,
+                has_strange_frames: false,
             });
         }
         Ok(())
@@ -350,7 +344,7 @@ impl Parser<'_, '_> {
     }
 }
 
-/// Sections that the program's code sees, as opposed to notes and unwind tables.
+/// Sections that the program's code sees, and tables of cleanups, as opposed to notes and call frame information.
 fn is_program(sh_type: u32, name: &str) -> bool {
     let data = [
         elf::SHT_PROGBITS,
@@ -359,9 +353,7 @@ fn is_program(sh_type: u32, name: &str) -> bool {
         elf::SHT_FINI_ARRAY,
         elf::SHT_PREINIT_ARRAY,
     ];
-    data.contains(&sh_type)
-        && !name.starts_with(".eh_frame")
-        && !name.starts_with(".gcc_except_table")
+    data.contains(&sh_type) && !name.starts_with(".eh_frame")
 }
 
 fn section_kind(name: &str, sh_type: u32, sh_flags: u64) -> Kind {

@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use engraft_patch::{Image, RelocationKind, RelocationTarget, Segment};
+use engraft_patch::{Image, Relocation, RelocationKind, RelocationTarget, Segment};
 use gimli::{BaseAddresses, EhFrame, LittleEndian, UnwindContext, UnwindSection as _};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
-use crate::support::{LIBRARY, Project, function, names};
+use crate::support::{LIBRARY, NO_PIE, Project, function, names};
 
 /// Where the image's segments are in these tests.
 const TEXT: u64 = 0x10_0000;
@@ -103,6 +103,8 @@ fn every_new_function_is_described_as_the_compiler_does() {
     let section = &relocated(image)[start..end];
     assert_eq!(end_of_entries(section), section.len() - 4);
 
+    let binary = fs::read(project.file("libpart.so")).unwrap();
+    let old = |name: &str| rules_of(&binary, name);
     // The same code, linked.
     fs::copy(
         project.source().join("../new/part.c"),
@@ -113,28 +115,41 @@ fn every_new_function_is_described_as_the_compiler_does() {
     let options: Vec<_> = options.split(' ').collect();
     project.run("gcc", &options);
     let linked = fs::read(project.file("fixed.so")).unwrap();
-    let linked = object::File::parse(&*linked).unwrap();
-    let expected = linked.section_by_name(".eh_frame").unwrap();
-    let expected = |name: &str| {
-        let mut symbols = linked.symbols();
-        let symbol = symbols.find(|symbol| symbol.name() == Ok(name)).unwrap();
-        let section = expected.data().unwrap();
-        rules(section, expected.address(), symbol.address()).unwrap()
-    };
+    let expected = |name: &str| rules_of(&linked, name);
 
     let address = READ_ONLY + range.start.offset;
     for name in ["leaf", "part"] {
         let function = function(&object, name);
         let found = rules(section, address, TEXT + function.new_entry.offset);
         assert_eq!(found, Some(expected(name)), "{name}");
+        // The old function's frames are those of its first instructions, moved.
         let trampoline = TEXT + function.trampoline.entry.offset;
-        assert_eq!(rules(section, address, trampoline), None, "{name}");
+        let site = function.site().unwrap().start;
+        let moved = rules(section, address, trampoline - site).unwrap();
+        let old = old(name);
+        let registers = |rules: &[String]| {
+            let without_range = |rule: &String| rule.split_once(' ').unwrap().1.to_owned();
+            rules.iter().map(without_range).collect::<Vec<_>>()
+        };
+        assert_eq!(registers(&moved), registers(&old), "{name}");
+        let size = function.trampoline.size + site;
+        let end = format!("..{size} ");
+        assert!(moved.last().unwrap().contains(&end), "{moved:?}, {size}");
     }
     // A function that is new, and a cold part.
     let all = all_rules(section, address);
-    assert_eq!(all.len(), 4, "{all:#?}");
+    assert_eq!(all.len(), 6, "{all:#?}");
     assert!(all.contains(&expected("added")), "{all:#?}");
     assert!(all.contains(&expected("part.cold")), "{all:#?}");
+}
+
+/// The rules of a function in a file.
+fn rules_of(file: &[u8], name: &str) -> Vec<String> {
+    let file = object::File::parse(file).unwrap();
+    let section = file.section_by_name(".eh_frame").unwrap();
+    let mut symbols = file.symbols();
+    let symbol = symbols.find(|symbol| symbol.name() == Ok(name)).unwrap();
+    rules(section.data().unwrap(), section.address(), symbol.address()).unwrap()
 }
 
 /// The rules of every entry.
@@ -158,4 +173,66 @@ fn code_without_call_frame_information_brings_none() {
     let project = Project::new(&makefile, "int part(int x) { return x * 9 + 1; }\n");
     let object = project.build(&[("part.c", "x * 9", "x * 8")], "libpart.so");
     assert_eq!(object.image.unwind, None);
+}
+
+const PERSONALITY: &str = "__gcc_personality_v0";
+const TIDY: &str = "
+void work(int *x);
+static void tidy_up(int *x) { work(x + 1); }
+int part(int x) {
+    __attribute__((cleanup(tidy_up))) int values[2] = { x, x };
+    work(values);
+    return values[0] + 1;
+}
+__attribute__((noipa)) void work(int *x) { *x += 1; }
+";
+
+/// What is to be done when an exception comes through comes along: the routine that does it, and the table that it
+/// reads.
+#[test]
+fn cleanups_come_along() {
+    for (makefile, binary) in [(LIBRARY, "libpart.so"), (NO_PIE, "program")] {
+        let makefile = format!("CPPFLAGS += -fexceptions -fno-inline\n{makefile}");
+        let project = Project::new(&makefile, TIDY);
+        let object = project.build(&[("part.c", "values[0] + 1", "values[0] + 2")], binary);
+        let image = &object.image;
+        let range = image.unwind.unwrap();
+        let of_unwind = |relocation: &&Relocation| {
+            let place = relocation.place;
+            place.segment == Segment::ReadOnly
+                && (range.start.offset..range.start.offset + range.size).contains(&place.offset)
+        };
+        let target = |relocation: &Relocation| match &relocation.target {
+            RelocationTarget::Image(target) => (target.segment, target.offset),
+            other => panic!("{other:?}"),
+        };
+        let targets: Vec<_> = image
+            .relocations
+            .iter()
+            .filter(of_unwind)
+            .map(target)
+            .collect();
+        // The table, which is a constant in front of this section.
+        let is_table = |&(segment, offset): &(Segment, u64)| {
+            segment == Segment::ReadOnly && offset < range.start.offset
+        };
+        assert!(targets.iter().any(is_table), "{targets:?}");
+        // The routine, by a slot.
+        let slots: Vec<_> = image
+            .relocations
+            .iter()
+            .filter(|relocation| match &relocation.target {
+                RelocationTarget::Import(import) => import.name == PERSONALITY,
+                // The linker has given it a place in the program.
+                RelocationTarget::Object { name, .. } => name == PERSONALITY,
+                RelocationTarget::Image(_) => false,
+            })
+            .map(|relocation| (relocation.place.segment, relocation.place.offset))
+            .collect();
+        let [slot] = *slots else {
+            panic!("{slots:?}");
+        };
+        let is_indirect = targets.contains(&slot);
+        assert_eq!(is_indirect, binary == "libpart.so", "{targets:?}");
+    }
 }

@@ -9,6 +9,7 @@ use engraft::{Applied, Error, PatchState, Selected, Waiting, exit_code};
 use engraft_patch::Patch;
 use engraft_process::{OpenError, Process};
 
+use super::show::describe_unwinder;
 use super::{complain, say};
 
 /// The processes that a patch is applied to: exactly one way to say so.
@@ -218,6 +219,7 @@ fn has(process: &Process, name: &str) -> bool {
 fn apply_to(process: &Process, patch: &Patch, timeout: Duration) -> Result<(), Error> {
     let applied = engraft::apply(process, patch, timeout)?;
     say_applied(process.pid(), &patch.name, "applied to", applied);
+    note_unwinders(process);
     Ok(())
 }
 
@@ -233,6 +235,15 @@ fn say_applied(pid: i32, name: &str, verb: &str, applied: Applied) {
             ));
             say_waiting(pid, &waiting);
         }
+    }
+}
+
+/// Says what does not get through new code.
+fn note_unwinders(process: &Process) {
+    let unwinders = engraft::status(process).map(|status| status.unwinders);
+    let unwinders = unwinders.unwrap_or_default();
+    for words in unwinders.iter().filter_map(describe_unwinder) {
+        eprintln!("note: process {}: {words}", process.pid());
     }
 }
 
@@ -286,6 +297,7 @@ pub(super) fn enable(name: &str, holders: Holders, timeout: Duration) -> Result<
     work.each(|process| {
         let enabled = engraft::enable(process, name, timeout)?;
         say_applied(process.pid(), name, "enabled in", enabled);
+        note_unwinders(process);
         Ok(())
     })
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use engraft::{Holder, PatchState, Status, TransitionStatus};
+use engraft::{Holder, PatchState, Status, TransitionStatus, UnwinderStatus};
 
 /// The status in words.
 pub(super) fn describe(status: &Status) -> String {
@@ -17,6 +17,11 @@ pub(super) fn describe(status: &Status) -> String {
     };
     if status.agent.as_ref().is_some_and(|agent| agent.broken) {
         text.push_str("  the agent found its own state damaged; it refuses all changes\n");
+    }
+    for unwinder in &status.unwinders {
+        if let Some(words) = describe_unwinder(unwinder) {
+            let _ = writeln!(text, "  {words}");
+        }
     }
     for patch in &status.patches {
         let state = match patch.state {
@@ -59,6 +64,18 @@ pub(super) fn describe(status: &Status) -> String {
         }
     }
     text
+}
+
+/// What does not work; `None` if all does.
+pub(super) fn describe_unwinder(unwinder: &UnwinderStatus) -> Option<String> {
+    let failure = unwinder.failure.as_ref()?;
+    let path = match unwinder.path.as_str() {
+        "" => "the program",
+        path => path,
+    };
+    Some(format!(
+        "exceptions and cancelled threads do not get through new code: {path}: {failure}"
+    ))
 }
 
 /// Who has yet to switch, and why.

@@ -44,6 +44,7 @@ mod storm;
 mod storm_control;
 mod transition;
 mod two_hundred_rounds;
+mod unwinding;
 mod usage;
 
 use std::path::Path;
