@@ -67,6 +67,7 @@ static POISON: PoisonedDynamic = PoisonedDynamic::new();
 /// Only the entry stub calls it; `entry_stack` is where the return address of this call is.
 pub unsafe extern "C" fn loader_hook(entry_stack: u64) -> *const Raise {
     let debug = calls::debug();
+    loader::look_for_namespaces(debug);
     // Three of the four calls for a library that no patch concerns end here. No lock is held and no state
     // touched, so a signal may come at any point; see `calls` for what it may do.
     if calls::brings_nothing(loader::fingerprint(debug)) {
@@ -130,7 +131,7 @@ impl Hook {
         for (to, from) in patched.iter_mut().skip(offset).zip(jump) {
             *to = *from;
         }
-        loader::set_unchained(unchained);
+        loader::set_unchained(debug, unchained);
         calls::begin(debug);
         writer
             .write_code(function, &found, &patched)

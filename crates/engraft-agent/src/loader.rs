@@ -7,7 +7,7 @@
 
 #![expect(unsafe_code, reason = "reads and edits the loader's structures")]
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use zerocopy::FromBytes;
 
@@ -27,15 +27,68 @@ const R_NEXT: u64 = 40;
 /// The size without `r_next`.
 const SIZE: u64 = 40;
 
+/// The number of namespaces besides the base one that a loader can have (glibc's `DL_NNS`).
+const MOST_UNCHAINED: usize = 15;
+
 /// Start and end of what contains the `r_debug`s of namespaces that the loader does not chain.
-static UNCHAINED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static PLACE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// Those that were found there, by ascending address; 0 where there is none. They never go, and later ones lie
+/// behind.
+static UNCHAINED: [AtomicU64; MOST_UNCHAINED] = [const { AtomicU64::new(0) }; MOST_UNCHAINED];
 
 /// Says where namespaces are that the loader does not chain. Before its first call.
-pub(crate) fn set_unchained([start, end]: [u64; 2]) {
+pub(crate) fn set_unchained(debug: u64, [start, end]: [u64; 2]) {
     // ORDERING: the code that makes the loader call is written later.
-    UNCHAINED[0].store(start, Ordering::Relaxed);
+    PLACE[0].store(start, Ordering::Relaxed);
     // ORDERING: as above.
-    UNCHAINED[1].store(end, Ordering::Relaxed);
+    PLACE[1].store(end, Ordering::Relaxed);
+    // ORDERING: as above.
+    WAS_KNOWN.store(false, Ordering::Relaxed);
+    look_for_namespaces(debug);
+}
+
+/// The last call was about a namespace that is known.
+static WAS_KNOWN: AtomicBool = AtomicBool::new(false);
+
+/// Finds namespaces that are new. To be called at every call of the loader's, before the namespaces are gone along.
+///
+/// A loader that chains them has nothing to look for. In others, the namespace that a call is about is not consistent
+/// when something begins, and in the next call it has ended. So nothing is looked for while a known one is not
+/// consistent, nor in the call after: that costs too much for every library that comes and goes, also with glibc
+/// from 2.35 on, which does not chain its only namespace to anything either. Should the loader leave the second
+/// call out, what is missed is the beginning of a load; these loaders relocate after its end.
+pub(crate) fn look_for_namespaces(debug: u64) {
+    let base = Namespace(debug);
+    if !base.is_unchained() {
+        return;
+    }
+    let is_known = !matches!(Activity::of(debug), Activity::None);
+    // ORDERING: under the loader's lock, which orders the calls of different threads. Whole calls in the middle of
+    // this one, in a signal handler, leave it as they found it.
+    let was_known = WAS_KNOWN.swap(is_known, Ordering::Relaxed);
+    if is_known || was_known {
+        return;
+    }
+    // ORDERING: written before the loader's first call, and not changed while there can be calls.
+    let start = PLACE[0].load(Ordering::Relaxed);
+    // ORDERING: as above.
+    let end = PLACE[1].load(Ordering::Relaxed);
+    let mut found = UNCHAINED.iter();
+    let break_function = base.field::<u64>(R_BREAK);
+    let mut at = start;
+    while at + SIZE <= end {
+        let namespace = Namespace(at);
+        // Almost every word is another one: only this is compared then.
+        if namespace.field::<u64>(R_BREAK) == break_function
+            && namespace.is_twin_of(base)
+            && let Some(place) = found.next()
+        {
+            // ORDERING: as above. Calls in the middle of this one write the same, and perhaps more.
+            place.store(at, Ordering::Relaxed);
+        }
+        at += 8;
+    }
 }
 
 /// One namespace of the loader: `struct r_debug`.
@@ -55,30 +108,26 @@ impl Namespace {
         unsafe { read(self.0 + offset) }
     }
 
+    /// Whether the loader may have others that it does not chain: r_next exists from version 2 on (glibc 2.35).
+    fn is_unchained(self) -> bool {
+        self.field::<u32>(R_VERSION) < 2
+    }
+
     /// The one after this.
     // Not inlined, because everybody who goes along the namespaces comes here.
     #[inline(never)]
     fn next(self, base: Self) -> Option<Self> {
-        // r_next exists from version 2 on (glibc 2.35).
-        if base.field::<u32>(R_VERSION) >= 2 {
-            let next = self.field(R_NEXT);
-            return (next != 0).then_some(Self(next));
-        }
-        // ORDERING: written before the loader's first call, and not changed while there can be calls.
-        let start = UNCHAINED[0].load(Ordering::Relaxed);
-        // ORDERING: as above.
-        let end = UNCHAINED[1].load(Ordering::Relaxed);
-        let mut next = match self == base {
-            true => Self(start),
-            false => Self(self.0 + SIZE),
-        };
-        while next.0 + SIZE <= end {
-            if next.is_twin_of(base) {
-                return Some(next);
+        let next = if base.is_unchained() {
+            // ORDERING: as in `look_for_namespaces`.
+            let mut known = UNCHAINED.iter().map(|it| it.load(Ordering::Relaxed));
+            if self != base {
+                known.find(|it| *it == self.0)?;
             }
-            next.0 += 8;
-        }
-        None
+            known.next()?
+        } else {
+            self.field(R_NEXT)
+        };
+        (next != 0).then_some(Self(next))
     }
 
     /// Whether this is the `r_debug` of another namespace. The loader writes the same break function and the same

@@ -67,26 +67,27 @@ impl Process {
         {
             return Ok(borrowed);
         }
-        let quietest = self.quietest_first()?;
-        let in_this_order: [fn(TaskState) -> bool; 3] = [
-            |state| state == TaskState::Sleeping,
-            |state| state == TaskState::Running,
-            |state| {
-                !matches!(
-                    state,
-                    TaskState::Sleeping | TaskState::Running | TaskState::Dead
-                )
-            },
-        ];
-        for is_wanted in in_this_order {
-            for tid in quietest.iter().copied() {
-                let stat = self.task(tid).stat().map_err(|it| self.no_list(it))?;
-                let fits = stat.is_some_and(|it| is_wanted(it.state) && !it.is_kernel_worker());
-                if fits && let Some(borrowed) = self.borrow(tid, &deadline)? {
-                    // ORDERING: a hint that stands for itself.
-                    self.shared.quiet_tid.store(tid, Ordering::Relaxed);
-                    return Ok(borrowed);
+        // Those that do not sleep, in case that none does or can be borrowed.
+        let (mut running, mut others) = (Vec::new(), Vec::new());
+        for tid in self.quietest_first()? {
+            let stat = self.task(tid).stat().map_err(|it| self.no_list(it))?;
+            match stat
+                .filter(|stat| !stat.is_kernel_worker())
+                .map(|stat| stat.state)
+            {
+                Some(TaskState::Sleeping) => {
+                    if let Some(borrowed) = self.borrow(tid, &deadline)? {
+                        return Ok(borrowed);
+                    }
                 }
+                Some(TaskState::Running) => running.push(tid),
+                Some(TaskState::Dead) | None => {}
+                Some(_) => others.push(tid),
+            }
+        }
+        for tid in running.into_iter().chain(others) {
+            if let Some(borrowed) = self.borrow(tid, &deadline)? {
+                return Ok(borrowed);
             }
         }
         Err(StopError::Gone { pid: self.pid() })
@@ -96,6 +97,10 @@ impl Process {
     fn borrow(&self, tid: i32, deadline: &Deadline) -> Result<Option<BorrowedThread>, StopError> {
         let mut threads = self.stop_before(&[tid], deadline)?;
         let stands = threads.thread(tid).is_some();
+        if stands {
+            // ORDERING: a hint that stands for itself.
+            self.shared.quiet_tid.store(tid, Ordering::Relaxed);
+        }
         Ok(stands.then_some(BorrowedThread { threads, tid }))
     }
 
