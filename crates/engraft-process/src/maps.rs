@@ -150,6 +150,13 @@ impl Maps {
         candidate.range.contains(&address).then_some(candidate)
     }
 
+    /// The mappings from an address on, ascending.
+    pub fn from(&self, address: TargetAddress) -> impl Iterator<Item = &Mapping> {
+        let before = |mapping: &Mapping| mapping.range.start < address;
+        let first = self.mappings.partition_point(before);
+        self.mappings.iter().skip(first)
+    }
+
     /// Where the ELF header of the file is mapped whose part contains the address: the nearest
     /// mapping of the same file at or below it that starts at offset 0.
     pub fn file_start(&self, address: TargetAddress) -> Option<&Mapping> {

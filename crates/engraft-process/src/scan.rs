@@ -9,7 +9,7 @@
 //! Those that are not clear here are asked again by the precise walk: [`StackScan::check_precisely`].
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::address::TargetAddress;
@@ -99,9 +99,13 @@ pub struct StackScan<'s> {
     process: &'s Process,
     maps: &'s Maps,
     ranges: Vec<Target>,
-    /// Code addresses that were looked at: is it a restorer? Threads that sleep in the same place have
-    /// the same ones on their stacks.
-    restorers: RefCell<HashMap<TargetAddress, bool>>,
+    /// Where code can be.
+    code: Vec<Range<TargetAddress>>,
+    /// Code addresses that were looked at. Threads that sleep in the same place have the same ones on their
+    /// stacks.
+    seen: RefCell<HashSet<TargetAddress>>,
+    /// Those of them that are restorers.
+    restorers: RefCell<Vec<TargetAddress>>,
 }
 
 /// One range that nothing may return into.
@@ -134,6 +138,12 @@ impl<'s> StackScan<'s> {
             process,
             maps,
             ranges,
+            code: maps
+                .iter()
+                .filter(|mapping| mapping.executable)
+                .map(|mapping| mapping.range.clone())
+                .collect(),
+            seen: RefCell::default(),
             restorers: RefCell::default(),
         }
     }
@@ -248,11 +258,7 @@ impl<'s> StackScan<'s> {
     /// program may have changed the protection of a part.
     fn stack_end(&self, mapping: &Mapping) -> TargetAddress {
         let mut end = mapping.range.end;
-        for next in self
-            .maps
-            .iter()
-            .filter(|next| next.range.start >= mapping.range.end)
-        {
+        for next in self.maps.from(mapping.range.end) {
             let continues = next.range.start == end && next.readable && next.writable;
             if !continues || next.has_file() {
                 break;
@@ -289,25 +295,25 @@ impl<'s> StackScan<'s> {
 
     /// Is it the address of code that calls `rt_sigreturn`? Then a signal frame starts here.
     fn is_signal_frame(&self, value: TargetAddress) -> bool {
-        self.restorers.borrow().get(&value) == Some(&true)
+        self.restorers.borrow().contains(&value)
     }
 
     fn is_executable(&self, address: TargetAddress) -> bool {
-        let mapping = self.maps.find(address);
-        mapping.is_some_and(|mapping| mapping.executable)
+        let after = self.code.partition_point(|range| range.start <= address);
+        let range = after
+            .checked_sub(1)
+            .and_then(|before| self.code.get(before));
+        range.is_some_and(|range| range.contains(&address))
     }
 
     /// Finds out which words of a piece of stack are addresses of restorers. Threads that run wait for this,
     /// so all that have to be looked at in memory are read by one system call.
     fn find_restorers(&self, bytes: &[u8]) {
-        let mut restorers = self.restorers.borrow_mut();
+        let mut seen = self.seen.borrow_mut();
         let mut code: Vec<(TargetAddress, [u8; LONGEST_RESTORER])> = Vec::new();
         for chunk in bytes.chunks_exact(8) {
             let value = TargetAddress::new(word(chunk, 0));
-            // Almost every word is excluded by its top bits or by the map.
-            let may_be_code = value.get() >= 4096 && value.get() >> 47 == 0;
-            if may_be_code && self.is_executable(value) && !restorers.contains_key(&value) {
-                restorers.insert(value, false);
+            if self.is_executable(value) && seen.insert(value) {
                 code.push((value, [0; LONGEST_RESTORER]));
             }
         }
@@ -323,7 +329,9 @@ impl<'s> StackScan<'s> {
                 Ok(()) => starts_as_restorer(&code),
                 Err(_) => is_restorer(self.process, at),
             };
-            restorers.insert(at, is_restorer);
+            if is_restorer {
+                self.restorers.borrow_mut().push(at);
+            }
         }
     }
 

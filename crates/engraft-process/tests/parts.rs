@@ -196,3 +196,16 @@ fn threads_that_have_ended_are_left_out() {
     let gone = process.stop_threads(&[other], Duration::from_secs(1));
     assert!(gone.is_err());
 }
+
+/// Whether it sleeps or runs when it is looked at for the first time or for the second: it is there.
+#[test]
+fn a_thread_that_sleeps_and_runs_in_turns_can_be_borrowed() {
+    let victim = Victim::start(&compile("flicker.c", "flicker", &[]), &[]);
+    for _ in 0..500 {
+        // Each time without the memory of which thread was borrowed last.
+        let process = victim.process();
+        let mut borrowed = process.borrow_thread(LONG).unwrap();
+        assert_eq!(borrowed.thread().unwrap().state().tid, process.pid());
+        borrowed.detach().unwrap();
+    }
+}
