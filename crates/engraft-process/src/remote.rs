@@ -34,7 +34,7 @@ use crate::registers::Registers;
 use crate::remote_error::RemoteCallError;
 use crate::remote_thread::{Caller, Result};
 use crate::restart::{has_restart_block, restart_ready_without_kernel};
-use crate::sys::ptrace;
+use crate::sys::ptrace::{self, Go};
 use crate::tracees::OPTIONS;
 
 /// A function to be called in a stopped thread.
@@ -47,8 +47,9 @@ pub struct RemoteCall {
     /// The end of the stack it runs on. About 4 KiB below are taken for the frame (12 KiB where AMX is in
     /// use); the rest is the function's. Nothing there is restored.
     pub stack_top: TargetAddress,
-    /// Where the function returns to: code that does `mov %rax, %rbx; mov $15, %eax; syscall`. The
-    /// result is read from `rbx`, which nobody needs any more at that point.
+    /// Where the function returns to: code that does `mov %rax, %rbx; 1: mov $15, %eax; syscall; jmp 1b`. The
+    /// result is read from `rbx`, which nobody needs any more at that point. The system call returns only if
+    /// we die at its entry after a request, and then it has not been made.
     pub restorer: TargetAddress,
     /// How long it may take.
     pub timeout: Duration,
@@ -61,10 +62,14 @@ pub struct RemoteCall {
 ///
 /// The function executes `read(-1, record, REQUEST_LENGTH)`, all of the low half of `rdi` set. At its
 /// entry, [`StoppedThread::call_serving`](crate::StoppedThread::call_serving) serves the record at this
-/// address; then the system call is executed as it stands, and fails with `EBADF`. Without a tracer only that happens,
+/// address; then the system call is executed as it stands, and fails with `EBADF`, or it is skipped, and seems to
+/// fail with `ENOSYS`. Without a tracer only that happens,
 /// which is harmless, and which every seccomp filter allows that lets a loader live; the function
 /// sees by its record that nothing was done. So what is to happen only while other threads
 /// stand still, happens while we live, or not at all.
+///
+/// If we die between a request and the function's next system call, that one seems to fail with `ENOSYS`, too: the
+/// function has to make it once more.
 pub const REQUEST_LENGTH: u64 = 0x656e_6772_6166;
 
 /// Serves a request whose record is at the address.
@@ -83,6 +88,8 @@ const LOADER_CALLS: [i64; 8] = [
 ];
 /// The ABI lets a function use this much below the stack pointer without moving it.
 const RED_ZONE: u64 = 128;
+/// Length of the instruction `syscall`.
+const SYSTEM_CALL_LENGTH: u64 = 2;
 const SECCOMP_STRICT: u32 = 1;
 const MAX_ERRNO: i64 = 4095;
 /// How long a remote system call may take.
@@ -181,31 +188,56 @@ impl Caller<'_> {
         mut serve: impl FnMut(TargetAddress),
     ) -> Result<u64> {
         let deadline = Deadline::after(timeout);
+        // A filter would see what is skipped, and may end the process for it.
+        let may_skip = !self.kept.filtered || self.kept.suspended;
         // Entries and exits look alike, and take turns: the thread was set off in user mode, so the
         // first is an entry. No event in between takes the place of one of them.
         let mut enters = false;
+        let mut skips = false;
         loop {
-            self.run_to_system_call(&deadline)?;
-            enters = !enters;
+            let go = match skips {
+                true => Go::ToSkippedSystemCall,
+                false => Go::ToSystemCall,
+            };
+            self.run_to(go, &deadline)?;
+            enters = skips || !enters;
             if !enters {
                 continue;
             }
             let now = self.check("read the registers of", ptrace::registers(self.tid))?;
             if let Some(record) = request(&now) {
                 serve(record);
+                // Most likely another request comes, or the end. Whether this one's call is made or skipped does
+                // not matter, and threads are waiting: no stop at its exit.
+                skips = may_skip;
                 continue;
             }
             let returns = now.orig_rax == libc::SYS_rt_sigreturn as u64
                 && now.stack_pointer() == frame.stack_pointer_at_return();
-            if !returns {
-                continue;
+            if returns {
+                if !may_skip {
+                    self.run_to_system_call(&deadline)?;
+                }
+                return Ok(now.rbx);
             }
-            if self.kept.filtered && !self.kept.suspended {
-                // A filter would see the number -1 and may end the process for it.
-                self.run_to_system_call(&deadline)?;
+            if skips {
+                self.repeat_system_call(&now)?;
+                (skips, enters) = (false, false);
             }
-            return Ok(now.rbx);
         }
+    }
+
+    /// Has a system call that would be skipped be entered once more.
+    fn repeat_system_call(&self, now: &Registers) -> Result<()> {
+        let again = Registers {
+            rip: now.rip - SYSTEM_CALL_LENGTH,
+            rax: now.orig_rax,
+            // In no system call: the kernel restarts nothing.
+            orig_rax: u64::MAX,
+            ..*now
+        };
+        let set = ptrace::set_registers(self.tid, &again);
+        self.check("set the registers of", set)
     }
 
     /// Makes a system call by borrowed instructions, on the thread's own stack.

@@ -158,10 +158,15 @@ impl<'t> Caller<'t> {
 
     /// Lets the thread go on until the next entry or exit of a system call.
     pub(crate) fn run_to_system_call(&mut self, deadline: &Deadline) -> Result<()> {
+        self.run_to(Go::ToSystemCall, deadline)
+    }
+
+    /// The same, to a stop at a system call of this kind.
+    pub(crate) fn run_to(&mut self, go: Go, deadline: &Deadline) -> Result<()> {
         let mut signal = 0;
         loop {
-            let go = ptrace::go(self.tid, Go::ToSystemCall, signal);
-            self.check("continue", go)?;
+            let went_on = ptrace::go(self.tid, go, signal);
+            self.check("continue", went_on)?;
             signal = 0;
             match self.await_event(deadline)? {
                 Event::SystemCall => return Ok(()),

@@ -123,6 +123,12 @@ impl StoppedProcess {
         self.tracees.states()
     }
 
+    /// Those of its threads that are wanted. To leave out hundreds that were looked at before saves time that
+    /// others wait for.
+    pub fn threads_where(&self, wanted: impl Fn(i32) -> bool) -> impl Iterator<Item = ThreadState> {
+        self.tracees.states_of(wanted)
+    }
+
     /// One of its threads.
     pub fn thread(&mut self, tid: i32) -> Option<StoppedThread<'_>> {
         self.tracees.stopped_thread(tid)

@@ -38,8 +38,16 @@ pub struct StoppedThread<'s> {
 impl Tracees {
     /// Those of the threads that stand still.
     pub(crate) fn states(&self) -> impl Iterator<Item = ThreadState> {
+        self.states_of(|_| true)
+    }
+
+    /// Those of them that are wanted.
+    pub(crate) fn states_of(
+        &self,
+        wanted: impl Fn(i32) -> bool,
+    ) -> impl Iterator<Item = ThreadState> {
         let pid = self.pid();
-        let threads = self.threads.iter();
+        let threads = self.threads.iter().filter(move |(tid, _)| wanted(**tid));
         threads.filter_map(move |(tid, tracee)| state(pid, *tid, tracee))
     }
 

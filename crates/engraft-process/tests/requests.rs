@@ -61,7 +61,7 @@ impl Code {
         thread.system_call(libc::SYS_mprotect, arguments).unwrap();
         let base = TargetAddress::new(mapped);
         // mov %rax,%rbx; mov $15,%eax; syscall
-        let restorer = [0x48, 0x89, 0xc3, 0xb8, 15, 0, 0, 0, 0x0f, 0x05];
+        let restorer = [0x48, 0x89, 0xc3, 0xb8, 15, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
         stopped.write_protected(base, &restorer).unwrap();
         stopped
             .write_protected(base + FUNCTION, &function())

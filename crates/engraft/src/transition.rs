@@ -118,9 +118,11 @@ impl Change {
         session.prepare_command(&mut sleeping)?;
         let since = Instant::now();
         let mut stopped = sleeping.stop_rest(STOP_TIMEOUT)?;
-        stopped
-            .threads()
-            .for_each(|thread| findings.look(&eyes, &thread));
+        // Nothing has changed for those that have been looked at.
+        let rest: Vec<ThreadState> = stopped
+            .threads_where(|tid| !findings.pointers.contains_key(&tid))
+            .collect();
+        rest.iter().for_each(|thread| findings.look(&eyes, thread));
         if let Some(finding) = findings.in_site {
             stopped.detach()?;
             return Ok(Attempt::InSite(finding));
@@ -241,9 +243,7 @@ pub(crate) struct Findings {
 impl Findings {
     fn look(&mut self, eyes: &Eyes<'_>, thread: &ThreadState) {
         let pointer = thread.registers.thread_pointer().get();
-        if self.pointers.insert(thread.tid, pointer).is_some() {
-            return;
-        }
+        self.pointers.insert(thread.tid, pointer);
         let Some(finding) = eyes.finding(thread) else {
             return;
         };

@@ -32,6 +32,9 @@ pub(crate) enum Go {
     Continue,
     /// Until the next event or system call entry or exit.
     ToSystemCall,
+    /// Until the next event or system call entry, and then on without making that call: it seems to fail with
+    /// `ENOSYS`, also if we die meanwhile.
+    ToSkippedSystemCall,
 }
 
 type Result<T> = std::result::Result<T, Errno>;
@@ -84,6 +87,7 @@ pub(crate) fn go(tid: i32, go: Go, signal: i32) -> Result<()> {
     let request = match go {
         Go::Continue => libc::PTRACE_CONT,
         Go::ToSystemCall => libc::PTRACE_SYSCALL,
+        Go::ToSkippedSystemCall => libc::PTRACE_SYSEMU,
     };
     effect(|| plain(request, tid, signal as usize))
 }
