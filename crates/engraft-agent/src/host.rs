@@ -4,21 +4,23 @@
 
 #![expect(unsafe_code, reason = "fills words of images")]
 
+mod ranges;
+mod symbols;
+mod world;
+
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use engraft_abi::{CodeRange, Outcome, PayloadFunction, PayloadPart};
-use engraft_core::dispatch::{SiteWords, encode};
-use engraft_core::{
-    Callback, CallbackScope, Code, Event, FuncId, Leaving, LinkAddress, ModuleId, ObjectId,
-    PatchId, PatchState, SiteTarget, StateId, ThreadId, Trouble, World,
-};
+use engraft_abi::{Outcome, PayloadFunction, PayloadPart};
+use engraft_core::dispatch::SiteWords;
+use engraft_core::{Code, FuncId, LinkAddress, ModuleId, ObjectId, PatchId, SiteTarget};
+
+pub(crate) use ranges::push_inside;
 
 use crate::code::DETOUR_LENGTH;
 use crate::control::ControlBlock;
-use crate::dispatch;
 use crate::failure::{Failure, Text};
-use crate::image::{Image, Placement, Symbols};
+use crate::image::Image;
 use crate::memory;
 use crate::modules::{Module, Modules};
 use crate::payloads::{Payload, PayloadView, Payloads};
@@ -133,76 +135,6 @@ impl Host {
         if let Err(failure) = self.payloads.remove(patch) {
             self.trouble = Some(failure);
         }
-    }
-
-    /// Adds the addresses of a body that threads have to leave, and of the ways to it.
-    pub(crate) fn push_ranges(
-        &self,
-        ranges: &mut Vec<CodeRange>,
-        leaving: Leaving,
-    ) -> Result<(), Failure> {
-        let module = self.module(leaving.module)?;
-        let (view, old) = self.old_function(module, leaving.function)?;
-        let name = view.name(old);
-        match leaving.code {
-            // All of the image, since the new code of a function may have several parts, and what
-            // only the image has goes away with it.
-            Code::Func(FuncId { patch, object, .. }) => {
-                let image = self.image(ObjectId { patch, object }, module.id);
-                let code = image.ok_or_else(Failure::bad_payload)?.code();
-                push_inside(ranges, code, name)?;
-            }
-            Code::Original => {
-                let parts = old.parts.of::<PayloadPart>(view.buffer).unwrap_or_default();
-                parts.iter().try_for_each(|part| {
-                    let start = module.elf.load_bias.wrapping_add(part.address);
-                    push_range(ranges, start..start + u64::from(part.code.length), name)
-                })?;
-            }
-        }
-        // A thread in a stub has not decided, or has decided and not gone yet; one in a trampoline is in
-        // the old function.
-        for placed in self.images.iter().filter(|it| it.module == module.id) {
-            let Some(function) = self.function(placed.object, leaving.function) else {
-                continue;
-            };
-            for (offset, size) in [
-                (function.trampoline_offset, function.trampoline_size),
-                (function.stub_offset, dispatch::STUB_LENGTH as u64),
-            ] {
-                let start = placed.image.base + offset;
-                push_inside(ranges, start..start + size, name)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds the agent's own code, where a thread may be on its way from a stub to a body.
-    pub(crate) fn push_own_range(&self, ranges: &mut Vec<CodeRange>) -> Result<(), Failure> {
-        push_inside(ranges, self.text.clone(), b"engraft's dispatch")
-    }
-
-    /// Adds the bytes that will be overwritten for a body that is the old function itself: no thread may be
-    /// about to execute the middle of them.
-    pub(crate) fn push_site(
-        &self,
-        sites: &mut Vec<CodeRange>,
-        leaving: Leaving,
-    ) -> Result<(), Failure> {
-        let known = self.sites.get(leaving.module, leaving.function);
-        if leaving.code != Code::Original || known.is_some_and(|site| !site.is_original()) {
-            return Ok(());
-        }
-        let module = self.module(leaving.module)?;
-        let (view, old) = self.old_function(module, leaving.function)?;
-        let start = module.elf.load_bias.wrapping_add(leaving.function.0) + old.site_offset;
-        push_range(sites, start..start + DETOUR_LENGTH as u64, view.name(old))
-    }
-
-    /// Adds the bytes of unwinders that will be overwritten before a patch comes into effect.
-    pub(crate) fn push_unwinder_sites(&self, sites: &mut Vec<CodeRange>) -> Result<(), Failure> {
-        let mut ranges = self.unwinders.sites();
-        ranges.try_for_each(|range| push_range(sites, range, b"_Unwind_Find_FDE"))
     }
 
     /// What a patch's object says of an old function.
@@ -391,223 +323,6 @@ impl Host {
             placed.used = true;
         }
     }
-}
-
-impl World for Host {
-    type Error = Failure;
-
-    fn prepare_object(&mut self, object: ObjectId, module: ModuleId) -> Result<(), Failure> {
-        self.images
-            .try_reserve(1)
-            .map_err(|_| Failure::out_of_memory())?;
-        let view = self.view(object)?;
-        let target = self.module(module)?;
-        if !target.is_live() && target.elf.has_text_relocations() {
-            let text = b"its code has relocations, which would overwrite the patch (DT_TEXTREL)";
-            return Err(Failure::new(Outcome::CodeDiffers, text));
-        }
-        self.check_code(view, target)?;
-        if self.image(object, module).is_some() {
-            return Ok(());
-        }
-        let symbols = ModuleSymbols {
-            modules: &self.modules,
-            module: target,
-            view,
-        };
-        let place = Placement {
-            module: &target.span,
-            symbols: &symbols,
-            dispatch: self.dispatch,
-            name: c"engraft-patch",
-        };
-        let image = Image::place(view.buffer, view.object, &place)?;
-        self.images.push(PlacedImage {
-            object,
-            module,
-            image,
-            used: false,
-        });
-        Ok(())
-    }
-
-    fn release_object(&mut self, object: ObjectId, module: ModuleId) -> Result<(), Failure> {
-        self.sites.forget_original();
-        let unused = |placed: &PlacedImage| {
-            placed.object == object && placed.module == module && !placed.used
-        };
-        match self.images.iter().position(unused) {
-            Some(index) => self.images.swap_remove(index).image.release(),
-            None => Ok(()),
-        }
-    }
-
-    fn release_patch(&mut self, patch: PatchId) {
-        self.release_payload(patch);
-    }
-
-    fn release_state(&mut self, _: PatchId, _: StateId) {}
-
-    fn callback(&mut self, _: Callback, _: CallbackScope) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn write_site(
-        &mut self,
-        module: ModuleId,
-        function: LinkAddress,
-        target: SiteTarget,
-    ) -> Result<(), Failure> {
-        self.add_site(module, function)?;
-        // If that image has been removed, no thread was inside.
-        let before = self.sites.get(module, function).and_then(|site| site.stub);
-        let before = before.filter(|with| self.image(*with, module).is_some());
-        let stub = Self::chooser(target);
-        let (old, new) = match target {
-            SiteTarget::Original => (Code::Original, Code::Original),
-            SiteTarget::Direct(func) => (Code::Func(func), Code::Func(func)),
-            SiteTarget::Dispatch { old, new } => (old, new),
-        };
-        let to = match target {
-            SiteTarget::Original => None,
-            SiteTarget::Direct(FuncId { patch, object, .. }) => {
-                let object = ObjectId { patch, object };
-                self.use_image(object, module);
-                Some(self.body(new, module, function, object)?)
-            }
-            SiteTarget::Dispatch { .. } => {
-                let with = stub.ok_or_else(Failure::bad_payload)?;
-                self.use_image(with, module);
-                Some(self.stub(module, function, with)?)
-            }
-        };
-        // Where a site begins to choose, its words come first. If the site cannot be written, they are as
-        // they were: a thread may be in the stub from the last time.
-        let bodies = |with| self.bodies(module, function, with, (old, new));
-        let (words, bodies_then) = match stub {
-            Some(with) => (Some(self.words(module, function, with)?), bodies(with)?),
-            None => (None, (0, 0)),
-        };
-        let bodies_now = words.map(SiteWords::bodies);
-        if let Some(words) = words {
-            words.write(bodies_then.0, bodies_then.1);
-        }
-        let writer = self.writer;
-        let site = self.sites.get_mut(module, function);
-        let site = site.ok_or_else(Failure::bad_payload)?;
-        if let Err(failure) = site.lead(writer, to) {
-            if let (Some(words), Some((old, new))) = (words, bodies_now) {
-                words.write(old, new);
-            }
-            return Err(failure);
-        }
-        site.stub = stub.or(before);
-        // Where it ceases to choose, or chooses elsewhere, the words come after, for threads that are still
-        // inside the stub: until this transition closes, their state says the same.
-        if let Some(with) = before.filter(|_| stub != before) {
-            let (old, new) = self.bodies(module, function, with, (old, new))?;
-            self.words(module, function, with)?.write(old, new);
-        }
-        Ok(())
-    }
-
-    fn open_transition(
-        &mut self,
-        others: PatchState,
-        threads: &mut dyn Iterator<Item = (ThreadId, PatchState)>,
-    ) -> Result<(), Failure> {
-        let opened = dispatch::table().open(others, threads);
-        opened.map_err(|_| Failure::out_of_memory())
-    }
-
-    fn switch_others(&mut self, state: PatchState) -> Result<(), Failure> {
-        self.writer.store(dispatch::others_word(), encode(state))
-    }
-
-    fn switch_thread(&mut self, thread: ThreadId, state: PatchState) -> Result<(), Failure> {
-        match dispatch::thread_word(thread) {
-            Some(word) => self.writer.store(word, encode(state)),
-            None => Ok(()),
-        }
-    }
-
-    fn close_transition(&mut self) {
-        dispatch::table().close();
-    }
-
-    fn event(&mut self, event: Event) {
-        match event {
-            Event::Refusing(patch, _) => self.refusing = Some(patch),
-            Event::Initializing(patch, PatchState::Patched) => self.payloads.keep(patch),
-            _ => {}
-        }
-    }
-
-    fn report(&mut self, _: Trouble, error: Failure) {
-        self.trouble = Some(error);
-    }
-}
-
-/// The symbols that an image for one module can refer to.
-struct ModuleSymbols<'a> {
-    modules: &'a Modules,
-    module: &'a Module,
-    view: PayloadView<'a>,
-}
-
-impl Symbols for ModuleSymbols<'_> {
-    fn object(&self, link_address: u64) -> u64 {
-        self.module.elf.load_bias.wrapping_add(link_address)
-    }
-
-    fn import(&self, index: u64) -> Result<u64, Failure> {
-        let (import, name, version) = self.view.import(index).ok_or_else(Failure::bad_payload)?;
-        match self.modules.exported_symbol(name, version) {
-            Some(address) => Ok(address),
-            None if import.weak != 0 => Ok(0),
-            None => {
-                let text = Text::EMPTY
-                    .push(b"no loaded module defines the symbol '")
-                    .push(name);
-                let text = if version.is_empty() {
-                    text
-                } else {
-                    text.push(b"@").push(version)
-                };
-                Err(Failure {
-                    outcome: Outcome::SymbolMissing,
-                    text: text.push(b"'"),
-                })
-            }
-        }
-    }
-}
-
-/// The same for code whose very start counts as inside: one byte more in front. (At the start of a range a
-/// thread counts as clear, because it has executed nothing there and will go through the site. Here it is past
-/// the site.)
-pub(crate) fn push_inside(
-    ranges: &mut Vec<CodeRange>,
-    range: Range<u64>,
-    name: &[u8],
-) -> Result<(), Failure> {
-    push_range(ranges, range.start - 1..range.end, name)
-}
-
-fn push_range(ranges: &mut Vec<CodeRange>, range: Range<u64>, name: &[u8]) -> Result<(), Failure> {
-    let mut padded = [0; 64];
-    for (to, from) in padded.iter_mut().zip(name) {
-        *to = *from;
-    }
-    ranges
-        .try_reserve(1)
-        .map_err(|_| Failure::out_of_memory())?;
-    ranges.push(CodeRange {
-        start: range.start,
-        end: range.end,
-        name: padded,
-    });
-    Ok(())
 }
 
 fn code_differs(function: &[u8], address: u64, how: &[u8]) -> Failure {
