@@ -67,20 +67,23 @@ impl LoadedElf {
         }
     }
 
-    /// The file that the loader mapped with `load_bias`; `None` if no ELF header is found there.
+    /// The file that the loader mapped with `load_bias`; `None` if no ELF header is found there. Only in the loader's
+    /// hook.
     ///
     /// The ELF header is part of the first segment, whose link-time address is 0 in every shared
     /// object that a link editor makes by default; a prelinked one has another, and lies below its
     /// dynamic section.
     pub(crate) fn find(load_bias: u64, dynamic: u64) -> Option<Found> {
         const FARTHEST: u64 = 4096;
-        let start = Window::at(load_bias, Window::LENGTH);
+        let start = Window::in_place(load_bias, Window::LENGTH);
         if let Some(elf) = Self::with_header_in(load_bias, &start) {
             return Some(elf.examine_in(&start));
         }
         let elf = (0..FARTHEST)
             .map_while(|page| (dynamic & !(PAGE - 1)).checked_sub(page * PAGE))
-            .find_map(|start| Self::with_header_in(load_bias, &Window::at(start, Window::LENGTH)))
+            .find_map(|start| {
+                Self::with_header_in(load_bias, &Window::in_place(start, Window::LENGTH))
+            })
             .filter(|elf| elf.dynamic_section() == Some(dynamic))?;
         Some(elf.examine())
     }

@@ -332,7 +332,7 @@ impl Agent {
             Ok(module) => module?,
             Err(failure) => return self.refuse(link_map, None, &failure, call),
         };
-        self.lead_unwinder(module);
+        changes.shown |= self.lead_unwinder(module);
         let build_id = self.host.modules.get(module)?.build_id?;
         let come = self.core.module_coming(&mut self.host, module, build_id);
         changes.shown |= come.is_err() || self.is_shown(module);
@@ -341,14 +341,16 @@ impl Agent {
     }
 
     /// Leads the unwinder of a module that is coming, if it is one, through new code. If that is not possible,
-    /// the module comes all the same, and the snapshot says so.
-    fn lead_unwinder(&mut self, module: ModuleId) {
+    /// the module comes all the same, and the snapshot says so. Whether it is one.
+    fn lead_unwinder(&mut self, module: ModuleId) -> bool {
         let host = &mut self.host;
         let has_one = |module: &Module| module.find_fde().is_some();
-        if host.modules.get(module).is_some_and(has_one) && host.prepare_unwinders().is_ok() {
+        let is_one = host.modules.get(module).is_some_and(has_one);
+        if is_one && host.prepare_unwinders().is_ok() {
             // Threads may be in all others.
             let _ = host.unwinders.lead(host.writer, true, Some(module));
         }
+        is_one
     }
 
     /// Makes the load fail: while objects are added, by a need that cannot be met; after that, and

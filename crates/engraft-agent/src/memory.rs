@@ -46,14 +46,25 @@ pub(crate) fn probe<T: FromBytes + IntoBytes>(address: u64) -> Option<T> {
     system::read_own_memory(address, value.as_mut_bytes()).then_some(value)
 }
 
-/// The headers of a loaded file: a piece of memory that was found to be readable, which costs one system call, and
-/// is read directly then. The loader leaves it where it is meanwhile: its lock is held, or all threads are stopped.
-/// What lies elsewhere is read by the kernel, each time it is asked for.
+/// A piece of memory that is read at once: each reading by the kernel is a system call. What lies elsewhere is read
+/// when it is asked for.
 pub(crate) struct Window {
     /// Its address.
     pub start: u64,
-    /// How many bytes are readable: 0 if not all are.
+    /// How many bytes can be read: 0 if not all can.
     length: u64,
+    content: Content,
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, on the stack"
+)]
+enum Content {
+    /// The bytes that were there.
+    Copy([u8; Window::LENGTH as usize]),
+    /// The memory itself.
+    InPlace,
 }
 
 impl Window {
@@ -62,23 +73,49 @@ impl Window {
     pub(crate) const LENGTH: u64 = 1024;
 
     /// A window on `length` bytes, or on the first of them.
+    #[inline(never)]
     pub(crate) fn at(start: u64, length: u64) -> Self {
         let length = length.min(Self::LENGTH);
-        let length = match system::is_readable(start, length) {
-            true => length,
-            false => 0,
-        };
-        Self { start, length }
+        let mut copy = [0; Self::LENGTH as usize];
+        let place = copy.get_mut(..length as usize).unwrap_or_default();
+        Self {
+            start,
+            length: match system::read_own_memory(start, place) {
+                true => length,
+                false => 0,
+            },
+            content: Content::Copy(copy),
+        }
+    }
+
+    /// The same on memory that stays where it is as long as the window is used, if it is there: that of an object
+    /// which the loader lists, in the hook, that is, under the loader's lock. (In a command, another thread may be
+    /// unloading it.) To find out whether it is there costs less than to copy it.
+    pub(crate) fn in_place(start: u64, length: u64) -> Self {
+        let length = length.min(Self::LENGTH);
+        Self {
+            start,
+            length: match system::is_readable(start, length) {
+                true => length,
+                false => 0,
+            },
+            content: Content::InPlace,
+        }
     }
 
     /// A value at an address that may be wrong.
     pub(crate) fn get<T: FromBytes + IntoBytes>(&self, address: u64) -> Option<T> {
         let offset = address.wrapping_sub(self.start);
         let end = offset.saturating_add(size_of::<T>() as u64);
-        match end <= self.length {
+        if end > self.length {
+            return probe(address);
+        }
+        match &self.content {
+            Content::Copy(bytes) => {
+                T::read_from_bytes(bytes.get(offset as usize..end as usize)?).ok()
+            }
             // SAFETY: inside of the window.
-            true => Some(unsafe { read(address) }),
-            false => probe(address),
+            Content::InPlace => Some(unsafe { read(address) }),
         }
     }
 }

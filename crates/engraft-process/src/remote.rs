@@ -189,9 +189,9 @@ impl Caller<'_> {
     ) -> Result<u64> {
         let deadline = Deadline::after(timeout);
         // A filter would see what is skipped, and may end the process for it.
-        let may_skip = !self.kept.filtered || self.kept.suspended;
-        // Entries and exits look alike, and take turns: the thread was set off in user mode, so the
-        // first is an entry. No event in between takes the place of one of them.
+        let filter_looks_on = self.kept.filtered && !self.kept.suspended;
+        // The thread was set off in user mode, so the first stop is an entry. After that they take turns, but for
+        // calls that are skipped; kernels that know are asked.
         let mut enters = false;
         let mut skips = false;
         loop {
@@ -200,7 +200,8 @@ impl Caller<'_> {
                 false => Go::ToSystemCall,
             };
             self.run_to(go, &deadline)?;
-            enters = skips || !enters;
+            let said = ptrace::is_at_entry(self.tid);
+            enters = said.unwrap_or(!enters);
             if !enters {
                 continue;
             }
@@ -208,21 +209,23 @@ impl Caller<'_> {
             if let Some(record) = request(&now) {
                 serve(record);
                 // Most likely another request comes, or the end. Whether this one's call is made or skipped does
-                // not matter, and threads are waiting: no stop at its exit.
-                skips = may_skip;
+                // not matter, and threads are waiting: no stop at its exit. Not with a kernel before 5.3, which would
+                // go on skipping if we died.
+                skips = said.is_some() && !filter_looks_on;
                 continue;
             }
             let returns = now.orig_rax == libc::SYS_rt_sigreturn as u64
                 && now.stack_pointer() == frame.stack_pointer_at_return();
             if returns {
-                if !may_skip {
+                if filter_looks_on {
                     self.run_to_system_call(&deadline)?;
                 }
                 return Ok(now.rbx);
             }
             if skips {
+                // Next comes the exit of this one.
                 self.repeat_system_call(&now)?;
-                (skips, enters) = (false, false);
+                skips = false;
             }
         }
     }

@@ -140,7 +140,7 @@ impl<'s> StackScan<'s> {
             ranges,
             code: maps
                 .iter()
-                .filter(|mapping| mapping.executable)
+                .filter(|mapping| mapping.executable && mapping.readable)
                 .map(|mapping| mapping.range.clone())
                 .collect(),
             seen: RefCell::default(),

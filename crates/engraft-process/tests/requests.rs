@@ -21,7 +21,10 @@ const FUNCTION: u64 = 0x100;
 const BEGUN: u64 = 16;
 const ENDED: u64 = 24;
 
-/// A function that makes two requests, and a system call between them that is none.
+/// `mov $5,%edx; xor %eax,%eax; syscall`: no request.
+const OTHER_CALL: [u8; 9] = [0xba, 5, 0, 0, 0, 0x31, 0xc0, 0x0f, 0x05];
+
+/// A function that makes two requests, and a system call behind each of them that is none.
 fn function() -> Vec<u8> {
     // incq 16(%rdi); mov %rdi,%r8
     let mut code = vec![0x48, 0xff, 0x47, 0x10, 0x49, 0x89, 0xf8];
@@ -34,11 +37,12 @@ fn function() -> Vec<u8> {
         code.extend([0x31, 0xc0, 0x0f, 0x05]);
     };
     request(&mut code);
-    // mov $5,%edx; xor %eax,%eax; syscall
-    code.extend([0xba, 5, 0, 0, 0, 0x31, 0xc0, 0x0f, 0x05]);
+    code.extend(OTHER_CALL);
     // lea 8(%r8),%rsi
     code.extend([0x49, 0x8d, 0x70, 0x08]);
     request(&mut code);
+    // And one after both.
+    code.extend(OTHER_CALL);
     // mov (%r8),%rax; add 8(%r8),%rax; incq 24(%r8); ret
     code.extend([
         0x49, 0x8b, 0x00, 0x49, 0x03, 0x40, 0x08, 0x49, 0xff, 0x40, 0x18, 0xc3,

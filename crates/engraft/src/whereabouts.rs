@@ -17,13 +17,21 @@ use crate::error::Error;
 pub(crate) fn whereabouts(process: &Process) -> Result<Vec<Range<TargetAddress>>, Error> {
     let mut ranges = Vec::new();
     for mapping in &process.maps()? {
-        if mapping.name.to_string_lossy().contains(AGENT_MAPPING_NAME) {
+        if is_named(mapping) {
             ranges.push(mapping.range.clone());
         } else if may_start_with_landmark(mapping) {
             ranges.extend(marked(process, mapping.range.start)?);
         }
     }
     Ok(ranges)
+}
+
+/// By the kernel's words for a memory file and for anonymous memory. A file of the program's own may lie in a directory
+/// that is called like us.
+fn is_named(mapping: &Mapping) -> bool {
+    let name = mapping.name.to_string_lossy();
+    let name = name.strip_prefix("/memfd:").or(name.strip_prefix("[anon:"));
+    name.is_some_and(|name| name.starts_with(AGENT_MAPPING_NAME))
 }
 
 fn may_start_with_landmark(mapping: &Mapping) -> bool {

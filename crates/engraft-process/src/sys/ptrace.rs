@@ -122,6 +122,22 @@ pub(crate) fn signal_code(tid: i32) -> Result<i32> {
     Ok(info[2])
 }
 
+/// Whether a thread that is stopped at a system call is at its entry; otherwise it is at its exit. `None` from kernels
+/// before 5.3, which do not know.
+pub(crate) fn is_at_entry(tid: i32) -> Option<bool> {
+    const GET_SYSCALL_INFO: libc::c_uint = 0x420e;
+    const OP_ENTRY: u8 = 1;
+    const OP_EXIT: u8 = 2;
+    // The kernel's structure begins with a byte that says which kind of stop it is.
+    let mut info = [0_u8; 8];
+    with_buffer(GET_SYSCALL_INFO, tid, info.len(), info.as_mut_ptr().cast()).ok()?;
+    match info.first() {
+        Some(&OP_ENTRY) => Some(true),
+        Some(&OP_EXIT) => Some(false),
+        _ => None,
+    }
+}
+
 /// The general registers.
 pub(crate) fn registers(tid: i32) -> Result<Registers> {
     let mut registers = Registers::default();
