@@ -112,7 +112,6 @@ pub use some_threads::{BorrowedThread, StoppedThreads};
 pub use stop_error::StopError;
 pub use stopped::{SeizedProcess, StoppedProcess, on_tracer_thread};
 pub use stopped_thread::{StoppedThread, ThreadState};
-pub use sys::schedule::be_patient;
 pub use task::{Activity, SchedulerCounters, Task, TaskStat, TaskState};
 pub use walk::{Frame, StackWalk};
 pub use walk_context::{ExtraUnwindTable, WalkContext};

@@ -12,7 +12,6 @@ fn main() -> ExitCode {
     if let Some(code) = engraft_build::wrapper_main() {
         return code;
     }
-    engraft_process::be_patient();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("ENGRAFT_LOG"))
