@@ -19,7 +19,7 @@ use iced_x86::{
 };
 
 use crate::image::object_target;
-use crate::layout::{Area, Fixup, Layout, Spot, Target};
+use crate::layout::{Area, FILLER, Fixup, Layout, Spot, Target};
 use crate::refusal::{Hex, Refusal};
 
 /// Where trampolines begin, as functions do.
@@ -221,9 +221,12 @@ impl MovedCode {
         self.copy(&[opcode, &[0; FIELD]].concat(), opcode.len(), target);
     }
 
-    /// Puts the trampoline behind the text that there is.
+    /// Puts the trampoline behind the text that there is, with room for what was in front of its first instruction:
+    /// its call frame information begins there, as the function's does.
     /// Where, and its size.
     pub(crate) fn place(&self, layout: &mut Layout) -> (Spot, u64) {
+        let filler = vec![FILLER; usize::try_from(self.start).unwrap_or(0)];
+        layout.add(Area::Text, &filler, self.start, 1);
         let size = self.bytes.len() as u64;
         let start = layout.add(Area::Text, &self.bytes, size, ALIGNMENT);
         for field in &self.fields {

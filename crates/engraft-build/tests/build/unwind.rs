@@ -1,6 +1,7 @@
 //! New code brings its call frame information, and it is what the compiler made for it.
 
 use std::fs;
+use std::ops::Range;
 
 use engraft_patch::{Image, Relocation, RelocationKind, RelocationTarget, Segment};
 use gimli::{BaseAddresses, EhFrame, LittleEndian, UnwindContext, UnwindSection as _};
@@ -154,17 +155,48 @@ fn rules_of(file: &[u8], name: &str) -> Vec<String> {
 
 /// The rules of every entry.
 fn all_rules(section: &[u8], section_address: u64) -> Vec<Vec<String>> {
+    let ranges = ranges(section, section_address).into_iter();
+    let rules = |range: Range<u64>| rules(section, section_address, range.start);
+    ranges.filter_map(rules).collect()
+}
+
+/// The code that every entry is about.
+fn ranges(section: &[u8], section_address: u64) -> Vec<Range<u64>> {
     let frame = EhFrame::new(section, LittleEndian);
     let bases = BaseAddresses::default().set_eh_frame(section_address);
     let mut entries = frame.entries(&bases);
-    let mut all = Vec::new();
+    let mut ranges = Vec::new();
     while let Some(entry) = entries.next().unwrap() {
         if let gimli::CieOrFde::Fde(partial) = entry {
             let fde = partial.parse(EhFrame::cie_from_offset).unwrap();
-            all.extend(rules(section, section_address, fde.initial_address()));
+            ranges.push(fde.initial_address()..fde.end_address());
         }
     }
-    all
+    ranges
+}
+
+/// Trampolines begin behind `endbr64` of their functions, but their entries begin as the functions do.
+#[test]
+fn no_code_is_described_twice() {
+    let makefile = format!("CPPFLAGS += -fcf-protection=full\n{LIBRARY}");
+    let project = Project::new(&makefile, include_str!("../fixtures/shapes.c"));
+    let object = project.build(&[("part.c", "DELTA 1", "DELTA 2")], "libpart.so");
+    let mut sites = object.functions.iter().filter_map(|it| it.site());
+    assert!(sites.any(|site| site.start == 4), "no endbr64");
+    let range = object.image.unwind.unwrap();
+    let start = usize::try_from(range.start.offset).unwrap();
+    let section = &relocated(&object.image)[start..];
+    let section = &section[..usize::try_from(range.size).unwrap()];
+    let mut ranges = ranges(section, READ_ONLY + range.start.offset);
+    assert!(
+        ranges.len() >= 2 * object.functions.len(),
+        "{}",
+        ranges.len()
+    );
+    ranges.sort_by_key(|range| range.start);
+    for pair in ranges.windows(2) {
+        assert!(pair[0].end <= pair[1].start, "{pair:#x?}");
+    }
 }
 
 #[test]
