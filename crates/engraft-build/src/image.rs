@@ -292,6 +292,7 @@ impl Changed {
             name: self.name.clone(),
             spot,
             offset: self.moved.start(),
+            end: self.moved.end(),
             size: self.moved.covered(),
             entry: self
                 .parts
@@ -320,6 +321,8 @@ struct OldCode {
     spot: Spot,
     /// where they were, from the function's entry,
     offset: u64,
+    /// behind which offset nothing of the function matters to them,
+    end: u64,
     /// and how many bytes, with the jump to the rest.
     size: u64,
     /// That entry.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::ops::Range;
 
+use engraft_build::Refusal;
 use engraft_patch::{Image, Relocation, RelocationKind, RelocationTarget, Segment};
 use gimli::{BaseAddresses, EhFrame, LittleEndian, UnwindContext, UnwindSection as _};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
@@ -267,4 +268,42 @@ fn cleanups_come_along() {
         let is_indirect = targets.contains(&slot);
         assert_eq!(is_indirect, binary == "libpart.so", "{targets:?}");
     }
+}
+
+/// A function whose jumps are short in the binary, where the function that they lead to is near, and not in an object
+/// with a section for each function.
+#[test]
+fn tables_of_another_layout_are_refused() {
+    const HELPER: &str =
+        "static __attribute__((noipa, used)) int helper(int x) { return x * 3 + 1; }\n";
+    let layouts = |part: &str, edit: (&str, &str)| {
+        let makefile = format!("CPPFLAGS += -fexceptions -fcf-protection=none\n{LIBRARY}");
+        let project = Project::new(&makefile, &format!("{HELPER}{TIDY}{part}"));
+        match &*project.refusals(&[("part.c", edit.0, edit.1)], "libpart.so") {
+            [
+                Refusal::OtherLayout {
+                    function,
+                    expected,
+                    found,
+                    ..
+                },
+            ] => (function.clone(), expected.0, found.0),
+            other => panic!("{other:?}"),
+        }
+    };
+    // The jump in front of `push` is among the first instructions.
+    let naked = "__attribute__((naked)) int naked(int x) { __asm__(\"test %edi, %edi; jne helper; push %rbx; \\
+        .cfi_adjust_cfa_offset 8; mov $7, %eax; pop %rbx; .cfi_adjust_cfa_offset -8; ret\"); }\n";
+    let found = layouts(naked, ("$7", "$8"));
+    assert_eq!(found, ("naked".to_owned(), 8, 4));
+    // One in front of cleanups may be anywhere.
+    let tidy = "int tidy(int x) {
+        __attribute__((cleanup(tidy_up))) int values[2] = { x, x };
+        __asm__ goto(\"test %0, %0; jne helper\" : : \"r\"(x) : : out);
+        work(values);
+        out: return values[0] + 5;
+    }\n";
+    let (function, expected, found) = layouts(tidy, ("+ 5", "+ 6"));
+    assert_eq!((&*function, expected - found), ("tidy", 4));
+    assert!(found > 16, "{found}");
 }
