@@ -178,6 +178,18 @@ pub enum Refusal {
         /// The binary's file name.
         binary: String,
     },
+    /// New code computes the address of a symbol that nothing defines from its own.
+    #[error(
+        "{function} refers to {symbol} by its distance, but nothing in {binary} defines it and its address is 0 (hint: a binary compiled with -fPIC allows it)"
+    )]
+    DistanceToNull {
+        /// The new code.
+        function: String,
+        /// The weak symbol.
+        symbol: String,
+        /// The binary's file name.
+        binary: String,
+    },
     /// New code uses a thread-local variable in a way that the binary's code did not.
     #[error(
         "{function} uses the thread-local variable {symbol}, whose place cannot be told from the code of {binary}"
