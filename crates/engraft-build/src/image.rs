@@ -77,6 +77,8 @@ pub(crate) fn build(binary: &Binary, placed: &[Placed<'_>]) -> Result<Object, Ve
     let functions = functions.map(|changed| changed.finish(&mut builder, &mut old_code));
     let functions = functions.collect();
     let unwind = builder.unwind(&old_code);
+    // What cleans up may be the fix's own.
+    builder.take_along();
     if !builder.refusals.is_empty() {
         builder.refusals.dedup();
         return Err(builder.refusals);

@@ -8,7 +8,7 @@ use engraft_patch::{Image, Relocation, RelocationKind, RelocationTarget, Segment
 use gimli::{BaseAddresses, EhFrame, LittleEndian, UnwindContext, UnwindSection as _};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
-use crate::support::{LIBRARY, NO_PIE, Project, function, names};
+use crate::support::{LIBRARY, NO_PIE, Project, function, imports, names};
 
 /// Where the image's segments are in these tests.
 const TEXT: u64 = 0x10_0000;
@@ -306,4 +306,20 @@ fn tables_of_another_layout_are_refused() {
     let (function, expected, found) = layouts(tidy, ("+ 5", "+ 6"));
     assert_eq!((&*function, expected - found), ("tidy", 4));
     assert!(found > 16, "{found}");
+}
+
+#[test]
+fn the_routine_that_cleans_up_may_be_new() {
+    let makefile = format!("CPPFLAGS += -fexceptions -fno-inline\n{LIBRARY}");
+    let project = Project::new(&makefile, TIDY);
+    let own = format!(
+        "int rand(void);\nint {PERSONALITY}(void) {{ return 5 + rand(); }}\nint part(int x)"
+    );
+    let edits = [
+        ("part.c", "values[0] + 1", "values[0] + 2"),
+        ("part.c", "int part(int x)", own.as_str()),
+    ];
+    let object = project.build(&edits, "libpart.so");
+    // What it refers to comes along.
+    assert_eq!(imports(&object), ["rand"]);
 }
