@@ -50,7 +50,8 @@ pub struct BuildReport {
     /// libraries that the request did not name. To be shown to the user.
     pub unplaced: Vec<Unplaced>,
     /// Files that the fix changes and no recorded compile reads, neither as a source nor as a header: documentation,
-    /// tests, other languages. What they mean for the program is not in the patch. To be shown to the user.
+    /// tests, other languages. What they mean for the program is not in the patch, unless the build makes C of them or
+    /// they say how to build. To be shown to the user.
     pub unread: Vec<PathBuf>,
     /// Objects that the fixed build made anew and that were compared with the original's.
     pub compared: usize,

@@ -77,6 +77,8 @@ pub(crate) fn build(binary: &Binary, placed: &[Placed<'_>]) -> Result<Object, Ve
     let functions = functions.map(|changed| changed.finish(&mut builder, &mut old_code));
     let functions = functions.collect();
     let unwind = builder.unwind(&old_code);
+    // What cleans up may be the fix's own.
+    builder.take_along();
     if !builder.refusals.is_empty() {
         builder.refusals.dedup();
         return Err(builder.refusals);
@@ -292,6 +294,7 @@ impl Changed {
             name: self.name.clone(),
             spot,
             offset: self.moved.start(),
+            end: self.moved.end(),
             size: self.moved.covered(),
             entry: self
                 .parts
@@ -320,6 +323,8 @@ struct OldCode {
     spot: Spot,
     /// where they were, from the function's entry,
     offset: u64,
+    /// behind which offset nothing of the function matters to them,
+    end: u64,
     /// and how many bytes, with the jump to the rest.
     size: u64,
     /// That entry.

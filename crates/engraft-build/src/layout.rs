@@ -46,6 +46,8 @@ pub(crate) struct Layout {
 
 /// Where the zero-initialised bytes begin: as aligned as any variable in them wants to be.
 pub(crate) const BSS_ALIGNMENT: u64 = 64;
+/// Nothing runs into the gaps between functions: int3 traps there.
+pub(crate) const FILLER: u8 = 0xcc;
 
 impl Layout {
     /// Reserves aligned room for `bytes`, or for `size` zeroes.
@@ -56,8 +58,7 @@ impl Layout {
             return Spot { area, offset };
         };
         let offset = (vector.len() as u64).next_multiple_of(alignment.max(1));
-        // Nothing runs into the gap between functions: int3 traps there.
-        let filler = if area == Area::Text { 0xcc } else { 0 };
+        let filler = if area == Area::Text { FILLER } else { 0 };
         vector.resize(usize::try_from(offset).unwrap_or(vector.len()), filler);
         vector.extend_from_slice(bytes);
         Spot { area, offset }

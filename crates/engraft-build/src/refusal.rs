@@ -55,6 +55,20 @@ pub enum Refusal {
         /// The function.
         function: String,
     },
+    /// The unwind tables of the old function are known for another layout of its code only.
+    #[error(
+        "{function}: its unwind tables are known for what the source compiles to only, where an instruction is at function + {expected}, and {binary} has it at function + {found} (hint: binaries compiled with -ffunction-sections are laid out as the compiler does here)"
+    )]
+    OtherLayout {
+        /// The function.
+        function: String,
+        /// The binary's file name.
+        binary: String,
+        /// Where the compiler puts the first instruction that is elsewhere in the binary.
+        expected: Hex,
+        /// Where it is there.
+        found: Hex,
+    },
     /// Assembly has no functions that could be told apart.
     #[error("{source_file}: the fix changes code written in assembly")]
     Assembly {
@@ -160,6 +174,18 @@ pub enum Refusal {
         /// The new code.
         function: String,
         /// The symbol.
+        symbol: String,
+        /// The binary's file name.
+        binary: String,
+    },
+    /// New code computes the address of a symbol that nothing defines from its own.
+    #[error(
+        "{function} refers to {symbol} by its distance, but nothing in {binary} defines it and its address is 0 (hint: a binary compiled with -fPIC allows it)"
+    )]
+    DistanceToNull {
+        /// The new code.
+        function: String,
+        /// The weak symbol.
         symbol: String,
         /// The binary's file name.
         binary: String,

@@ -19,7 +19,7 @@ use iced_x86::{
 };
 
 use crate::image::object_target;
-use crate::layout::{Area, Fixup, Layout, Spot, Target};
+use crate::layout::{Area, FILLER, Fixup, Layout, Spot, Target};
 use crate::refusal::{Hex, Refusal};
 
 /// Where trampolines begin, as functions do.
@@ -55,6 +55,9 @@ pub(crate) struct MovedCode {
     short: Vec<(usize, u64)>,
     /// Where the first instruction was, from the function's entry.
     start: u64,
+    /// Behind the last place whose frame matters, from there, too: behind what was moved, or, where a jump to the
+    /// rest follows, behind the start of the rest.
+    end: u64,
     /// Size in bytes of what was moved, and of the jump to the rest.
     covered: usize,
     /// The old function's name and entry, for names of what is referred to.
@@ -81,6 +84,7 @@ impl MovedCode {
             fields: Vec::new(),
             short: Vec::new(),
             start: site.start,
+            end: site.start,
             covered: 0,
             function: function.to_owned(),
             entry: part.address.0,
@@ -106,6 +110,7 @@ impl MovedCode {
             code.instruction(&instruction, &fields, bytes)
                 .map_err(refuse)?;
             next += instruction.len() as u64;
+            code.end = next;
             match instruction.flow_control() {
                 // What follows is reached by jumps only, and jumps into the site were refused.
                 FlowControl::Return
@@ -118,6 +123,7 @@ impl MovedCode {
                 _ => {}
             }
         }
+        code.end = next + 1;
         code.branch(&[JUMP], part.address.0.wrapping_add(next));
         Ok(code.finish())
     }
@@ -139,6 +145,11 @@ impl MovedCode {
     /// Where the first instruction was, from the function's entry.
     pub(crate) fn start(&self) -> u64 {
         self.start
+    }
+
+    /// Behind the last place in the function whose frame is that of an instruction here, from the function's entry.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
     }
 
     /// Size in bytes of what was moved, and of the jump to the rest.
@@ -221,9 +232,12 @@ impl MovedCode {
         self.copy(&[opcode, &[0; FIELD]].concat(), opcode.len(), target);
     }
 
-    /// Puts the trampoline behind the text that there is.
+    /// Puts the trampoline behind the text that there is, with room for what was in front of its first instruction:
+    /// its call frame information begins there, as the function's does.
     /// Where, and its size.
     pub(crate) fn place(&self, layout: &mut Layout) -> (Spot, u64) {
+        let filler = vec![FILLER; usize::try_from(self.start).unwrap_or(0)];
+        layout.add(Area::Text, &filler, self.start, 1);
         let size = self.bytes.len() as u64;
         let start = layout.add(Area::Text, &self.bytes, size, ALIGNMENT);
         for field in &self.fields {

@@ -257,8 +257,8 @@ fn build(request: &BuildRequest) -> Result<(), Error> {
     if !report.unread.is_empty() {
         let files = list(report.unread.iter().map(|file| file.display()));
         eprintln!(
-            "note: the fix also changes {files}, which no recorded compile reads: unless the build makes C of that, it \
-             is not in the patch"
+            "note: the fix also changes {files}, which no recorded compile reads: that is not in the patch, unless the \
+             build makes C of it or it says how to build"
         );
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 mod relaxed;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use iced_x86::{ConstantOffsets, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use object::elf;
@@ -26,6 +26,24 @@ pub(crate) struct Match {
     pub(crate) bindings: HashMap<(Referent, Class), u64>,
     /// Instruction offset in the object → address in the binary.
     pub(crate) instructions: HashMap<u64, u64>,
+}
+
+impl Match {
+    /// The first instruction in front of `end` that is not as far from the function's start as in the object: its
+    /// offset in the object, and that in the binary.
+    pub(crate) fn first_moved(&self, end: u64) -> Option<(u64, u64)> {
+        // Padding has the address of the instruction behind it, whose offset is the largest of them.
+        let mut offsets = BTreeMap::new();
+        for (&offset, address) in &self.instructions {
+            let largest = offsets
+                .entry(address.wrapping_sub(self.address))
+                .or_insert(offset);
+            *largest = offset.max(*largest);
+        }
+        let mut offsets = offsets.range(..end);
+        let found = offsets.find(|&(in_binary, in_object)| in_binary != in_object);
+        found.map(|(&in_binary, &in_object)| (in_object, in_binary))
+    }
 }
 
 /// What a field holds once it is linked.

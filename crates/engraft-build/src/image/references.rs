@@ -41,6 +41,10 @@ impl<'r> Reference<'r> {
             place,
         }
     }
+
+    fn is_weak(&self) -> bool {
+        matches!(self.reloc.referent, Referent::Undefined { weak: true, .. })
+    }
 }
 
 impl<'a> Builder<'a> {
@@ -84,6 +88,9 @@ impl<'a> Builder<'a> {
                 });
             }
         };
+        if reloc.flow == Flow::Value && self.is_null(&reference) {
+            return self.null_value(&reference, kind);
+        }
         let (target, offset) = self.target(&reference, kind)?;
         let addend = offset.saturating_sub(i64::from(reloc.tail));
         self.layout.fixup(Fixup {
@@ -225,7 +232,7 @@ impl<'a> Builder<'a> {
         name: &str,
         weak: bool,
     ) -> Result<Target, Refusal> {
-        if self.has_slot(name) {
+        if self.has_slot(name) && self.added(reference).is_none() {
             return Ok(self.stub_to_slot(name));
         }
         if let Some(target) = self.known(reference, name) {
@@ -257,7 +264,8 @@ impl<'a> Builder<'a> {
             .old_globals
             .get(name)
             .map(|&address| LinkAddress(address));
-        if let Some(address) = old.or_else(by_code).or_else(|| self.binary.global(name)) {
+        let found = old.or_else(by_code).or_else(|| self.binary.global(name));
+        if let Some(address) = found.filter(|_| self.added(reference).is_none()) {
             return Some(object_target(name, address));
         }
         let &(unit, id) = self.new_globals.get(name)?;
@@ -313,7 +321,9 @@ impl<'a> Builder<'a> {
         let shared = slots.data.or(slots.jump.filter(|_| flow != Flow::Value));
         let by_code = || self.binding(reference, Class::GotSlot).map(LinkAddress);
         let shared = shared.or_else(by_code);
-        let target = if let Some(slot) = shared.filter(|_| self.is_global(reference)) {
+        let shared =
+            shared.filter(|_| self.is_global(reference) && self.added(reference).is_none());
+        let target = if let Some(slot) = shared {
             object_target(&format!("{name}.got"), slot)
         } else if self.is_null(reference) {
             Target::Spot(self.null_slot(SlotKey::Name(name)))
@@ -360,13 +370,45 @@ impl<'a> Builder<'a> {
         placed.correlation.binding(&key, class)
     }
 
-    /// A weak symbol that nothing defines: its address is 0, wherever the binary is.
+    /// A weak symbol that nothing defines, neither the binary nor the fix: its address is 0, wherever the binary is.
     fn is_null(&self, reference: &Reference<'_>) -> bool {
-        let weak = matches!(
-            reference.reloc.referent,
-            Referent::Undefined { weak: true, .. }
-        );
-        weak && self.binding(reference, Class::Address) == Some(0)
+        reference.is_weak()
+            && self.binding(reference, Class::Address) == Some(0)
+            && self.added(reference).is_none()
+    }
+
+    /// What the fix defines of the name of a weak symbol that nothing in the binary defines. Whatever the old code says
+    /// of its address, or will find in its slot, is nothing of use.
+    fn added(&self, reference: &Reference<'_>) -> Option<(usize, ItemId)> {
+        let name = self.symbol(reference);
+        let address = self.binding(reference, Class::Address);
+        let is_defined = self.old_globals.contains_key(&name)
+            || self.binary.global(&name).is_some()
+            || address.is_some_and(|address| address != 0);
+        let added = self.new_globals.get(&name).copied();
+        added.filter(|_| reference.is_weak() && !is_defined)
+    }
+
+    /// Writes an address that is 0, which is not relative to the binary's.
+    fn null_value(
+        &mut self,
+        reference: &Reference<'_>,
+        kind: RelocationKind,
+    ) -> Result<Extent, Refusal> {
+        let value = reference.reloc.offset.to_le_bytes();
+        let value = match kind {
+            RelocationKind::Absolute64 => &value[..],
+            RelocationKind::Absolute32 | RelocationKind::Absolute32Signed => &value[..4],
+            RelocationKind::PcRelative32 | RelocationKind::PcRelative64 => {
+                return Err(Refusal::DistanceToNull {
+                    function: self.user(reference),
+                    symbol: self.symbol(reference),
+                    binary: self.binary.file_name(),
+                });
+            }
+        };
+        self.layout.write(reference.place, value);
+        Ok(Extent::One)
     }
 
     fn is_global(&self, reference: &Reference<'_>) -> bool {

@@ -8,7 +8,7 @@ use object::elf;
 use super::references::{Reference, object_target};
 use super::{Builder, OldCode, SlotKey};
 use crate::layout::{Area, Fixup, Spot, Target};
-use crate::refusal::Refusal;
+use crate::refusal::{Hex, Refusal};
 use crate::unit::{
     FRAME_FUNCTION, FRAME_ID, FRAME_SIZE, Frame, ItemId, Kind, Referent, Reloc, Unit,
 };
@@ -104,7 +104,9 @@ impl Builder<'_> {
             };
         };
         let personality = self.personality(code.unit, object, frame, code.spot)?;
-        let cleanups = match cleanups(object, frame)? {
+        let cleanups = cleanups(object, frame)?;
+        self.check_layout(code, frame, cleanups.is_some())?;
+        let cleanups = match cleanups {
             Some(cleanups) => Some(Field {
                 target: Target::Spot(self.old_cleanups(cleanups.bytes, code)),
                 addend: 0,
@@ -119,6 +121,36 @@ impl Builder<'_> {
             field.copy_from_slice(&size.to_le_bytes());
         }
         Ok(())
+    }
+
+    /// Refuses a frame that is about other offsets than those of the old function's instructions: the code in the
+    /// binary may have shorter jumps and other padding than the object has.
+    fn check_layout(
+        &self,
+        code: &OldCode,
+        frame: &Frame,
+        has_cleanups: bool,
+    ) -> Result<(), Refusal> {
+        // One that says the same of all instructions fits any layout.
+        let rules = frame.fde.bytes.get(FRAME_SIZE + 4..).unwrap_or_default();
+        if rules.iter().all(|&byte| byte == 0) {
+            return Ok(());
+        }
+        // Cleanups may be anywhere in the function.
+        let end = if has_cleanups { u64::MAX } else { code.end };
+        let located = &self.placed[code.unit].correlation.located;
+        let moved = located
+            .get(&code.function)
+            .and_then(|found| found.first_moved(end));
+        let Some((expected, found)) = moved else {
+            return Ok(());
+        };
+        Err(Refusal::OtherLayout {
+            function: code.name.clone(),
+            binary: self.binary.file_name(),
+            expected: Hex(expected),
+            found: Hex(found),
+        })
     }
 
     /// The old function's table of cleanups for its instructions in a trampoline: where it says nothing of where

@@ -19,16 +19,16 @@ fn moved(code: &[u8]) -> Result<MovedCode, Refusal> {
 fn trampoline(code: &[u8]) -> Vec<u8> {
     let mut layout = Layout::default();
     let (spot, size) = moved(code).unwrap().place(&mut layout);
-    assert_eq!((spot.area, spot.offset), (Area::Text, 0));
-    let image = layout.finish(None, false);
-    assert_eq!(size, image.text.len() as u64);
-    let mut bytes = image.text;
+    assert_eq!((spot.area, spot.offset % 16), (Area::Text, 0));
+    let mut image = layout.finish(None, false);
+    let mut bytes = image.text.split_off(usize::try_from(spot.offset).unwrap());
+    assert_eq!(size, bytes.len() as u64);
     for relocation in &image.relocations {
         assert_eq!(relocation.kind, RelocationKind::PcRelative32);
         let RelocationTarget::Object { address, .. } = relocation.target else {
             panic!("{:?}", relocation.target);
         };
-        let place = relocation.place.offset;
+        let place = relocation.place.offset - spot.offset;
         let symbol = address.0.wrapping_add_signed(relocation.addend);
         let value = symbol.wrapping_sub(NEW + place);
         let place = usize::try_from(place).unwrap();

@@ -453,3 +453,73 @@ fn a_new_function_of_one_file_used_in_another() {
     assert_eq!(names(&object), ["main"]);
     assert!(imports(&object).is_empty());
 }
+
+const OPTIONAL: &str = "extern int hook(int) __attribute__((weak));\n\
+    int part(int x) { return hook ? hook(x) * 9 : x * 7; }\n";
+
+/// The linker writes 0 into the code.
+fn without_dynamic_weak() -> String {
+    let link = "-Wl,--build-id -Wl,-z,nodynamic-undefined-weak";
+    format!("CPPFLAGS += -O0\n{}", PIE.replace("-Wl,--build-id", link))
+}
+
+/// A weak symbol that the binary does not define: its code or its slot says that its address is 0.
+#[test]
+fn a_weak_function_that_the_fix_defines() {
+    let makefiles = [
+        PIE.to_owned(),
+        format!("CPPFLAGS += -fno-plt\n{PIE}"),
+        without_dynamic_weak(),
+    ];
+    for makefile in makefiles {
+        let project = Project::new(&makefile, OPTIONAL);
+        let edits = [
+            ("main.c", "return part(c)", "return part(c) + 1"),
+            (
+                "main.c",
+                "int main",
+                "int hook(int x) { return x + 5; }\nint main",
+            ),
+            ("part.c", "* 9", "* 8"),
+        ];
+        let object = project.build(&edits, "program");
+        assert_eq!(names(&object), ["main", "part"]);
+        assert_eq!(referenced(&object, "hook"), None);
+        assert_eq!(referenced(&object, "hook.got"), None);
+        assert!(imports(&object).is_empty());
+        // A slot of the image for it, and one relocation that fills it.
+        let leads_to_text = |relocation: &&engraft_patch::Relocation| {
+            let target = &relocation.target;
+            relocation.place.segment == Segment::Data
+                && matches!(target, RelocationTarget::Image(at) if at.segment == Segment::Text)
+        };
+        let all = &object.image.relocations;
+        assert_eq!(all.iter().filter(leads_to_text).count(), 1, "{all:#?}");
+    }
+}
+
+#[test]
+fn a_new_pointer_to_a_weak_function_that_nothing_defines_is_null() {
+    let makefile = without_dynamic_weak();
+    let project = Project::new(&makefile, OPTIONAL);
+    let edits = [
+        (
+            "part.c",
+            "int part(int x) {",
+            "int part(int);\nint (*volatile table[2])(int) = { hook, part };\nint part(int x) {",
+        ),
+        ("part.c", "* 9", "* 8 + (table[x & 1] != 0)"),
+    ];
+    let object = project.build(&edits, "program");
+    let all = &object.image.relocations;
+    let pointers = all.iter().filter(|relocation| {
+        relocation.place.segment == Segment::Data && relocation.kind == RelocationKind::Absolute64
+    });
+    let targets: Vec<_> = pointers.map(|relocation| &relocation.target).collect();
+    assert!(
+        matches!(*targets, [RelocationTarget::Object { name, .. }] if name == "part"),
+        "{targets:?}"
+    );
+    assert_eq!(object.image.data.len(), 16);
+    assert_eq!(object.image.data[..8], [0; 8]);
+}

@@ -1,12 +1,14 @@
 //! New code brings its call frame information, and it is what the compiler made for it.
 
 use std::fs;
+use std::ops::Range;
 
+use engraft_build::Refusal;
 use engraft_patch::{Image, Relocation, RelocationKind, RelocationTarget, Segment};
 use gimli::{BaseAddresses, EhFrame, LittleEndian, UnwindContext, UnwindSection as _};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
-use crate::support::{LIBRARY, NO_PIE, Project, function, names};
+use crate::support::{LIBRARY, NO_PIE, Project, function, imports, names};
 
 /// Where the image's segments are in these tests.
 const TEXT: u64 = 0x10_0000;
@@ -154,17 +156,48 @@ fn rules_of(file: &[u8], name: &str) -> Vec<String> {
 
 /// The rules of every entry.
 fn all_rules(section: &[u8], section_address: u64) -> Vec<Vec<String>> {
+    let ranges = ranges(section, section_address).into_iter();
+    let rules = |range: Range<u64>| rules(section, section_address, range.start);
+    ranges.filter_map(rules).collect()
+}
+
+/// The code that every entry is about.
+fn ranges(section: &[u8], section_address: u64) -> Vec<Range<u64>> {
     let frame = EhFrame::new(section, LittleEndian);
     let bases = BaseAddresses::default().set_eh_frame(section_address);
     let mut entries = frame.entries(&bases);
-    let mut all = Vec::new();
+    let mut ranges = Vec::new();
     while let Some(entry) = entries.next().unwrap() {
         if let gimli::CieOrFde::Fde(partial) = entry {
             let fde = partial.parse(EhFrame::cie_from_offset).unwrap();
-            all.extend(rules(section, section_address, fde.initial_address()));
+            ranges.push(fde.initial_address()..fde.end_address());
         }
     }
-    all
+    ranges
+}
+
+/// Trampolines begin behind `endbr64` of their functions, but their entries begin as the functions do.
+#[test]
+fn no_code_is_described_twice() {
+    let makefile = format!("CPPFLAGS += -fcf-protection=full\n{LIBRARY}");
+    let project = Project::new(&makefile, include_str!("../fixtures/shapes.c"));
+    let object = project.build(&[("part.c", "DELTA 1", "DELTA 2")], "libpart.so");
+    let mut sites = object.functions.iter().filter_map(|it| it.site());
+    assert!(sites.any(|site| site.start == 4), "no endbr64");
+    let range = object.image.unwind.unwrap();
+    let start = usize::try_from(range.start.offset).unwrap();
+    let section = &relocated(&object.image)[start..];
+    let section = &section[..usize::try_from(range.size).unwrap()];
+    let mut ranges = ranges(section, READ_ONLY + range.start.offset);
+    assert!(
+        ranges.len() >= 2 * object.functions.len(),
+        "{}",
+        ranges.len()
+    );
+    ranges.sort_by_key(|range| range.start);
+    for pair in ranges.windows(2) {
+        assert!(pair[0].end <= pair[1].start, "{pair:#x?}");
+    }
 }
 
 #[test]
@@ -235,4 +268,58 @@ fn cleanups_come_along() {
         let is_indirect = targets.contains(&slot);
         assert_eq!(is_indirect, binary == "libpart.so", "{targets:?}");
     }
+}
+
+/// A function whose jumps are short in the binary, where the function that they lead to is near, and not in an object
+/// with a section for each function.
+#[test]
+fn tables_of_another_layout_are_refused() {
+    const HELPER: &str =
+        "static __attribute__((noipa, used)) int helper(int x) { return x * 3 + 1; }\n";
+    let layouts = |part: &str, edit: (&str, &str)| {
+        let makefile = format!("CPPFLAGS += -fexceptions -fcf-protection=none\n{LIBRARY}");
+        let project = Project::new(&makefile, &format!("{HELPER}{TIDY}{part}"));
+        match &*project.refusals(&[("part.c", edit.0, edit.1)], "libpart.so") {
+            [
+                Refusal::OtherLayout {
+                    function,
+                    expected,
+                    found,
+                    ..
+                },
+            ] => (function.clone(), expected.0, found.0),
+            other => panic!("{other:?}"),
+        }
+    };
+    // The jump in front of `push` is among the first instructions.
+    let naked = "__attribute__((naked)) int naked(int x) { __asm__(\"test %edi, %edi; jne helper; push %rbx; \\
+        .cfi_adjust_cfa_offset 8; mov $7, %eax; pop %rbx; .cfi_adjust_cfa_offset -8; ret\"); }\n";
+    let found = layouts(naked, ("$7", "$8"));
+    assert_eq!(found, ("naked".to_owned(), 8, 4));
+    // One in front of cleanups may be anywhere.
+    let tidy = "int tidy(int x) {
+        __attribute__((cleanup(tidy_up))) int values[2] = { x, x };
+        __asm__ goto(\"test %0, %0; jne helper\" : : \"r\"(x) : : out);
+        work(values);
+        out: return values[0] + 5;
+    }\n";
+    let (function, expected, found) = layouts(tidy, ("+ 5", "+ 6"));
+    assert_eq!((&*function, expected - found), ("tidy", 4));
+    assert!(found > 16, "{found}");
+}
+
+#[test]
+fn the_routine_that_cleans_up_may_be_new() {
+    let makefile = format!("CPPFLAGS += -fexceptions -fno-inline\n{LIBRARY}");
+    let project = Project::new(&makefile, TIDY);
+    let own = format!(
+        "int rand(void);\nint {PERSONALITY}(void) {{ return 5 + rand(); }}\nint part(int x)"
+    );
+    let edits = [
+        ("part.c", "values[0] + 1", "values[0] + 2"),
+        ("part.c", "int part(int x)", own.as_str()),
+    ];
+    let object = project.build(&edits, "libpart.so");
+    // What it refers to comes along.
+    assert_eq!(imports(&object), ["rand"]);
 }
