@@ -16,8 +16,10 @@ use crate::error::{Error, is_busy};
 use crate::status::ImageStatus;
 use crate::whereabouts::whereabouts;
 
-/// The agent's code never waits for anything; this bounds what should not happen.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The agent's code never waits for anything; this bounds what should not happen. Far above what it takes next to
+/// hundreds of threads that want a processor, where each of its system calls may take a second: a call that is
+/// given up leaves the agent's lock taken.
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// No sane agent has so much to say; a length beyond it comes from damaged memory.
 const LARGEST_ANSWER: u64 = 64 << 20;

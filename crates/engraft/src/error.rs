@@ -321,6 +321,15 @@ impl Error {
         matches!(self, Self::Stop(StopError::TimedOut { .. }))
     }
 
+    /// A thread has ended in the middle of a call of ours. By itself it cannot: its process is ending.
+    pub fn is_of_ended_thread(&self) -> bool {
+        match self {
+            Self::RemoteCall(RemoteCallError::ThreadEnded { .. }) => true,
+            Self::NotUndone { source, .. } => source.is_of_ended_thread(),
+            _ => false,
+        }
+    }
+
     /// This error, after it was waited for that long.
     pub(crate) fn within(mut self, waited: Duration) -> Self {
         if let Self::ThreadInside { timeout, .. } = &mut self {

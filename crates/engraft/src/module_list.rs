@@ -1,6 +1,7 @@
 //! The loaded modules, in the form that the agent takes them over.
 
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use engraft_abi::{Bytes, LoadedModule, Table};
 use engraft_process::{BuildId, Module, ModuleKind, Modules, Process, TargetAddress};
@@ -49,13 +50,25 @@ pub(crate) fn module_list(process: &Process, modules: &Modules) -> Result<Vec<u8
     Ok([table.as_bytes(), records.as_bytes(), &paths].concat())
 }
 
-/// The function by which an unwinder that is part of the program finds call frame information (libgcc's, linked
-/// statically); 0 if there is none, or no symbol that says so. That of a library of its own the agent finds.
+/// The function by which an unwinder finds call frame information: libgcc's, linked statically or as a library; 0 if
+/// there is none, or no symbol that says so. That of a library that comes later the agent finds. It could find these,
+/// too, but each of its system calls stops twice for us, which takes long next to hundreds of busy threads.
 fn find_fde(process: &Process, module: &Module) -> u64 {
-    match module.kind {
-        ModuleKind::Program => module
-            .function(process, "_Unwind_Find_FDE")
-            .map_or(0, TargetAddress::get),
-        _ => 0,
-    }
+    const NAME: &str = "_Unwind_Find_FDE";
+    let found = match module.kind {
+        ModuleKind::Program => module.function(process, NAME),
+        // Whatever fails here, the agent tries once more.
+        _ if is_libgcc(module) => module
+            .symbol(process.memory(), NAME.as_bytes())
+            .ok()
+            .flatten(),
+        _ => None,
+    };
+    found.map_or(0, TargetAddress::get)
+}
+
+fn is_libgcc(module: &Module) -> bool {
+    let path = Path::new(&module.name);
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(b"libgcc_s")
 }

@@ -12,6 +12,9 @@ use engraft_process::{OpenError, Process};
 use super::show::describe_unwinder;
 use super::{complain, say};
 
+/// How long the last of hundreds of threads of a killed process may take to end, after the one that we noticed.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The processes that a patch is applied to: exactly one way to say so.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
@@ -120,9 +123,12 @@ impl Work {
         for (pid, process) in processes {
             let done = process.map_err(Error::from).and_then(|it| {
                 // Whatever failed, if the process has ended, then because of that.
-                work(&it).map_err(|error| match it.is_alive() {
-                    true => error,
-                    false => error.of_ended(pid),
+                work(&it).map_err(|error| {
+                    let ended = match error.is_of_ended_thread() {
+                        true => it.wait_for_end(END_TIMEOUT),
+                        false => !it.is_alive(),
+                    };
+                    if ended { error.of_ended(pid) } else { error }
                 })
             });
             let Err(error) = done else { continue };
