@@ -370,9 +370,9 @@ fn a_busy_thread_at_random_instants() {
     for (name, flags) in BUILDS {
         for where_ in ["main", "thread"] {
             let count = sample(name, flags, "busy", "busy", where_);
-            // In a static program some instants, up to 7 % of them as seen, are in stubs that lead to functions which
+            // In a static program some instants, up to 12 % of them as seen, are in stubs that lead to functions which
             // were chosen at start: link editors do not describe these.
-            assert!(count.right > 850, "{count:?}");
+            assert!(count.right > 750, "{count:?}");
         }
     }
 }
