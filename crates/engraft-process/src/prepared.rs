@@ -86,16 +86,18 @@ impl Tracees {
     }
 
     /// The stopped threads that may make calls, the best first: those for whom nobody notices that they
-    /// stand still a little longer, and among these the first thread, whose stack is known to have room.
+    /// stand still a little longer, first of all the one in which calls have been made before; among others
+    /// the first thread, whose stack is known to have room.
     pub(crate) fn calling_order(&self) -> Vec<i32> {
         let usable = |thread: &ThreadState| !thread.is_kernel_worker;
-        let mut threads: Vec<_> = self
-            .states()
-            .filter(usable)
-            .map(|thread| (thread.was_running, !thread.is_first, thread.tid))
-            .collect();
+        let rank = |thread: ThreadState| {
+            let (tid, process) = (thread.tid, &self.process);
+            let is_noticed = (thread.was_running, process.was_lively(tid));
+            (is_noticed, !process.is_quiet(tid), !thread.is_first, tid)
+        };
+        let mut threads: Vec<_> = self.states().filter(usable).map(rank).collect();
         threads.sort_unstable();
-        threads.into_iter().map(|(_, _, tid)| tid).collect()
+        threads.into_iter().map(|(_, _, _, tid)| tid).collect()
     }
 
     /// The first of these in which a call of any kind can be made.

@@ -13,6 +13,11 @@ use crate::wait::{Waited, wait};
 
 /// How long the backstop in `drop` waits for threads that it must first stop.
 const LAST_CHANCE: Duration = Duration::from_millis(500);
+
+/// After this time those that were let go first are on a processor again. A thread that wakes then goes before one
+/// that has been running for a while; one that wakes together with it waits until its turn is over, milliseconds.
+const RUNNERS_RUN: Duration = Duration::from_micros(20);
+
 impl Tracees {
     /// Lets go of processes that were attached by accident. They stop at birth.
     pub(crate) fn release_strangers(&mut self) {
@@ -25,31 +30,49 @@ impl Tracees {
         }
     }
 
-    fn is_stopped(&self, tid: i32) -> bool {
+    pub(crate) fn is_stopped(&self, tid: i32) -> bool {
         let tracee = self.threads.get(&tid);
         tracee.is_some_and(|tracee| tracee.condition != Condition::Running)
     }
 
     /// Lets the stopped threads go on, each by `go`: those first that were running, and do not have to be
-    /// restored before; then the one that made a call; then the sleepers.
+    /// restored before; then those that wake often; then the one that made a call; then the sleepers.
     fn let_go(
         &mut self,
         mut go: impl FnMut(&mut Self, i32) -> Result<(), StopError>,
     ) -> Result<(), StopError> {
-        let mut outcome = Ok(());
         // Nothing is looked for or sorted while these wait.
-        for tid in std::mem::take(&mut self.runners) {
-            if self.is_stopped(tid) && !self.is_returned(tid) {
-                outcome = outcome.and(go(self, tid));
-            }
-        }
+        let runners = std::mem::take(&mut self.runners);
+        let any = |tid: &i32| self.is_stopped(*tid) && !self.is_returned(*tid);
+        let any = runners.iter().any(any);
+        let mut outcome = self.let_go_of(runners, &mut go);
         self.end_hurry();
+        let lively = std::mem::take(&mut self.lively);
+        if any && (self.returned.is_some() || !lively.is_empty()) {
+            std::thread::sleep(RUNNERS_RUN);
+        }
+        outcome = outcome.and(self.let_go_of(lively, &mut go));
         let returned = self.returned.as_ref().map(|kept| kept.tid);
         outcome = outcome.and(self.finish_call());
         let first = returned.filter(|tid| self.is_stopped(*tid));
         let tids: Vec<i32> = self.threads.keys().copied().collect();
         for tid in first.into_iter().chain(tids) {
             if self.is_stopped(tid) {
+                outcome = outcome.and(go(self, tid));
+            }
+        }
+        outcome
+    }
+
+    /// Lets those of the threads go on that are stopped, and do not have to be restored before.
+    fn let_go_of(
+        &mut self,
+        tids: Vec<i32>,
+        go: &mut impl FnMut(&mut Self, i32) -> Result<(), StopError>,
+    ) -> Result<(), StopError> {
+        let mut outcome = Ok(());
+        for tid in tids {
+            if self.is_stopped(tid) && !self.is_returned(tid) {
                 outcome = outcome.and(go(self, tid));
             }
         }
@@ -68,6 +91,7 @@ impl Tracees {
             };
             let group = tracee.condition == Condition::Stopped { group: true };
             tracee.condition = Condition::Running;
+            tracee.was_running = false;
             let result = if group {
                 ptrace::listen(tid)
             } else {
@@ -81,20 +105,35 @@ impl Tracees {
 
     /// Lets all threads go on, no longer traced. Every thread is tried; the first failure is told.
     pub(crate) fn detach_stopped(&mut self) -> Result<(), StopError> {
-        self.let_go(|tracees, tid| match ptrace::detach(tid) {
+        self.let_go(Self::detach)
+    }
+
+    /// Lets one stopped thread go on, no longer traced, after whatever call it has made.
+    pub(crate) fn detach_one(&mut self, tid: i32) -> Result<(), StopError> {
+        let finished = self.finish_call();
+        let detached = match self.is_stopped(tid) {
+            true => self.detach(tid),
+            false => Ok(()),
+        };
+        self.end_hurry();
+        finished.and(detached)
+    }
+
+    fn detach(&mut self, tid: i32) -> Result<(), StopError> {
+        match ptrace::detach(tid) {
             Ok(()) => {
-                tracees.threads.remove(&tid);
+                self.threads.remove(&tid);
                 Ok(())
             }
-            // Killed while stopped: to be reaped below.
+            // Killed while stopped: to be reaped later.
             Err(Errno::SRCH) => {
-                if let Some(tracee) = tracees.threads.get_mut(&tid) {
+                if let Some(tracee) = self.threads.get_mut(&tid) {
                     tracee.condition = Condition::Running;
                 }
                 Ok(())
             }
-            Err(error) => Err(tracees.system("detach from a thread", error)),
-        })
+            Err(error) => Err(self.system("detach from a thread", error)),
+        }
     }
 
     /// Lets go of everything, whatever state it is in: the way back from every error.

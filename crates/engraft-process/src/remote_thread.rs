@@ -213,17 +213,22 @@ impl<'t> Caller<'t> {
                 Waited::Event(event) => return Ok(event),
                 Waited::Nothing if deadline.has_passed() => return self.give_up(deadline),
                 // A killed process: its first thread is reported after all others.
-                Waited::Nothing => self.reap_others(),
+                Waited::Nothing => self.note_others(),
             }
         }
     }
 
-    fn reap_others(&mut self) {
-        let tid = self.tid;
-        let ended = |other: &i32| matches!(wait(*other, false), Ok(Waited::Event(Event::Ended)));
-        self.tracees
-            .threads
-            .retain(|other, _| *other == tid || !ended(other));
+    /// Takes note of what has happened to all others, also to those that stand still: they may have been killed.
+    fn note_others(&mut self) {
+        let others: Vec<i32> = self.tracees.threads.keys().copied().collect();
+        for other in others.into_iter().filter(|other| *other != self.tid) {
+            if let Ok(Waited::Event(event)) = wait(other, false)
+                && let Err(error) = self.tracees.note(other, event)
+            {
+                // It is no reason to give up a call that another thread is in.
+                tracing::debug!(other, %error, "an event was not answered");
+            }
+        }
     }
 
     /// Stops a call that takes too long, wherever it is.
@@ -235,7 +240,7 @@ impl<'t> Caller<'t> {
                 Waited::Event(Event::Ended) => return Ok(Event::Ended),
                 Waited::Event(_) => break,
                 Waited::Nothing if patience.has_passed() => break,
-                Waited::Nothing => self.reap_others(),
+                Waited::Nothing => self.note_others(),
             }
         }
         Err(RemoteCallError::TimedOut {

@@ -23,7 +23,11 @@ impl Tracees {
     pub(crate) fn stop_sleepers(&mut self, deadline: &Deadline) -> Result<(), StopError> {
         self.start_alarm()?;
         self.wanted = true;
-        let (_, sleepers) = self.running_by_kind()?;
+        let (runners, sleepers) = self.running_by_kind()?;
+        // For the next stop, in which they may happen to sleep.
+        runners.iter().for_each(|tid| {
+            self.process.judge_liveliness(*tid);
+        });
         let quiet = self.quiet(sleepers);
         self.interrupt_and_await(&quiet, deadline)?;
         // From now on, whatever happens to those that run is answered by letting go.
@@ -34,13 +38,16 @@ impl Tracees {
     /// Those of the sleepers that do not wake often; at least one, which calls can be made in. The others
     /// are treated as if they ran.
     fn quiet(&mut self, sleepers: Vec<i32>) -> Vec<i32> {
-        let woken = |tid: i32| (self.process.times_woken(tid), tid);
-        let mut sleepers: Vec<(u64, i32)> = sleepers.into_iter().map(woken).collect();
-        sleepers.sort_unstable();
-        let quiet = sleepers.partition_point(|(woken, _)| *woken == 0).max(1);
-        let lively = sleepers.split_off(quiet.min(sleepers.len()));
-        self.runners.extend(lively.iter().map(|(_, tid)| *tid));
-        sleepers.into_iter().map(|(_, tid)| tid).collect()
+        let process = &self.process;
+        let (mut lively, mut quiet): (Vec<i32>, Vec<i32>) = sleepers
+            .into_iter()
+            .partition(|tid| process.judge_liveliness(*tid));
+        if quiet.is_empty() {
+            quiet.extend(lively.pop());
+        }
+        process.stir();
+        self.lively.extend(lively);
+        quiet
     }
 
     fn refuse_end_of_program(&self) -> Result<(), StopError> {
@@ -57,6 +64,9 @@ impl Tracees {
     pub(crate) fn stop(&mut self, deadline: &Deadline) -> Result<(), StopError> {
         self.start_alarm()?;
         self.wanted = true;
+        if self.everyone {
+            self.process.stir();
+        }
         if self.everyone && self.directory.is_none() {
             let directory = File::open(format!("/proc/{}/task", self.pid()));
             let directory = or_gone(directory);
@@ -65,8 +75,11 @@ impl Tracees {
         loop {
             let (runners, sleepers) = self.running_by_kind()?;
             self.interrupt_and_await(&sleepers, deadline)?;
-            self.hurry();
-            self.interrupt_and_await(&runners, deadline)?;
+            // Where there are none, to ask for a hurry would cost more than it brings.
+            if !runners.is_empty() {
+                self.hurry();
+                self.interrupt_and_await(&runners, deadline)?;
+            }
             self.refuse_end_of_program()?;
             let all = self
                 .threads
@@ -133,7 +146,7 @@ impl Tracees {
     }
 
     /// The threads that we have not stopped: those on a processor, and the others.
-    fn running_by_kind(&mut self) -> Result<(Vec<i32>, Vec<i32>), StopError> {
+    pub(crate) fn running_by_kind(&mut self) -> Result<(Vec<i32>, Vec<i32>), StopError> {
         let (mut runners, mut sleepers) = (Vec::new(), Vec::new());
         let running = |tracee: &Tracee| tracee.condition == Condition::Running;
         let all: Vec<i32> = self
@@ -160,8 +173,10 @@ impl Tracees {
                 }
                 Some(stat) => {
                     tracee.is_kernel_worker = stat.is_kernel_worker();
-                    tracee.was_running = stat.state == TaskState::Running;
-                    if tracee.was_running {
+                    let is_running = stat.state == TaskState::Running;
+                    // It may sleep in the second half of a stop.
+                    tracee.was_running |= is_running;
+                    if is_running {
                         runners.push(tid);
                         self.runners.push(tid);
                     } else {
@@ -175,15 +190,20 @@ impl Tracees {
     }
 
     fn interrupt_and_await(&mut self, tids: &[i32], deadline: &Deadline) -> Result<(), StopError> {
+        self.interrupt(tids)?;
+        for tid in tids {
+            self.await_stop(*tid, deadline)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn interrupt(&self, tids: &[i32]) -> Result<(), StopError> {
         for tid in tids {
             match ptrace::interrupt(*tid) {
                 // ESRCH, EIO: it has ended; the wait will say so.
                 Ok(()) | Err(Errno::SRCH | Errno::IO) => {}
                 Err(error) => return Err(self.system("interrupt a thread", error)),
             }
-        }
-        for tid in tids {
-            self.await_stop(*tid, deadline)?;
         }
         Ok(())
     }
@@ -211,7 +231,7 @@ impl Tracees {
         Ok(())
     }
 
-    fn forget_ended_leader(&mut self, tid: i32) -> Result<(), StopError> {
+    pub(crate) fn forget_ended_leader(&mut self, tid: i32) -> Result<(), StopError> {
         if tid != self.pid() {
             return Ok(());
         }

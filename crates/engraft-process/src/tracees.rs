@@ -75,6 +75,9 @@ pub(crate) struct Tracees {
     pub(crate) executed: bool,
     /// Those of the stopped threads that were running: the first to go on.
     pub(crate) runners: Vec<i32>,
+    /// Those that were asleep, but wake often: the next to go on. Not before the others: they would be put where
+    /// a runner has been, and wait there until its turn is over.
+    pub(crate) lively: Vec<i32>,
     /// A call that can begin at once.
     pub(crate) prepared: Option<Prepared>,
     /// The thread whose call has returned, before it is restored.
@@ -114,7 +117,7 @@ impl Tracees {
     ) -> Result<Self, StopError> {
         let mut tracees = Self::none(process, false);
         tracees.refuse_core_dump()?;
-        tracees.await_uninterruptible(tids, deadline)?;
+        tracees.seen = tracees.await_uninterruptible(tids, deadline)?;
         for tid in tids {
             // A number that is not in the list of this process may have become somebody else's.
             let stat = process.task(*tid).stat();
@@ -139,6 +142,7 @@ impl Tracees {
             protected: Rc::default(),
             executed: false,
             runners: Vec::new(),
+            lively: Vec::new(),
             prepared: None,
             returned: None,
             alarm: None,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 
 use crate::sys::ptrace::EVENT_STOP;
 
@@ -79,6 +79,19 @@ pub(crate) fn wait(tid: i32, block: bool) -> Result<Waited, Errno> {
         Ok(None) | Err(Errno::INTR) => Ok(Waited::Nothing),
         // Not our tracee any more: it has vanished in the exec of another thread.
         Err(Errno::CHILD) => Ok(Waited::Event(Event::Ended)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits until something has happened to any thread that this one traces, and leaves it to be asked for; until the
+/// alarm rings at the latest. Whether anything has happened, if only to a child that this thread has started.
+pub(crate) fn wait_for_any() -> Result<bool, Errno> {
+    // What concerns other threads of ours, or their tracees, is none of our business.
+    let options = WaitIdOptions::from_bits_retain((libc::__WALL | libc::__WNOTHREAD) as u32);
+    let options = options | WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::All, options) {
+        Ok(_) => Ok(true),
+        Err(Errno::INTR | Errno::CHILD) => Ok(false),
         Err(error) => Err(error),
     }
 }

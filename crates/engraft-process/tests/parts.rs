@@ -5,7 +5,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use engraft_process::{Process, TargetAddress, TaskState, ThreadState};
+use engraft_process::{Process, StopError, TargetAddress, TaskState, ThreadState};
 use support::{LONG, Victim, compile};
 
 fn state(process: &Process, tid: i32) -> TaskState {
@@ -208,4 +208,71 @@ fn a_thread_that_sleeps_and_runs_in_turns_can_be_borrowed() {
         assert_eq!(borrowed.thread().unwrap().state().tid, process.pid());
         borrowed.detach().unwrap();
     }
+}
+
+#[test]
+fn threads_are_visited_one_at_a_time() {
+    let mut victim = spinner("10", "4");
+    let process = victim.process();
+    let (_, runners) = settle(&process, 10);
+    for _ in 0..20 {
+        let mut visited = Vec::new();
+        let visit = process.visit_threads(&runners, LONG, |thread| {
+            let tid = thread.state().tid;
+            visited.push(tid);
+            assert_eq!(state(&process, tid), TaskState::Traced);
+            let pid = thread.system_call(libc::SYS_getpid, [0; 6]).unwrap();
+            assert_eq!(pid, process.pid() as u64);
+            Ok::<_, StopError>(())
+        });
+        visit.unwrap();
+        visited.sort_unstable();
+        assert_eq!(visited, runners);
+        for tid in &runners {
+            assert_eq!(state(&process, *tid), TaskState::Running);
+        }
+    }
+    assert_eq!(victim.ask("?"), "right");
+    victim.finish();
+}
+
+/// Whether it happens to sleep or to run when it is looked at.
+#[test]
+fn a_thread_that_wakes_often_stands_still_no_longer_than_those_that_run() {
+    let mut victim = Victim::start(&compile("pause.c", "pause", &[]), &["timer", "3"]);
+    let process = victim.process();
+    assert_eq!(victim.ask("window"), "measuring");
+    let slices = || {
+        let counters = process.task(victim.pid).scheduler_counters();
+        counters.unwrap().unwrap().slices
+    };
+    process.watch_sleepers();
+    let (before, started) = (slices(), Instant::now());
+    while slices() == before {
+        assert!(started.elapsed() < LONG);
+        std::thread::yield_now();
+    }
+    // That is not forgotten: it need not wake between one stop and the next.
+    for _ in 0..20 {
+        let mut others = process.threads().unwrap();
+        others.retain(|tid| *tid != victim.pid);
+        while !others
+            .iter()
+            .all(|tid| state(&process, *tid) == TaskState::Sleeping)
+        {
+            assert!(started.elapsed() < LONG);
+            std::thread::yield_now();
+        }
+        let partly = process.seize(LONG).unwrap().stop_sleepers(LONG).unwrap();
+        assert!(partly.threads().count() > 0);
+        assert!(partly.threads().all(|thread| thread.tid != victim.pid));
+        let mut stopped = partly.stop_rest(LONG).unwrap();
+        assert_eq!(stopped.threads().count(), 4);
+        let calling = stopped.calling_thread().unwrap();
+        assert_ne!(calling.state().tid, victim.pid);
+        stopped.detach().unwrap();
+        process.watch_sleepers();
+    }
+    victim.ask("end");
+    victim.finish();
 }

@@ -4,11 +4,11 @@
 //! function tells nobody. But one that sleeps where it slept at the last look is most likely still inside, and is
 //! not stopped again as often.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use engraft_abi::Command;
-use engraft_process::{Activity, StopError, StoppedProcess, ThreadState};
+use engraft_process::{Activity, StoppedProcess, StoppedThread, TaskState, ThreadState};
 
 use crate::agent::Answer;
 use crate::error::Error;
@@ -129,75 +129,70 @@ impl Driver {
         let eyes = look.eyes();
         let mut left = open.waiting.len();
         let mut unknown = false;
+        let mut unseen = BTreeSet::new();
         for pointer in &open.waiting {
-            match self.look_alone(session, open.number, *pointer, &eyes)? {
+            // Threads that share one thread pointer, or have none, switch together.
+            match self.only_thread(*pointer).filter(|_| *pointer != 0) {
+                None => unknown = true,
+                Some(tid) if self.sleeps_on(session, tid) => {}
+                Some(tid) => drop(unseen.insert(tid)),
+            }
+        }
+        let tids: Vec<i32> = unseen.iter().copied().collect();
+        let look = |thread: &mut StoppedThread<'_>| {
+            unseen.remove(&thread.state().tid);
+            match self.look_alone(session, open, &eyes, thread)? {
                 Alone::Switched => left -= 1,
                 Alone::NotClear => {}
                 Alone::Unknown => unknown = true,
             }
+            Ok::<_, Error>(())
+        };
+        match session.process.visit_threads(&tids, STOP_TIMEOUT, look) {
+            // What is left is there at the next look.
+            Err(error) if error.is_slow_stop() => {}
+            visited => visited?,
         }
+        let is_there = |tid: &i32| {
+            let stat = session.process.task(*tid).stat();
+            matches!(stat, Ok(Some(stat)) if stat.state != TaskState::Dead)
+        };
+        unknown |= !unseen.iter().all(is_there);
         if unknown {
             left = self.look_at_all(session, open, &eyes)?;
         }
         Ok(left)
     }
 
-    /// Stops just the threads with one thread pointer, and switches them if they are clear.
+    /// Looks at one thread, which stands still, and switches it if it is clear.
     fn look_alone(
         &mut self,
         session: &Session<'_>,
-        number: u64,
-        pointer: u64,
+        open: &OpenTransition,
         eyes: &Eyes<'_>,
+        thread: &mut StoppedThread<'_>,
     ) -> Result<Alone, Error> {
-        // Threads that share one thread pointer, or have none, switch together.
-        let Some(tid) = self.only_thread(pointer).filter(|_| pointer != 0) else {
-            return Ok(Alone::Unknown);
-        };
-        if self.sleeps_on(session, tid) {
-            return Ok(Alone::NotClear);
-        }
-        let mut stopped = match session.process.stop_threads(&[tid], STOP_TIMEOUT) {
-            Err(StopError::TimedOut { .. }) => return Ok(Alone::NotClear),
-            stopped => stopped?,
-        };
-        let Some(state) = stopped.threads().next() else {
-            stopped.detach()?;
-            return Ok(Alone::Unknown);
-        };
-        if state.registers.thread_pointer().get() != pointer {
-            stopped.detach()?;
+        let state = *thread.state();
+        let pointer = state.registers.thread_pointer().get();
+        if self.pointers.get(&state.tid) != Some(&pointer) {
             return Ok(Alone::Unknown);
         }
         if session.agent.plan_generation()? != eyes.generation() {
             // It may be inside of a module that came after the plan was made.
-            stopped.detach()?;
             return Ok(Alone::NotClear);
         }
         if let Some(finding) = eyes.finding(&state) {
-            stopped.detach()?;
-            self.findings.insert(tid, (finding, Some(Instant::now())));
+            let now = Some(Instant::now());
+            self.findings.insert(state.tid, (finding, now));
             return Ok(Alone::NotClear);
         }
         if !self.knows_all(session)? {
             // It may have started a thread that has its thread pointer, and is inside.
-            stopped.detach()?;
             return Ok(Alone::Unknown);
         }
-        let switched = match stopped.thread(tid) {
-            Some(mut thread) => {
-                let arguments = [number, pointer];
-                let agent = &session.agent;
-                let switched = agent.command_writing(&mut thread, Command::Switch, arguments);
-                Some(session.watch(switched)?)
-            }
-            None => None,
-        };
-        stopped.detach()?;
-        match switched {
-            Some(answer) => switched_or_busy(session, answer),
-            None => Ok(Alone::Unknown),
-        }
+        let (agent, arguments) = (&session.agent, [open.number, pointer]);
+        let switched = agent.command_writing(thread, Command::Switch, arguments);
+        switched_or_busy(session, session.watch(switched)?)
     }
 
     /// Stops everybody, and finds out who is who: threads have ended, or nobody knows them. How many are

@@ -38,24 +38,26 @@ pub fn holders(process: &Process) -> Result<Vec<Holder>, Error> {
     let look = prepare_look(&session, open.number, open.to_patched, true)?;
     let eyes = look.eyes();
     let threads = process.threads().map_err(Error::looking_at(process))?;
-    let mut holders = Vec::new();
-    for tid in threads {
-        let stopped = match process.stop_threads(&[tid], STOP_TIMEOUT) {
-            Ok(stopped) => stopped,
-            Err(error @ StopError::Gone { .. }) => return Err(error.into()),
-            // Whoever drives the transition looks at it at this moment.
-            Err(_) => continue,
-        };
-        let state = stopped.threads().next();
-        let finding = state.as_ref().and_then(|state| eyes.finding(state));
-        stopped.detach()?;
-        let Some(state) = state else { continue };
+    let mut seen: Vec<(ThreadState, Option<Finding>)> = Vec::new();
+    let visited = process.visit_threads(&threads, STOP_TIMEOUT, |thread| {
+        let state = thread.state();
         let pointer = state.registers.thread_pointer().get();
         if open.waiting.contains(&pointer) && !state.is_kernel_worker {
-            holders.push(holder(process, &state, finding));
+            seen.push((*state, eyes.finding(state)));
         }
+        Ok::<_, StopError>(())
+    });
+    match visited {
+        Err(error @ StopError::Gone { .. }) => return Err(error.into()),
+        // A debugger has come, say. The number of those that are waited for is known all the same.
+        Err(error) => tracing::debug!(%error, "not all threads could be looked at"),
+        Ok(()) => {}
     }
-    Ok(holders)
+    seen.sort_unstable_by_key(|(state, _)| state.tid);
+    let holders = seen.into_iter();
+    Ok(holders
+        .map(|(state, finding)| holder(process, &state, finding))
+        .collect())
 }
 
 fn holder(process: &Process, thread: &ThreadState, finding: Option<Finding>) -> Holder {

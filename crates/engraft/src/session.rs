@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use engraft_abi::{Command, Outcome};
 use engraft_process::{
-    Modules, PartlyStopped, Process, ProcessLock, RemoteCallError, StoppedProcess, StoppedThread,
-    ThreadState,
+    GiveWay, Modules, PartlyStopped, Process, ProcessLock, RemoteCallError, StoppedProcess,
+    StoppedThread, ThreadState,
 };
 
 use crate::agent::{Answer, RunningAgent};
@@ -29,17 +29,18 @@ pub(crate) struct Session<'p> {
     lock: RefCell<Option<ProcessLock>>,
     /// A call that we could not see to its end may be under way.
     unfinished: Cell<bool>,
+    _way: GiveWay,
 }
 
 impl<'p> Session<'p> {
     /// With the agent that is in the process; `None` if there is none.
     pub(crate) fn find(process: &'p Process, deadline: Deadline) -> Result<Option<Self>, Error> {
-        prepare(process);
+        let way = prepare(process);
         let lock = lock(process, &deadline)?;
         match find_agent(process)? {
             Some(agent) => {
                 let unfinished = agent.set_controlled(true)?;
-                Self::with(process, agent, deadline, lock, unfinished).map(Some)
+                Self::with(process, agent, deadline, lock, way, unfinished).map(Some)
             }
             None => Ok(None),
         }
@@ -51,18 +52,18 @@ impl<'p> Session<'p> {
         modules: &Modules,
         deadline: Deadline,
     ) -> Result<Self, Error> {
-        prepare(process);
+        let way = prepare(process);
         let lock = lock(process, &deadline)?;
         if let Some(agent) = find_agent(process)? {
             let unfinished = agent.set_controlled(true)?;
-            return Self::with(process, agent, deadline, lock, unfinished);
+            return Self::with(process, agent, deadline, lock, way, unfinished);
         }
         inject::remove_remains(process)?;
         let injection = Injection::plan(process, modules)?;
         let mut calls = Calls::borrowing(process);
         match injection.map(&mut calls) {
             // It comes with the note that it is controlled.
-            Ok(agent) => Self::with(process, agent, deadline, lock, false),
+            Ok(agent) => Self::with(process, agent, deadline, lock, way, false),
             Err(error) if !process.is_alive() => Err(error),
             Err(error) => Err(error.with_undo(injection.clean(&mut calls))),
         }
@@ -73,6 +74,7 @@ impl<'p> Session<'p> {
         agent: RunningAgent,
         deadline: Deadline,
         lock: ProcessLock,
+        way: GiveWay,
         unfinished: bool,
     ) -> Result<Self, Error> {
         let session = Self {
@@ -81,6 +83,7 @@ impl<'p> Session<'p> {
             deadline,
             lock: RefCell::new(Some(lock)),
             unfinished: Cell::new(unfinished),
+            _way: way,
         };
         if unfinished {
             session.await_unfinished()?;
@@ -277,10 +280,11 @@ fn lock(process: &Process, deadline: &Deadline) -> Result<ProcessLock, Error> {
     }
 }
 
-/// What can be found out before any thread is stopped.
-fn prepare(process: &Process) {
+/// What can be done before any thread is stopped.
+fn prepare(process: &Process) -> GiveWay {
     process.prepare_calls();
     process.watch_sleepers();
+    GiveWay::begin()
 }
 
 /// The agent that is in the process, told of a seccomp filter that was put on since.

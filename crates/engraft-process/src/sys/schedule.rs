@@ -1,20 +1,53 @@
 //! How soon this thread wants a processor, compared with others that want one at the same moment.
 //!
 //! Linux 6.12 and later let a thread say how long its turns are (`sched_setattr(2)`, `sched_runtime` of a
-//! normal policy). Who asks for short ones gets no more than before, but sooner. Older kernels take no notice.
-//!
-//! To ask for long ones while nobody waits for us, so that the program's threads wake as early as if we were not
-//! there, was tried: next to hundreds of threads that want a processor, whoever does that gets none for seconds.
+//! normal policy). Who asks for short ones gets no more than before, but sooner: it goes before all others that
+//! wait, and a thread that wakes goes before one whose turns are longer than its own. Older kernels take no notice.
 #![expect(
     unsafe_code,
     reason = "the only place that asks the kernel for another way of being scheduled"
 )]
 
+use std::fs;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
 /// The shortest turns that the kernel grants.
 const HURRIED: Duration = Duration::from_micros(100);
+
+/// As long as this thread has waited for processors for less than this in all, it gives way. Next to hundreds of
+/// threads that compute, a turn comes round within a second for those who have patience.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// While it lives, this thread, for which nobody waits, lets threads that wake go first: those of a program that is
+/// patched wake as early as if we were not there. Not where too many compute, see [`PATIENCE`].
+#[must_use]
+#[derive(Debug)]
+pub struct GiveWay {
+    before: Option<Duration>,
+}
+
+impl GiveWay {
+    /// Begins to give way.
+    pub fn begin() -> Self {
+        let turns = match is_patient() {
+            // Longer than anybody's who asks for nothing; no longer than it must be for that.
+            true => usual_turns().map(|usual| usual + usual / 8),
+            false => Some(HURRIED),
+        };
+        Self {
+            before: turns.and_then(take_turns),
+        }
+    }
+}
+
+impl Drop for GiveWay {
+    fn drop(&mut self) {
+        if let Some(before) = self.before {
+            take_turns(before);
+        }
+    }
+}
 
 /// While it lives, this thread, for which others stand still, goes first.
 pub(crate) struct Hurry {
@@ -31,10 +64,26 @@ impl Hurry {
 
 impl Drop for Hurry {
     fn drop(&mut self) {
-        if let Some(before) = self.before {
+        // Whoever asks for longer turns waits until everybody else has had one.
+        if let Some(before) = self.before.filter(|_| is_patient()) {
             take_turns(before);
         }
     }
+}
+
+/// Whether this thread has waited for processors for a short time only, or the kernel does not say (`SCHED_INFO`).
+fn is_patient() -> bool {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    // Time on a processor, time of waiting for one, number of turns.
+    let waited = text.split_ascii_whitespace().nth(1);
+    let waited = waited.and_then(|it| it.parse().ok()).unwrap_or(0);
+    Duration::from_nanos(waited) < PATIENCE
+}
+
+/// How long this thread's turns are; `None` if that means something else for it, or the kernel does not say.
+fn usual_turns() -> Option<Duration> {
+    let attributes = attributes()?;
+    (attributes.sched_runtime != 0).then(|| Duration::from_nanos(attributes.sched_runtime))
 }
 
 /// Asks for turns of this length; how long they were before, if they are others now. Nothing is lost where this
@@ -64,23 +113,71 @@ fn attributes() -> Option<libc::sched_attr> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+
+    fn turns() -> Duration {
+        Duration::from_nanos(attributes().unwrap().sched_runtime)
+    }
+
+    /// In a thread of its own: what is tested stays with it. A kernel before 6.12 says 0 always.
+    fn in_a_thread(test: impl FnOnce(Duration) + Send) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| test(turns()));
+        });
+    }
 
     #[test]
     fn hurry_ends() {
-        // A thread of its own: what is tested stays with it.
-        let thread = std::thread::spawn(|| {
-            let before = attributes().unwrap().sched_runtime;
+        in_a_thread(|usual| {
             let hurry = Hurry::begin();
-            let hurried = attributes().unwrap().sched_runtime;
+            assert!(turns() == HURRIED || usual.is_zero());
             drop(hurry);
-            (before, hurried, attributes().unwrap().sched_runtime)
+            assert!(turns() == usual || !is_patient());
         });
-        let (before, hurried, after) = thread.join().unwrap();
-        assert_eq!(before, after);
-        // A kernel before 6.12 says 0.
-        if before != 0 {
-            assert_eq!(hurried, 100_000);
-        }
+    }
+
+    #[test]
+    fn giving_way_ends() {
+        in_a_thread(|usual| {
+            let way = GiveWay::begin();
+            assert!(turns() > usual || usual.is_zero() || !is_patient());
+            drop(Hurry::begin());
+            assert!(turns() > usual || usual.is_zero() || !is_patient());
+            drop(way);
+            assert_eq!(turns(), usual);
+        });
+    }
+
+    #[test]
+    fn patience_ends() {
+        in_a_thread(|usual| {
+            // As many threads as it takes to have to wait.
+            let done = AtomicBool::new(false);
+            // ORDERING: nothing else is told by it.
+            let goes_on = || !done.load(Ordering::Relaxed);
+            std::thread::scope(|scope| {
+                let processors = std::thread::available_parallelism().unwrap().get();
+                for _ in 0..4 * processors {
+                    scope.spawn(|| {
+                        while goes_on() {
+                            std::hint::spin_loop();
+                        }
+                    });
+                }
+                while is_patient() {
+                    std::hint::spin_loop();
+                }
+                let way = GiveWay::begin();
+                assert!(turns() == HURRIED || usual.is_zero());
+                drop(Hurry::begin());
+                assert!(turns() == HURRIED || usual.is_zero());
+                drop(way);
+                assert_eq!(turns(), usual);
+                // ORDERING: as above.
+                done.store(true, Ordering::Relaxed);
+            });
+        });
     }
 }
