@@ -1,4 +1,4 @@
-//! Which sleepers wake often: those are stopped late and let go early, as if they ran.
+//! Which threads wake often: those are stopped late and let go early, as if they ran.
 //!
 //! A thread with a timer of a millisecond sleeps nearly always, but would notice if it was among the first
 //! of hundreds to be stopped, or if calls were made in it. The scheduler counts how often each thread got a
@@ -7,37 +7,50 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::process::Process;
 
-/// What was seen of each thread.
-#[derive(Debug, Default)]
-pub(crate) struct Liveliness {
-    seen: Mutex<HashMap<i32, Seen>>,
-    /// A stop of ours has woken everybody since the last look: the counters tell of us.
-    stirred: AtomicBool,
-}
+/// Who wakes less often than once in this time does not wake often.
+const OFTEN: Duration = Duration::from_millis(20);
 
 /// How often a thread may get a processor because of one stop of ours: to stop, and to go back to sleep, each with an
-/// interruption. That may come later than the look after the stop.
+/// interruption.
 const SLICES_OF_A_STOP: u64 = 4;
 
+/// What was seen of each thread.
+#[derive(Debug, Default)]
+pub(crate) struct Liveliness(Mutex<HashMap<i32, Seen>>);
+
 /// What was seen of one thread.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Seen {
-    /// How often it had got a processor at the last look.
+    /// When it was last looked at.
+    when: Instant,
+    /// How often it had got a processor then.
     slices: u64,
-    /// How often it may have got one since without having woken by itself.
-    excused: u64,
-    /// It has woken by itself between two looks.
+    /// How often we have stopped it since, and once more if what was begun before may come to its end only now.
+    stops: u64,
+    /// Whether we have stopped it since.
+    was_stopped: bool,
+    /// Whether it was found to wake often.
     is_lively: bool,
 }
 
 impl Seen {
-    /// Whether it has woken by itself since, given how often it has got a processor by now.
-    fn has_woken(&self, slices: u64) -> bool {
-        slices > self.slices + self.excused
+    fn stop(&mut self) {
+        self.stops += 1;
+        self.was_stopped = true;
+    }
+
+    /// Judges by how often it has got a processor by now. What the last look has found stands while too little time
+    /// has passed to find anything else.
+    fn is_lively(&self, slices: u64, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.when);
+        let woken = slices.saturating_sub(self.slices + self.stops * SLICES_OF_A_STOP);
+        let often = OFTEN.saturating_mul(u32::try_from(woken).unwrap_or(u32::MAX)) > passed;
+        let may_sleep_on = self.is_lively && passed < OFTEN;
+        may_sleep_on || often
     }
 }
 
@@ -45,34 +58,54 @@ impl Process {
     /// Looks, without stopping anybody, which threads wake often. A millisecond or two after the first look a
     /// stop, or the next look, can tell.
     pub fn watch_sleepers(&self) {
-        let liveliness = &self.shared.liveliness;
-        // ORDERING: set and read by the thread that traces; a hint anyway.
-        let stirred = liveliness.stirred.swap(false, Ordering::Relaxed);
-        let Ok(mut seen) = liveliness.seen.lock() else {
+        self.look_at_sleepers(true);
+    }
+
+    /// The same after others may have stopped the threads: how often they have woken since the last look says
+    /// nothing.
+    pub fn watch_sleepers_anew(&self) {
+        self.look_at_sleepers(false);
+    }
+
+    fn look_at_sleepers(&self, judge: bool) {
+        let Ok(mut seen) = self.shared.liveliness.0.lock() else {
             return;
         };
         let tids = self.threads().unwrap_or_default();
         let before = std::mem::take(&mut *seen);
         seen.extend(tids.into_iter().filter_map(|tid| {
             let slices = self.count_slices(tid).ok()??;
+            let when = Instant::now();
             let before = before.get(&tid);
-            let woken = |it: &Seen| it.has_woken(slices) && !stirred && !self.is_quiet(tid);
+            let judged = |it: &Seen| match judge && !self.is_quiet(tid) {
+                true => it.is_lively(slices, when),
+                false => it.is_lively,
+            };
             let seen = Seen {
+                when,
                 slices,
-                excused: if stirred { SLICES_OF_A_STOP } else { 0 },
-                is_lively: before.is_some_and(|it| it.is_lively || woken(it)),
+                stops: u64::from(!judge || before.is_some_and(|it| it.was_stopped)),
+                was_stopped: false,
+                is_lively: before.is_some_and(judged),
             };
             Some((tid, seen))
         }));
     }
 
-    /// All threads are about to be stopped, which wakes those that sleep.
-    pub(crate) fn stir(&self) {
-        // ORDERING: as above.
-        self.shared
-            .liveliness
-            .stirred
-            .store(true, Ordering::Relaxed);
+    /// This thread is about to be stopped by us, which wakes it if it sleeps.
+    pub(crate) fn excuse(&self, tid: i32) {
+        if let Ok(mut seen) = self.shared.liveliness.0.lock()
+            && let Some(seen) = seen.get_mut(&tid)
+        {
+            seen.stop();
+        }
+    }
+
+    /// All threads are.
+    pub(crate) fn excuse_all(&self) {
+        if let Ok(mut seen) = self.shared.liveliness.0.lock() {
+            seen.values_mut().for_each(Seen::stop);
+        }
     }
 
     fn count_slices(&self, tid: i32) -> io::Result<Option<u64>> {
@@ -81,7 +114,7 @@ impl Process {
     }
 
     fn seen(&self, tid: i32) -> Option<Seen> {
-        let seen = self.shared.liveliness.seen.lock().ok()?;
+        let seen = self.shared.liveliness.0.lock().ok()?;
         seen.get(&tid).copied()
     }
 
@@ -99,20 +132,19 @@ impl Process {
         self.seen(tid).is_some_and(|seen| seen.is_lively)
     }
 
-    /// Whether a thread wakes often: one more look. Not if it never was looked at, or if it was us who woke it.
+    /// Whether a thread wakes often: one more look. Not if it never was looked at, or if it is the one in which we
+    /// make calls.
     pub(crate) fn judge_liveliness(&self, tid: i32) -> bool {
-        let liveliness = &self.shared.liveliness;
-        // ORDERING: as above.
-        let stirred = liveliness.stirred.load(Ordering::Relaxed) || self.is_quiet(tid);
-        let Ok(mut seen) = liveliness.seen.lock() else {
+        let Ok(mut all) = self.shared.liveliness.0.lock() else {
             return false;
         };
-        let Some(seen) = seen.get_mut(&tid) else {
+        let Some(seen) = all.get_mut(&tid) else {
             return false;
         };
-        if !seen.is_lively && !stirred {
-            let now = self.count_slices(tid).ok().flatten();
-            seen.is_lively = now.is_some_and(|now| seen.has_woken(now));
+        if !self.is_quiet(tid)
+            && let Ok(Some(slices)) = self.count_slices(tid)
+        {
+            seen.is_lively = seen.is_lively(slices, Instant::now());
         }
         seen.is_lively
     }

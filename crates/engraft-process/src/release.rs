@@ -8,7 +8,7 @@ use crate::deadline::Deadline;
 use crate::prepared::Prepared;
 use crate::stop_error::StopError;
 use crate::sys::ptrace::{self, Go};
-use crate::tracees::{Condition, Tracees};
+use crate::tracees::{Condition, Tracee, Tracees};
 use crate::wait::{Waited, wait};
 
 /// How long the backstop in `drop` waits for threads that it must first stop.
@@ -46,12 +46,12 @@ impl Tracees {
         let any = |tid: &i32| self.is_stopped(*tid) && !self.is_returned(*tid);
         let any = runners.iter().any(any);
         let mut outcome = self.let_go_of(runners, &mut go);
-        self.end_hurry();
         let lively = std::mem::take(&mut self.lively);
         if any && (self.returned.is_some() || !lively.is_empty()) {
             std::thread::sleep(RUNNERS_RUN);
         }
         outcome = outcome.and(self.let_go_of(lively, &mut go));
+        self.end_hurry();
         let returned = self.returned.as_ref().map(|kept| kept.tid);
         outcome = outcome.and(self.finish_call());
         let first = returned.filter(|tid| self.is_stopped(*tid));
@@ -115,7 +115,10 @@ impl Tracees {
             true => self.detach(tid),
             false => Ok(()),
         };
-        self.end_hurry();
+        let stands = |tracee: &Tracee| tracee.condition != Condition::Running;
+        if !self.threads.values().any(stands) {
+            self.end_hurry();
+        }
         finished.and(detached)
     }
 
@@ -143,7 +146,7 @@ impl Tracees {
             tracing::debug!(%error, "letting threads go once more");
             self.detach_stopped()
         });
-        if self.threads.is_empty() && self.strangers.is_empty() {
+        if self.threads.is_empty() && self.strangers.is_empty() && !self.adopt_program()? {
             return detached;
         }
         // What is left runs, or has been killed. A thread can be let go only while it is stopped.
@@ -163,7 +166,10 @@ impl Tracees {
                 .and(self.detach_stopped());
         }
         self.release_strangers();
-        outcome
+        match self.adopt_program() {
+            Ok(true) => outcome.and(self.release()),
+            _ => outcome,
+        }
     }
 }
 

@@ -43,7 +43,11 @@ impl Process {
         match tracees.stop(deadline) {
             Ok(()) => {}
             // All of them have ended, but not the process.
-            Err(StopError::Gone { .. }) if self.is_alive() => {}
+            Err(StopError::Gone { .. }) if self.is_alive() => {
+                if tracees.adopt_program()? {
+                    tracees.stop(deadline)?;
+                }
+            }
             Err(error) => return Err(error),
         }
         Ok(StoppedThreads {
@@ -115,10 +119,10 @@ impl Process {
         let mut threads = Vec::new();
         for tid in self.threads().map_err(|it| self.no_list(it))? {
             let slices = self.slices(tid).map_err(|it| self.no_list(it))?;
-            threads.push((slices.unwrap_or(u64::MAX), tid));
+            threads.push((self.was_lively(tid), slices.unwrap_or(u64::MAX), tid));
         }
         threads.sort_unstable();
-        Ok(threads.into_iter().map(|(_, tid)| tid).collect())
+        Ok(threads.into_iter().map(|(_, _, tid)| tid).collect())
     }
 
     fn no_list(&self, source: io::Error) -> StopError {

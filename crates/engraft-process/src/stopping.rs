@@ -43,9 +43,12 @@ impl Tracees {
             .into_iter()
             .partition(|tid| process.judge_liveliness(*tid));
         if quiet.is_empty() {
-            quiet.extend(lively.pop());
+            let slices = |tid: &i32| process.slices(*tid).ok().flatten();
+            let least = lively.iter().copied().min_by_key(slices);
+            quiet.extend(least);
+            lively.retain(|tid| Some(*tid) != least);
         }
-        process.stir();
+        process.excuse_all();
         self.lively.extend(lively);
         quiet
     }
@@ -64,8 +67,9 @@ impl Tracees {
     pub(crate) fn stop(&mut self, deadline: &Deadline) -> Result<(), StopError> {
         self.start_alarm()?;
         self.wanted = true;
-        if self.everyone {
-            self.process.stir();
+        let is_first_half = self.threads.keys().all(|tid| self.is_running(*tid));
+        if self.everyone && is_first_half {
+            self.process.excuse_all();
         }
         if self.everyone && self.directory.is_none() {
             let directory = File::open(format!("/proc/{}/task", self.pid()));
@@ -76,7 +80,7 @@ impl Tracees {
             let (runners, sleepers) = self.running_by_kind()?;
             self.interrupt_and_await(&sleepers, deadline)?;
             // Where there are none, to ask for a hurry would cost more than it brings.
-            if !runners.is_empty() {
+            if !runners.is_empty() || !self.lively.is_empty() {
                 self.hurry();
                 self.interrupt_and_await(&runners, deadline)?;
             }

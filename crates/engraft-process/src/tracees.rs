@@ -73,6 +73,8 @@ pub(crate) struct Tracees {
     /// The memory, opened for writing into read-only pages.
     pub(crate) protected: Rc<RefCell<Option<File>>>,
     pub(crate) executed: bool,
+    /// A thread has ended, or has got another number.
+    any_ended: bool,
     /// Those of the stopped threads that were running: the first to go on.
     pub(crate) runners: Vec<i32>,
     /// Those that were asleep, but wake often: the next to go on. Not before the others: they would be put where
@@ -119,6 +121,7 @@ impl Tracees {
         tracees.refuse_core_dump()?;
         tracees.seen = tracees.await_uninterruptible(tids, deadline)?;
         for tid in tids {
+            process.excuse(*tid);
             // A number that is not in the list of this process may have become somebody else's.
             let stat = process.task(*tid).stat();
             let stat = stat.map_err(|error| tracees.system("read the state", error))?;
@@ -141,6 +144,7 @@ impl Tracees {
             directory: None,
             protected: Rc::default(),
             executed: false,
+            any_ended: false,
             runners: Vec::new(),
             lively: Vec::new(),
             prepared: None,
@@ -192,6 +196,32 @@ impl Tracees {
 
     pub(crate) fn end_alarm(&mut self) {
         self.alarm = None;
+    }
+
+    /// A thread that is not the first one and runs another program takes the first one's number. If we trace some
+    /// threads only, and not the first one, it stands still then under a number that we do not know. Whether that is
+    /// so; it is one of ours from then on.
+    pub(crate) fn adopt_program(&mut self) -> Result<bool, StopError> {
+        let pid = self.pid();
+        if self.everyone || !self.any_ended || self.threads.contains_key(&pid) {
+            return Ok(false);
+        }
+        self.any_ended = false;
+        let status = self.process.task(pid).status();
+        let status = status.map_err(|error| self.system("read the status", error))?;
+        let us = rustix::thread::gettid().as_raw_nonzero().get();
+        let is_ours = status.is_some_and(|status| status.tracer == us);
+        if is_ours {
+            self.threads.insert(pid, Tracee::new());
+            // Perhaps it had run it when we attached; then nothing more is said about that.
+            self.executed = true;
+        }
+        Ok(is_ours)
+    }
+
+    pub(crate) fn was_running(&self, tid: i32) -> bool {
+        let tracee = self.threads.get(&tid);
+        tracee.is_some_and(|tracee| tracee.was_running)
     }
 
     fn refuse_core_dump(&self) -> Result<(), StopError> {
@@ -288,6 +318,7 @@ impl Tracees {
         match event {
             Event::Ended => {
                 self.threads.remove(&tid);
+                self.any_ended = true;
                 return Ok(());
             }
             Event::Stop { group } if self.wanted => return self.note_stop(tid, group),

@@ -1,10 +1,11 @@
 //! Threads are looked at, each by itself, while all others go on.
 //!
-//! Those that sleep stop at once when they are asked to, so they are asked one after the other. Those that run stop
-//! when they get a processor, so they are asked all together, and each is looked at and let go as soon as it stands
-//! still. Next to hundreds of threads that want a processor this takes as long as it takes until each has had its
-//! turn, and not that long for each.
+//! Those that sleep stop at once when they are asked to, and so do those that are on a processor: one is asked after
+//! the other. A thread that waits for a processor stops when it gets one. Next to hundreds of such threads, to wait
+//! for each by itself would take a turn of all others each time. So as long as none comes, more and more are asked;
+//! they would have stood still anyway.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::deadline::Deadline;
@@ -23,95 +24,162 @@ const TURN: Duration = Duration::from_millis(10);
 const LOOK_AGAIN: Duration = Duration::from_micros(100);
 
 impl Process {
-    /// Shows each of these threads to `visit` while it stands still. Those that have ended are left out, and those
-    /// that do not stop within `timeout` although they could.
+    /// Shows each of these threads to `visit` while it stands still. Those that have ended are left out.
     ///
     /// # Errors
-    /// The first one, of stopping or of `visit`. Everything is let go then.
+    /// The first one of `visit`, or that the process has ended: everything is let go then. Of those threads that
+    /// cannot be stopped within `timeout`, the first error, after all others have been shown.
     pub fn visit_threads<E: From<StopError>>(
         &self,
         tids: &[i32],
         timeout: Duration,
         mut visit: impl FnMut(&mut StoppedThread<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let runs = |tid: &i32| {
-            let stat = self.task(*tid).stat();
-            matches!(stat, Ok(Some(stat)) if stat.state == TaskState::Running)
-        };
-        let (running, others): (Vec<i32>, Vec<i32>) = tids.iter().partition(|tid| runs(tid));
-        for tid in others {
-            self.visit_together(&[tid], timeout, &mut visit)?;
+        let mut failed = None;
+        let mut running = Vec::new();
+        for tid in tids {
+            match self.task(*tid).stat() {
+                Ok(Some(stat)) if stat.state == TaskState::Running => running.push(*tid),
+                _ => self.visit_group(&[*tid], timeout, &mut failed, &mut visit)?,
+            }
         }
         let turns = u32::try_from(running.len()).unwrap_or(u32::MAX);
-        self.visit_together(&running, timeout + TURN * turns, &mut visit)?;
-        match self.is_alive() {
-            true => Ok(()),
-            false => Err(StopError::Gone { pid: self.pid() }.into()),
+        self.visit_group(&running, timeout + TURN * turns, &mut failed, &mut visit)?;
+        match failed {
+            Some(error) => Err(error.into()),
+            None if self.is_alive() => Ok(()),
+            None => Err(StopError::Gone { pid: self.pid() }.into()),
         }
     }
 
-    fn visit_together<E: From<StopError>>(
+    /// Notes the first failure to stop one of them, and goes on.
+    fn visit_group<E: From<StopError>>(
+        &self,
+        tids: &[i32],
+        timeout: Duration,
+        failed: &mut Option<StopError>,
+        visit: &mut impl FnMut(&mut StoppedThread<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self.try_to_visit(tids, timeout, visit) {
+            Ok(visited) => visited,
+            Err(error @ (StopError::Gone { .. } | StopError::Executed { .. })) => Err(error.into()),
+            Err(error) => {
+                failed.get_or_insert(error);
+                Ok(())
+            }
+        }
+    }
+
+    fn try_to_visit<E>(
         &self,
         tids: &[i32],
         timeout: Duration,
         visit: &mut impl FnMut(&mut StoppedThread<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<Result<(), E>, StopError> {
         let deadline = Deadline::after(timeout);
         let mut tracees = Tracees::seize_some(self, tids, &deadline)?;
-        tracees.interrupt_all()?;
-        while let Some(tid) = tracees.next_to_stand_still(&deadline)? {
-            tracees.hurry();
+        tracees.start_alarm()?;
+        tracees.wanted = true;
+        let (runners, sleepers) = tracees.running_by_kind()?;
+        let mut asked = Asked::none(runners.into_iter().chain(sleepers));
+        while let Some(tid) = tracees.next_to_stand_still(&mut asked, &deadline)? {
             // A thread that one of them has started is none of those that are to be shown.
             let asked_for = tids.contains(&tid);
-            if let Some(mut thread) = tracees.stopped_thread(tid).filter(|_| asked_for) {
-                visit(&mut thread)?;
+            if let Some(mut thread) = tracees.stopped_thread(tid).filter(|_| asked_for)
+                && let Err(error) = visit(&mut thread)
+            {
+                tracees.release()?;
+                return Ok(Err(error));
             }
             tracees.detach_one(tid)?;
         }
         tracees.release()?;
-        Ok(())
+        Ok(Ok(()))
+    }
+}
+
+/// Which threads have been asked to stop.
+struct Asked {
+    /// Those that have not.
+    left: VecDeque<i32>,
+    /// How many may be on their way at a time.
+    at_a_time: usize,
+    on_their_way: usize,
+}
+
+impl Asked {
+    fn none(left: impl Iterator<Item = i32>) -> Self {
+        Self {
+            left: left.collect(),
+            at_a_time: 1,
+            on_their_way: 0,
+        }
     }
 }
 
 impl Tracees {
-    fn interrupt_all(&mut self) -> Result<(), StopError> {
-        self.start_alarm()?;
-        self.wanted = true;
-        let (runners, sleepers) = self.running_by_kind()?;
-        [runners, sleepers]
-            .iter()
-            .try_for_each(|tids| self.interrupt(tids))
-    }
-
     /// Waits until one more thread stands still; `None` if none is left, or the time is up.
-    fn next_to_stand_still(&mut self, deadline: &Deadline) -> Result<Option<i32>, StopError> {
+    fn next_to_stand_still(
+        &mut self,
+        asked: &mut Asked,
+        deadline: &Deadline,
+    ) -> Result<Option<i32>, StopError> {
         let mut misled = false;
         loop {
-            let tids: Vec<i32> = self.threads.keys().copied().collect();
-            for tid in tids {
-                while self.is_running(tid) {
-                    let waited = wait(tid, false);
-                    match waited.map_err(|error| self.system("wait for a thread", error))? {
-                        Waited::Event(event) => self.note(tid, event)?,
-                        Waited::Nothing => break,
-                    }
-                }
-                if self.executed {
-                    return Err(StopError::Executed { pid: self.pid() });
-                }
-                if self.is_stopped(tid) {
-                    return Ok(Some(tid));
-                }
-                self.forget_ended_leader(tid)?;
+            if let Some(tid) = self.look_for_stopped()? {
+                // It may have stopped without having been asked: a signal came.
+                asked.left.retain(|it| *it != tid);
+                asked.on_their_way = asked.on_their_way.saturating_sub(1);
+                return Ok(Some(tid));
             }
-            if self.threads.is_empty() || deadline.has_passed() {
+            self.release_strangers();
+            if self.threads.is_empty() && !self.adopt_program()? {
                 return Ok(None);
+            }
+            if deadline.has_passed() {
+                return Ok(None);
+            }
+            while asked.on_their_way < asked.at_a_time
+                && let Some(tid) = asked.left.pop_front()
+            {
+                self.interrupt(&[tid])?;
+                asked.on_their_way += 1;
             }
             if misled {
                 std::thread::sleep(LOOK_AGAIN);
             }
             let waited = wait_for_any();
             misled = waited.map_err(|error| self.system("wait for threads", error))?;
+            if !misled {
+                // Nobody has come for a while: they wait for a processor, or have ended.
+                asked.at_a_time = asked.at_a_time.saturating_mul(2);
+                self.forget_ended_leader(self.pid())?;
+            }
         }
+    }
+
+    /// Answers what has happened, until a thread stands still.
+    fn look_for_stopped(&mut self) -> Result<Option<i32>, StopError> {
+        // The first thread of a killed process can be reaped only after all others.
+        let tids: Vec<i32> = self.threads.keys().rev().copied().collect();
+        for tid in tids {
+            while self.is_running(tid) {
+                let waited = wait(tid, false);
+                match waited.map_err(|error| self.system("wait for a thread", error))? {
+                    Waited::Event(event) => self.note(tid, event)?,
+                    Waited::Nothing => break,
+                }
+            }
+            if self.executed {
+                return Err(StopError::Executed { pid: self.pid() });
+            }
+            if self.is_stopped(tid) {
+                if self.was_running(tid) {
+                    self.hurry();
+                }
+                return Ok(Some(tid));
+            }
+        }
+        Ok(None)
     }
 }

@@ -212,10 +212,32 @@ fn a_thread_that_sleeps_and_runs_in_turns_can_be_borrowed() {
 
 #[test]
 fn threads_are_visited_one_at_a_time() {
-    let mut victim = spinner("10", "4");
+    let mut victim = spinner("1", "4");
     let process = victim.process();
-    let (_, runners) = settle(&process, 10);
-    for _ in 0..20 {
+    settle(&process, 1);
+    let mut all = process.threads().unwrap();
+    let mut visited = Vec::new();
+    let visit = process.visit_threads(&all, LONG, |thread| {
+        visited.push(thread.state().tid);
+        let stands_still = |tid: &&i32| state(&process, **tid) == TaskState::Traced;
+        let standing: Vec<&i32> = all.iter().filter(stands_still).collect();
+        assert_eq!(standing, [&thread.state().tid]);
+        Ok::<_, StopError>(())
+    });
+    visit.unwrap();
+    visited.sort_unstable();
+    all.sort_unstable();
+    assert_eq!(visited, all);
+    assert_eq!(victim.ask("?"), "right");
+    victim.finish();
+}
+
+#[test]
+fn threads_that_wait_for_a_processor_are_visited_too() {
+    let mut victim = spinner("20", "4");
+    let process = victim.process();
+    let (_, runners) = settle(&process, 20);
+    for _ in 0..10 {
         let mut visited = Vec::new();
         let visit = process.visit_threads(&runners, LONG, |thread| {
             let tid = thread.state().tid;
@@ -232,8 +254,40 @@ fn threads_are_visited_one_at_a_time() {
             assert_eq!(state(&process, *tid), TaskState::Running);
         }
     }
+    // The way out in the middle.
+    let given_up = process.visit_threads(&runners, LONG, |_| Err(StopError::Gone { pid: 0 }));
+    assert!(matches!(given_up, Err(StopError::Gone { pid: 0 })));
+    for tid in &runners {
+        assert_eq!(state(&process, *tid), TaskState::Running);
+    }
     assert_eq!(victim.ask("?"), "right");
     victim.finish();
+}
+
+/// Its thread gets the number of the first one, which is not traced.
+#[test]
+fn nobody_stands_still_after_another_program_was_run() {
+    let victim = Victim::start(&compile("execs.c", "execs", &[]), &[""]);
+    let process = victim.process();
+    let (mut executed, started) = (0, Instant::now());
+    while executed < 20 {
+        assert!(started.elapsed() < LONG, "seen {executed} times");
+        let others: Vec<i32> = process.threads().unwrap();
+        let others: Vec<i32> = others
+            .into_iter()
+            .filter(|tid| *tid != victim.pid)
+            .collect();
+        let visit = process.visit_threads(&others, LONG, |_| Ok::<_, StopError>(()));
+        executed += i32::from(matches!(visit, Err(StopError::Executed { .. })));
+        let borrowed = process.stop_threads(&others, LONG);
+        executed += i32::from(matches!(borrowed, Err(StopError::Executed { .. })));
+        drop(borrowed);
+        // A first thread that is ending, because the next program comes, cannot be let go any more.
+        while victim.status("TracerPid") != "0" {
+            assert!(started.elapsed() < LONG, "it stands still");
+            std::thread::yield_now();
+        }
+    }
 }
 
 /// Whether it happens to sleep or to run when it is looked at.

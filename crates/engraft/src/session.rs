@@ -35,8 +35,7 @@ pub(crate) struct Session<'p> {
 impl<'p> Session<'p> {
     /// With the agent that is in the process; `None` if there is none.
     pub(crate) fn find(process: &'p Process, deadline: Deadline) -> Result<Option<Self>, Error> {
-        let way = prepare(process);
-        let lock = lock(process, &deadline)?;
+        let (way, lock) = prepare(process, &deadline)?;
         match find_agent(process)? {
             Some(agent) => {
                 let unfinished = agent.set_controlled(true)?;
@@ -52,8 +51,7 @@ impl<'p> Session<'p> {
         modules: &Modules,
         deadline: Deadline,
     ) -> Result<Self, Error> {
-        let way = prepare(process);
-        let lock = lock(process, &deadline)?;
+        let (way, lock) = prepare(process, &deadline)?;
         if let Some(agent) = find_agent(process)? {
             let unfinished = agent.set_controlled(true)?;
             return Self::with(process, agent, deadline, lock, way, unfinished);
@@ -142,6 +140,7 @@ impl<'p> Session<'p> {
         self.lock.take();
         self.deadline.wait()?;
         let taken = lock(self.process, &self.deadline).map_err(|_| self.deadline.timeout)?;
+        self.process.watch_sleepers_anew();
         self.lock.replace(Some(taken));
         Ok(())
     }
@@ -280,11 +279,14 @@ fn lock(process: &Process, deadline: &Deadline) -> Result<ProcessLock, Error> {
     }
 }
 
-/// What can be done before any thread is stopped.
-fn prepare(process: &Process) -> GiveWay {
+/// Becomes the one controller of a process, and does what can be done before any thread is stopped.
+fn prepare(process: &Process, deadline: &Deadline) -> Result<(GiveWay, ProcessLock), Error> {
+    let way = GiveWay::begin();
     process.prepare_calls();
+    let lock = lock(process, deadline)?;
+    // Who had the lock before may have woken them.
     process.watch_sleepers();
-    GiveWay::begin()
+    Ok((way, lock))
 }
 
 /// The agent that is in the process, told of a seccomp filter that was put on since.

@@ -8,43 +8,59 @@
     reason = "the only place that asks the kernel for another way of being scheduled"
 )]
 
+use std::cell::Cell;
 use std::fs;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
 /// The shortest turns that the kernel grants.
 const HURRIED: Duration = Duration::from_micros(100);
 
-/// As long as this thread has waited for processors for less than this in all, it gives way. Next to hundreds of
+/// When this thread has waited for processors for this long in all, it gives way no longer. Next to hundreds of
 /// threads that compute, a turn comes round within a second for those who have patience.
 const PATIENCE: Duration = Duration::from_millis(20);
 
+thread_local! {
+    /// Until when this thread gives way, in the time that it has waited for processors; nothing if it does not.
+    static PATIENT_UNTIL: Cell<Option<Duration>> = const { Cell::new(None) };
+}
+
 /// While it lives, this thread, for which nobody waits, lets threads that wake go first: those of a program that is
-/// patched wake as early as if we were not there. Not where too many compute, see [`PATIENCE`].
+/// patched wake as early as if we were not there. Not where too many compute: then it goes first.
 #[must_use]
 #[derive(Debug)]
 pub struct GiveWay {
-    before: Option<Duration>,
+    /// Whether it is the only one, and how long turns were before.
+    began: Option<Option<Duration>>,
+    /// It is about the thread that has begun it.
+    _this_thread: PhantomData<*const ()>,
 }
 
 impl GiveWay {
-    /// Begins to give way.
+    /// Begins to give way. A second one at a time does nothing.
     pub fn begin() -> Self {
-        let turns = match is_patient() {
-            // Longer than anybody's who asks for nothing; no longer than it must be for that.
-            true => usual_turns().map(|usual| usual + usual / 8),
-            false => Some(HURRIED),
-        };
+        let began = PATIENT_UNTIL.get().is_none().then(|| {
+            PATIENT_UNTIL.set(Some(waited() + PATIENCE));
+            let usual = usual_turns();
+            if let Some(usual) = usual {
+                // Longer than anybody's who asks for nothing; no longer than it must be for that.
+                take_turns(usual + usual / 8);
+            }
+            usual
+        });
         Self {
-            before: turns.and_then(take_turns),
+            began,
+            _this_thread: PhantomData,
         }
     }
 }
 
 impl Drop for GiveWay {
     fn drop(&mut self) {
-        if let Some(before) = self.before {
-            take_turns(before);
+        if let Some(before) = self.began {
+            PATIENT_UNTIL.set(None);
+            before.and_then(take_turns);
         }
     }
 }
@@ -65,19 +81,20 @@ impl Hurry {
 impl Drop for Hurry {
     fn drop(&mut self) {
         // Whoever asks for longer turns waits until everybody else has had one.
-        if let Some(before) = self.before.filter(|_| is_patient()) {
+        let lost_patience = PATIENT_UNTIL.get().is_some_and(|until| waited() >= until);
+        if let Some(before) = self.before.filter(|_| !lost_patience) {
             take_turns(before);
         }
     }
 }
 
-/// Whether this thread has waited for processors for a short time only, or the kernel does not say (`SCHED_INFO`).
-fn is_patient() -> bool {
+/// For how long this thread has waited for processors; nothing where the kernel does not say (`SCHED_INFO`).
+fn waited() -> Duration {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     // Time on a processor, time of waiting for one, number of turns.
     let waited = text.split_ascii_whitespace().nth(1);
-    let waited = waited.and_then(|it| it.parse().ok()).unwrap_or(0);
-    Duration::from_nanos(waited) < PATIENCE
+    let waited = waited.and_then(|it| it.parse().ok());
+    Duration::from_nanos(waited.unwrap_or(0))
 }
 
 /// How long this thread's turns are; `None` if that means something else for it, or the kernel does not say.
@@ -114,11 +131,16 @@ fn attributes() -> Option<libc::sched_attr> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
 
     use super::*;
 
     fn turns() -> Duration {
         Duration::from_nanos(attributes().unwrap().sched_runtime)
+    }
+
+    fn is_patient() -> bool {
+        PATIENT_UNTIL.get().is_some_and(|until| waited() < until)
     }
 
     /// In a thread of its own: what is tested stays with it. A kernel before 6.12 says 0 always.
@@ -134,7 +156,7 @@ mod tests {
             let hurry = Hurry::begin();
             assert!(turns() == HURRIED || usual.is_zero());
             drop(hurry);
-            assert!(turns() == usual || !is_patient());
+            assert_eq!(turns(), usual);
         });
     }
 
@@ -142,7 +164,9 @@ mod tests {
     fn giving_way_ends() {
         in_a_thread(|usual| {
             let way = GiveWay::begin();
-            assert!(turns() > usual || usual.is_zero() || !is_patient());
+            assert!(turns() > usual || usual.is_zero());
+            drop(GiveWay::begin());
+            assert!(turns() > usual || usual.is_zero());
             drop(Hurry::begin());
             assert!(turns() > usual || usual.is_zero() || !is_patient());
             drop(way);
@@ -152,12 +176,21 @@ mod tests {
 
     #[test]
     fn patience_ends() {
+        /// Has other threads end, also when the test fails.
+        struct Done<'a>(&'a AtomicBool);
+        impl Drop for Done<'_> {
+            fn drop(&mut self) {
+                // ORDERING: nothing else is told by it.
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
         in_a_thread(|usual| {
             // As many threads as it takes to have to wait.
             let done = AtomicBool::new(false);
-            // ORDERING: nothing else is told by it.
+            // ORDERING: as above.
             let goes_on = || !done.load(Ordering::Relaxed);
             std::thread::scope(|scope| {
+                let _done = Done(&done);
                 let processors = std::thread::available_parallelism().unwrap().get();
                 for _ in 0..4 * processors {
                     scope.spawn(|| {
@@ -166,17 +199,18 @@ mod tests {
                         }
                     });
                 }
-                while is_patient() {
+                let way = GiveWay::begin();
+                let started = Instant::now();
+                while is_patient() && started.elapsed() < Duration::from_secs(10) {
                     std::hint::spin_loop();
                 }
-                let way = GiveWay::begin();
-                assert!(turns() == HURRIED || usual.is_zero());
-                drop(Hurry::begin());
-                assert!(turns() == HURRIED || usual.is_zero());
+                // A kernel that does not say how long a thread has waited says so of none.
+                if !is_patient() {
+                    drop(Hurry::begin());
+                    assert!(turns() == HURRIED || usual.is_zero());
+                }
                 drop(way);
                 assert_eq!(turns(), usual);
-                // ORDERING: as above.
-                done.store(true, Ordering::Relaxed);
             });
         });
     }
