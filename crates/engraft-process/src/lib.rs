@@ -14,7 +14,7 @@
 //!
 //! For a short pause of those who are busy, the stop has two halves ([`SeizedProcess::stop_sleepers`],
 //! [`PartlyStopped::stop_rest`]), and what can be done in between is. [`Process::stop_threads`] stops
-//! some threads and leaves the others alone.
+//! some threads and leaves the others alone; [`Process::visit_threads`] shows threads while each by itself stands still.
 //!
 //! ```no_run
 //! use std::time::Duration;

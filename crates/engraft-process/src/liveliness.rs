@@ -15,8 +15,8 @@ use crate::process::Process;
 const OFTEN: Duration = Duration::from_millis(20);
 
 /// How often a thread may get a processor because of one stop of ours: to stop, and to go back to sleep, each with an
-/// interruption.
-const SLICES_OF_A_STOP: u64 = 4;
+/// interruption, and a short call.
+const SLICES_OF_A_STOP: u64 = 6;
 
 /// What was seen of each thread.
 #[derive(Debug, Default)]

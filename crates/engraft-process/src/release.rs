@@ -11,7 +11,10 @@ use crate::sys::ptrace::{self, Go};
 use crate::tracees::{Condition, Tracee, Tracees};
 use crate::wait::{Waited, wait};
 
-/// How long the backstop in `drop` waits for threads that it must first stop.
+/// How long one thread may keep a processor before another one's turn comes, on kernels that are slow in that.
+pub(crate) const TURN: Duration = Duration::from_millis(10);
+
+/// How long the backstop in `drop` waits for threads that it must first stop, besides their turns.
 const LAST_CHANCE: Duration = Duration::from_millis(500);
 
 /// After this time those that were let go first are on a processor again. A thread that wakes then goes before one
@@ -152,7 +155,8 @@ impl Tracees {
         // What is left runs, or has been killed. A thread can be let go only while it is stopped.
         self.start_alarm()?;
         self.wanted = true;
-        let deadline = Deadline::after(LAST_CHANCE);
+        let turns = u32::try_from(self.threads.len()).unwrap_or(u32::MAX);
+        let deadline = Deadline::after(LAST_CHANCE + TURN * turns);
         // The first thread of a killed process can be reaped only after all others.
         let tids: Vec<i32> = self.threads.keys().rev().copied().collect();
         for tid in &tids {

@@ -210,7 +210,10 @@ impl Tracees {
         let status = self.process.task(pid).status();
         let status = status.map_err(|error| self.system("read the status", error))?;
         let us = rustix::thread::gettid().as_raw_nonzero().get();
-        let is_ours = status.is_some_and(|status| status.tracer == us);
+        let stat = self.process.task(pid).stat();
+        let stat = stat.map_err(|error| self.system("read the state", error))?;
+        let lives = stat.is_some_and(|stat| stat.state != TaskState::Dead);
+        let is_ours = lives && status.is_some_and(|status| status.tracer == us);
         if is_ours {
             self.threads.insert(pid, Tracee::new());
             // Perhaps it had run it when we attached; then nothing more is said about that.

@@ -6,18 +6,19 @@
 //! they would have stood still anyway.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::deadline::Deadline;
 use crate::process::Process;
+use crate::release::TURN;
 use crate::stop_error::StopError;
 use crate::stopped_thread::StoppedThread;
 use crate::task::TaskState;
 use crate::tracees::Tracees;
 use crate::wait::{Waited, wait, wait_for_any};
 
-/// How long one thread may keep a processor before another one's turn comes, on kernels that are slow in that.
-const TURN: Duration = Duration::from_millis(10);
+/// Who does not come for so long is not on a processor. Not shorter than the alarm's tick.
+const A_WHILE: Duration = Duration::from_millis(5);
 
 /// How often it is looked for events where a child of ours that is none of these threads has ended, and whoever
 /// started it does not want to know.
@@ -40,7 +41,11 @@ impl Process {
         for tid in tids {
             match self.task(*tid).stat() {
                 Ok(Some(stat)) if stat.state == TaskState::Running => running.push(*tid),
-                _ => self.visit_group(&[*tid], timeout, &mut failed, &mut visit)?,
+                _ => {
+                    // Not the whole time for each of them.
+                    let timeout = failed.as_ref().map_or(timeout, |_| timeout.min(TURN));
+                    self.visit_group(&[*tid], timeout, &mut failed, &mut visit)?;
+                }
             }
         }
         let turns = u32::try_from(running.len()).unwrap_or(u32::MAX);
@@ -52,7 +57,7 @@ impl Process {
         }
     }
 
-    /// Notes the first failure to stop one of them, and goes on.
+    /// Notes that one of them could not be stopped; all else is final.
     fn visit_group<E: From<StopError>>(
         &self,
         tids: &[i32],
@@ -62,11 +67,17 @@ impl Process {
     ) -> Result<(), E> {
         match self.try_to_visit(tids, timeout, visit) {
             Ok(visited) => visited,
-            Err(error @ (StopError::Gone { .. } | StopError::Executed { .. })) => Err(error.into()),
-            Err(error) => {
+            Err(
+                error @ (StopError::TimedOut { .. }
+                | StopError::Uninterruptible { .. }
+                | StopError::Vfork { .. }
+                | StopError::AlreadyTraced { .. }
+                | StopError::PermissionDenied { .. }),
+            ) => {
                 failed.get_or_insert(error);
                 Ok(())
             }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -88,7 +99,9 @@ impl Process {
             if let Some(mut thread) = tracees.stopped_thread(tid).filter(|_| asked_for)
                 && let Err(error) = visit(&mut thread)
             {
-                tracees.release()?;
+                if let Err(error) = tracees.release() {
+                    tracing::debug!(%error, "after a failed look");
+                }
                 return Ok(Err(error));
             }
             tracees.detach_one(tid)?;
@@ -125,6 +138,7 @@ impl Tracees {
         deadline: &Deadline,
     ) -> Result<Option<i32>, StopError> {
         let mut misled = false;
+        let mut waits_since = Instant::now();
         loop {
             if let Some(tid) = self.look_for_stopped()? {
                 // It may have stopped without having been asked: a signal came.
@@ -150,10 +164,11 @@ impl Tracees {
             }
             let waited = wait_for_any();
             misled = waited.map_err(|error| self.system("wait for threads", error))?;
-            if !misled {
-                // Nobody has come for a while: they wait for a processor, or have ended.
+            if waits_since.elapsed() >= A_WHILE {
+                // They wait for a processor, or have ended.
                 asked.at_a_time = asked.at_a_time.saturating_mul(2);
                 self.forget_ended_leader(self.pid())?;
+                waits_since = Instant::now();
             }
         }
     }

@@ -290,6 +290,31 @@ fn nobody_stands_still_after_another_program_was_run() {
     }
 }
 
+/// It waits for the end of those that stand still, whom it has killed.
+#[test]
+fn another_program_is_run_while_sleepers_stand_still() {
+    let victim = Victim::start(&compile("execs.c", "execs", &[]), &[""]);
+    let process = victim.process();
+    let (mut executed, started) = (0, Instant::now());
+    while executed < 10 {
+        assert!(started.elapsed() < LONG, "seen {executed} times");
+        let Ok(partly) = process.seize(LONG).and_then(|it| it.stop_sleepers(LONG)) else {
+            continue;
+        };
+        let runs = |tid: &i32| {
+            let stat = process.task(*tid).stat().unwrap();
+            stat.is_some_and(|stat| stat.state == TaskState::Running)
+        };
+        // Until it waits for that, or stands still itself.
+        while process.threads().unwrap().iter().any(runs) {
+            assert!(started.elapsed() < LONG);
+            std::thread::yield_now();
+        }
+        let stopped = partly.stop_rest(LONG);
+        executed += i32::from(matches!(stopped, Err(StopError::Executed { .. })));
+    }
+}
+
 /// Whether it happens to sleep or to run when it is looked at.
 #[test]
 fn a_thread_that_wakes_often_stands_still_no_longer_than_those_that_run() {

@@ -142,6 +142,10 @@ impl<'p> Session<'p> {
         let taken = lock(self.process, &self.deadline).map_err(|_| self.deadline.timeout)?;
         self.process.watch_sleepers_anew();
         self.lock.replace(Some(taken));
+        // Whoever had it meanwhile has noted the end of its work.
+        if let Err(error) = self.agent.set_controlled(true) {
+            tracing::debug!(%error, "failed to note that the work goes on");
+        }
         Ok(())
     }
 
@@ -256,7 +260,8 @@ impl<'p> Session<'p> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        if self.unfinished.get() {
+        // Without the lock, somebody else may be at work.
+        if self.unfinished.get() || self.lock.borrow().is_none() {
             return;
         }
         // If that fails, the next controller looks for what is not there.

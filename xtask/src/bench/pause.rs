@@ -6,9 +6,9 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use engraft_testkit::{Engraft, Outcome, Program, exit};
 
 use super::report::{Row, Section};
@@ -54,7 +54,7 @@ type Figures = [Figure; 3];
 struct Figure {
     /// More than with nothing happening.
     seen: Seen,
-    /// How much later the timer's thread woke than next to a program that only computes.
+    /// How much later the timer's thread woke than while the same was done to another process.
     later: f64,
     /// From the start of the command to its end.
     command: f64,
@@ -133,7 +133,7 @@ impl Pauses {
                 }),
             },
             Section {
-                title: "The same delay, beyond that next to a program that computes",
+                title: "The same delay, beyond that while another process is patched",
                 meaning: LATER_MEANING,
                 rows: rows(|figure| figure.later, &|_| None),
             },
@@ -175,8 +175,8 @@ command, the busy thread and this one are more than there are CPUs, part of it i
 that wakes wait until the turn of the one that runs is over, some milliseconds.";
 
 const LATER_MEANING: &str = "\
-As above, less how late the thread wakes at worst next to a program that computes for as long, and has nothing to do
-with this one.";
+As above, less how late the thread wakes at worst while the same command does the same to another process of the same
+kind: it takes as much CPU time, and has nothing to do with this process.";
 
 const NET_DELAY_MEANING: &str = "\
 The delay, without the time that the thread was ready to run and had no CPU, and less the same figure with nothing
@@ -209,53 +209,57 @@ pub(super) fn measure(engraft: &Engraft, processes: usize) -> Result<Pauses> {
 }
 
 fn one(scene: &Scene<'_>, [first, second]: [&Path; 2], threads: usize) -> Result<Figures> {
-    let mut program = scene.start(&[&(threads - 1).to_string()])?;
-    let pid = program.pid();
+    let sleepers = (threads - 1).to_string();
+    let mut program = scene.start(&[&sleepers])?;
+    // One of the same kind in which nobody measures.
+    let twin = scene.start(&[&sleepers])?;
     let engraft = scene.engraft;
-    let windows = [
-        window(&mut program, "2", || engraft.apply(first, pid))?,
-        window(&mut program, "3", || engraft.apply(second, pid))?,
-        window(&mut program, "2", || engraft.disable("bench-second", pid))?,
-    ];
-    let figures = windows.map(|(seen, took)| {
+    let deed = |deed: Deed, pid: u32| match deed {
+        Deed::FirstApply => engraft.apply(first, pid),
+        Deed::SecondApply => engraft.apply(second, pid),
+        Deed::Disable => engraft.disable("bench-second", pid),
+    };
+    let pid = program.pid();
+    let mut seen = Vec::new();
+    for (what, version) in Deed::ALL.into_iter().zip(["2", "3", "2"]) {
+        let (during, took) = window(&mut program, || deed(what, pid))?;
+        program.expect("version", version)?;
+        seen.push((what, during, took));
+    }
+    let mut figures = Vec::new();
+    for (what, during, took) in seen {
         // The length of the window is what is wanted here; nothing is waited for.
-        let idle = other_window(&mut program, || thread::sleep(took))?;
-        let computing = other_window(&mut program, || compute(took))?;
-        anyhow::Ok(Figure {
-            seen: seen.beyond(idle),
-            later: (seen.delay - computing.delay).max(0.0),
+        let (idle, ()) = watch(&mut program, || {
+            thread::sleep(took);
+            Ok(())
+        })?;
+        let (other, _) = window(&mut program, || deed(what, twin.pid()))?;
+        figures.push(Figure {
+            seen: during.beyond(idle),
+            later: (during.delay - other.delay).max(0.0),
             command: milliseconds(took),
-        })
-    });
+        });
+    }
     program.finish()?;
-    let [first, second, third] = figures;
-    Ok([first?, second?, third?])
+    twin.finish()?;
+    let figures = <[Figure; 3]>::try_from(figures);
+    figures.map_err(|_| anyhow!("not as many figures as deeds"))
 }
 
-/// What the threads see while the command runs, and how long that was; the program must have this version then.
+/// What the threads see while the command runs, and how long that was.
 fn window(
     program: &mut Program,
-    version: &str,
     command: impl FnOnce() -> Result<Outcome>,
 ) -> Result<(Seen, Duration)> {
-    program.expect("window", "measuring")?;
-    let outcome = command()?.exits(exit::OK)?;
-    let seen = end_of_window(program)?;
-    program.expect("version", version)?;
+    let (seen, outcome) = watch(program, || command()?.exits(exit::OK))?;
     Ok((seen, outcome.took))
 }
 
-/// What the threads see while something happens that does not concern them.
-fn other_window(program: &mut Program, happens: impl FnOnce()) -> Result<Seen> {
+/// What the threads see while something happens.
+fn watch<T>(program: &mut Program, happens: impl FnOnce() -> Result<T>) -> Result<(Seen, T)> {
     program.expect("window", "measuring")?;
-    happens();
-    end_of_window(program)
-}
-
-/// Does nothing with nobody, but wants a CPU for it.
-fn compute(length: Duration) {
-    let start = Instant::now();
-    while start.elapsed() < length {}
+    let what = happens()?;
+    Ok((end_of_window(program)?, what))
 }
 
 fn end_of_window(program: &mut Program) -> Result<Seen> {

@@ -1,4 +1,5 @@
-/* Runs itself again and again, each time from a thread that is not the first one and that has been busy for a while. */
+/* Runs itself again and again, each time from a thread that is not the first one and that has been busy for a while,
+ * while another one sleeps. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdio.h>
@@ -12,6 +13,11 @@ static void *run_again(void *unused) {
     return unused;
 }
 
+static void *sleep_on(void *unused) {
+    for (;;) pause();
+    return unused;
+}
+
 int main(int argc, char **argv) {
     pthread_t thread;
     (void)argc;
@@ -22,6 +28,7 @@ int main(int argc, char **argv) {
         fflush(stdout);
         argv[1] = "again";
     }
+    pthread_create(&thread, NULL, sleep_on, NULL);
     pthread_create(&thread, NULL, run_again, NULL);
     for (;;) pause();
 }
