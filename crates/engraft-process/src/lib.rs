@@ -66,6 +66,7 @@ mod partly_stopped;
 mod prepared;
 mod process;
 mod protected;
+mod reaper;
 mod registers;
 mod release;
 mod remote;

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::deadline::Deadline;
 use crate::prepared::Prepared;
 use crate::process::Process;
+use crate::reaper::attaching;
 use crate::registers::Registers;
 use crate::remote_thread::Kept;
 use crate::restart::hide_our_interrupt;
@@ -120,15 +121,8 @@ impl Tracees {
         let mut tracees = Self::none(process, false);
         tracees.refuse_core_dump()?;
         tracees.seen = tracees.await_uninterruptible(tids, deadline)?;
-        for tid in tids {
-            process.excuse(*tid);
-            // A number that is not in the list of this process may have become somebody else's.
-            let stat = process.task(*tid).stat();
-            let stat = stat.map_err(|error| tracees.system("read the state", error))?;
-            if stat.is_some() {
-                tracees.seize_thread(*tid)?;
-            }
-        }
+        tids.iter().for_each(|tid| process.excuse(*tid));
+        tracees.seize_all(tids)?;
         Ok(tracees)
     }
 
@@ -237,16 +231,42 @@ impl Tracees {
 
     /// Attaches to the threads that are not yet known; says whether there were any.
     pub(crate) fn seize_unknown(&mut self) -> Result<bool, StopError> {
-        let tids =
-            Task::list(self.pid()).map_err(|error| self.system("list the threads", error))?;
-        let mut found = false;
+        let tids = Task::list(self.pid());
+        let mut tids = tids.map_err(|error| self.system("list the threads", error))?;
         self.ended = 0;
-        for tid in tids {
-            if !self.threads.contains_key(&tid) {
-                found |= self.seize_thread(tid)?;
+        tids.retain(|tid| !self.threads.contains_key(tid));
+        self.seize_all(&tids)
+    }
+
+    /// Attaches to these threads; says whether there were any.
+    fn seize_all(&mut self, tids: &[i32]) -> Result<bool, StopError> {
+        let seize = |tracees: &mut Self, tid: i32| {
+            if !tracees.everyone {
+                // A number that is not in the list of this process may have become somebody else's.
+                let stat = tracees.process.task(tid).stat();
+                let stat = stat.map_err(|error| tracees.system("read the state", error))?;
+                if stat.is_none() {
+                    return Ok(false);
+                }
+            }
+            tracees.seize_thread(tid)
+        };
+        match tids {
+            [] => Ok(false),
+            [tid] if self.threads.is_empty() => seize(self, *tid),
+            tids => {
+                let known: Vec<i32> = self.threads.keys().copied().collect();
+                attaching(known, |attached| {
+                    tids.iter().try_fold(false, |found, tid| {
+                        let is_new = seize(self, *tid)?;
+                        if is_new {
+                            attached.add(*tid);
+                        }
+                        Ok(found | is_new)
+                    })
+                })
             }
         }
-        Ok(found)
     }
 
     fn seize_thread(&mut self, tid: i32) -> Result<bool, StopError> {

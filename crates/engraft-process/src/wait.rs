@@ -95,3 +95,14 @@ pub(crate) fn wait_for_any() -> Result<bool, Errno> {
         Err(error) => Err(error),
     }
 }
+
+/// Takes the end of a thread that our process traces, if it has ended, and nothing else.
+pub(crate) fn reap(tid: i32) {
+    let options = WaitIdOptions::from_bits_retain(libc::__WALL as u32);
+    let options = options | WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    if let Some(pid) = Pid::from_raw(tid)
+        && let Err(error) = waitid(WaitId::Pid(pid), options)
+    {
+        tracing::debug!(tid, %error, "nobody to wait for");
+    }
+}
