@@ -8,7 +8,7 @@ use crate::deadline::Deadline;
 use crate::prepared::Prepared;
 use crate::stop_error::StopError;
 use crate::sys::ptrace::{self, Go};
-use crate::tracees::{Condition, Tracee, Tracees};
+use crate::tracees::{Condition, Tracees};
 use crate::wait::{Waited, wait};
 
 /// How long one thread may keep a processor before another one's turn comes, on kernels that are slow in that.
@@ -36,6 +36,10 @@ impl Tracees {
     pub(crate) fn is_stopped(&self, tid: i32) -> bool {
         let tracee = self.threads.get(&tid);
         tracee.is_some_and(|tracee| tracee.condition != Condition::Running)
+    }
+
+    pub(crate) fn any_stopped(&self) -> bool {
+        self.threads.keys().any(|tid| self.is_stopped(*tid))
     }
 
     /// Lets the stopped threads go on, each by `go`: those first that were running, and do not have to be
@@ -118,8 +122,7 @@ impl Tracees {
             true => self.detach(tid),
             false => Ok(()),
         };
-        let stands = |tracee: &Tracee| tracee.condition != Condition::Running;
-        if !self.threads.values().any(stands) {
+        if !self.any_stopped() {
             self.end_hurry();
         }
         finished.and(detached)

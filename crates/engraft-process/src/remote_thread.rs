@@ -218,16 +218,10 @@ impl<'t> Caller<'t> {
         }
     }
 
-    /// Takes note of what has happened to all others, also to those that stand still: they may have been killed.
+    /// Takes note of what has happened to all others. What fails is no reason to give up a call.
     fn note_others(&mut self) {
-        let others: Vec<i32> = self.tracees.threads.keys().copied().collect();
-        for other in others.into_iter().filter(|other| *other != self.tid) {
-            if let Ok(Waited::Event(event)) = wait(other, false)
-                && let Err(error) = self.tracees.note(other, event)
-            {
-                // It is no reason to give up a call that another thread is in.
-                tracing::debug!(other, %error, "an event was not answered");
-            }
+        if let Err(error) = self.tracees.service_except(Some(self.tid)) {
+            tracing::debug!(%error, "an event was not answered");
         }
     }
 

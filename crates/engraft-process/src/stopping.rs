@@ -12,7 +12,7 @@ use crate::stop_error::StopError;
 use crate::sys::ptrace;
 use crate::task::{TaskStat, TaskState, or_gone};
 use crate::tracees::{Condition, Tracee, Tracees};
-use crate::wait::{Event, Waited, wait, wait_soon};
+use crate::wait::{Waited, wait_soon};
 
 /// How often a thread in an uninterruptible sleep is looked at. There is no event to wait for: a
 /// stop request would leave it stopped whenever it wakes, perhaps long after we have given up.
@@ -67,8 +67,7 @@ impl Tracees {
     pub(crate) fn stop(&mut self, deadline: &Deadline) -> Result<(), StopError> {
         self.start_alarm()?;
         self.wanted = true;
-        let is_first_half = self.threads.keys().all(|tid| self.is_running(*tid));
-        if self.everyone && is_first_half {
+        if self.everyone && !self.any_stopped() {
             self.process.excuse_all();
         }
         if self.everyone && self.directory.is_none() {
@@ -225,27 +224,11 @@ impl Tracees {
                     // Another thread may have ended, and the one we wait for may wait, inside an
                     // exec, until somebody has taken note of that.
                     self.service_except(Some(tid))?;
-                    self.note_killed()?;
                     self.forget_ended_leader(tid)?;
                     if deadline.has_passed() && self.is_running(tid) {
                         return Err(self.too_slow(tid, deadline));
                     }
                 }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes note of those that stood still and have been killed: by an exec, which waits for that.
-    fn note_killed(&mut self) -> Result<(), StopError> {
-        let stopped = self.threads.keys().copied();
-        let stopped: Vec<i32> = stopped.filter(|tid| self.is_stopped(*tid)).collect();
-        for tid in stopped {
-            let waited = wait(tid, false);
-            if let Waited::Event(event @ Event::Ended) =
-                waited.map_err(|error| self.system("wait for a thread", error))?
-            {
-                self.note(tid, event)?;
             }
         }
         Ok(())

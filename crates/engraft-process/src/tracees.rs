@@ -321,15 +321,21 @@ impl Tracees {
         Ok(())
     }
 
+    /// Answers what has happened to all but one, also to those that stand still: they may have been killed, by an
+    /// exec, which waits until that is noted.
     pub(crate) fn service_except(&mut self, except: Option<i32>) -> Result<(), StopError> {
         let tids: Vec<i32> = self.threads.keys().copied().collect();
-        for tid in tids {
-            while Some(tid) != except && self.is_running(tid) {
-                let waited = wait(tid, false);
-                match waited.map_err(|error| self.system("wait for a thread", error))? {
-                    Waited::Event(event) => self.note(tid, event)?,
-                    Waited::Nothing => break,
-                }
+        let mut others = tids.into_iter().filter(|tid| Some(*tid) != except);
+        others.try_for_each(|tid| self.service_one(tid))
+    }
+
+    /// Answers what has happened to one thread.
+    pub(crate) fn service_one(&mut self, tid: i32) -> Result<(), StopError> {
+        while self.threads.contains_key(&tid) {
+            let waited = wait(tid, false);
+            match waited.map_err(|error| self.system("wait for a thread", error))? {
+                Waited::Event(event) => self.note(tid, event)?,
+                Waited::Nothing => break,
             }
         }
         Ok(())

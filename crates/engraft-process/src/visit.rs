@@ -15,7 +15,7 @@ use crate::stop_error::StopError;
 use crate::stopped_thread::StoppedThread;
 use crate::task::TaskState;
 use crate::tracees::Tracees;
-use crate::wait::{Waited, wait, wait_for_any};
+use crate::wait::wait_for_any;
 
 /// Who does not come for so long is not on a processor. Not shorter than the alarm's tick.
 const A_WHILE: Duration = Duration::from_millis(5);
@@ -178,13 +178,7 @@ impl Tracees {
         // The first thread of a killed process can be reaped only after all others.
         let tids: Vec<i32> = self.threads.keys().rev().copied().collect();
         for tid in tids {
-            while self.is_running(tid) {
-                let waited = wait(tid, false);
-                match waited.map_err(|error| self.system("wait for a thread", error))? {
-                    Waited::Event(event) => self.note(tid, event)?,
-                    Waited::Nothing => break,
-                }
-            }
+            self.service_one(tid)?;
             if self.executed {
                 return Err(StopError::Executed { pid: self.pid() });
             }
