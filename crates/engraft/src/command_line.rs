@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use engraft::{Error, Selected, Status};
 use engraft_build::{BuildRequest, Outcome};
 use engraft_patch::Patch;
-use engraft_process::Process;
+use engraft_process::{GiveWay, Process};
 
 use processes::{Holders, Target, Work};
 use show::describe;
@@ -145,6 +145,8 @@ impl Patience {
 
 /// Does what was asked for.
 pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
+    // A program that is to be patched is not to notice the command either, not even while it reads files.
+    let _way = (!matches!(command, Command::Build { .. })).then(GiveWay::begin);
     match command {
         Command::Build {
             source,

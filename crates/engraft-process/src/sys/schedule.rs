@@ -22,8 +22,16 @@ const HURRIED: Duration = Duration::from_micros(100);
 const PATIENCE: Duration = Duration::from_millis(20);
 
 thread_local! {
-    /// Until when this thread gives way, in the time that it has waited for processors; nothing if it does not.
-    static PATIENT_UNTIL: Cell<Option<Duration>> = const { Cell::new(None) };
+    /// How this thread gives way; nothing if it does not.
+    static GIVING_WAY: Cell<Option<GivingWay>> = const { Cell::new(None) };
+}
+
+#[derive(Clone, Copy)]
+struct GivingWay {
+    /// Until when, in the time that it has waited for processors.
+    until: Duration,
+    /// How long turns were before, where the kernel says it.
+    usual: Option<Duration>,
 }
 
 /// While it lives, this thread, for which nobody waits, lets threads that wake go first: those of a program that is
@@ -31,26 +39,24 @@ thread_local! {
 #[must_use]
 #[derive(Debug)]
 pub struct GiveWay {
-    /// Whether it is the only one, and how long turns were before.
-    began: Option<Option<Duration>>,
+    is_first: bool,
     /// It is about the thread that has begun it.
     _this_thread: PhantomData<*const ()>,
 }
 
 impl GiveWay {
-    /// Begins to give way. A second one at a time does nothing.
+    /// Begins to give way, until the first of those that live at a time ends. Each begins with new patience.
     pub fn begin() -> Self {
-        let began = PATIENT_UNTIL.get().is_none().then(|| {
-            PATIENT_UNTIL.set(Some(waited() + PATIENCE));
-            let usual = usual_turns();
-            if let Some(usual) = usual {
-                // Longer than anybody's who asks for nothing; no longer than it must be for that.
-                take_turns(usual + usual / 8);
-            }
-            usual
-        });
+        let before = GIVING_WAY.get();
+        let usual = before.map_or_else(usual_turns, |before| before.usual);
+        let until = waited() + PATIENCE;
+        GIVING_WAY.set(Some(GivingWay { until, usual }));
+        if let Some(usual) = usual {
+            // Longer than anybody's who asks for nothing; no longer than it must be for that.
+            take_turns(usual + usual / 8);
+        }
         Self {
-            began,
+            is_first: before.is_none(),
             _this_thread: PhantomData,
         }
     }
@@ -58,9 +64,9 @@ impl GiveWay {
 
 impl Drop for GiveWay {
     fn drop(&mut self) {
-        if let Some(before) = self.began {
-            PATIENT_UNTIL.set(None);
-            before.and_then(take_turns);
+        if self.is_first {
+            let before = GIVING_WAY.take();
+            before.and_then(|it| it.usual).and_then(take_turns);
         }
     }
 }
@@ -81,7 +87,7 @@ impl Hurry {
 impl Drop for Hurry {
     fn drop(&mut self) {
         // Whoever asks for longer turns waits until everybody else has had one.
-        let lost_patience = PATIENT_UNTIL.get().is_some_and(|until| waited() >= until);
+        let lost_patience = GIVING_WAY.get().is_some_and(|it| waited() >= it.until);
         if let Some(before) = self.before.filter(|_| !lost_patience) {
             take_turns(before);
         }
@@ -140,7 +146,7 @@ mod tests {
     }
 
     fn is_patient() -> bool {
-        PATIENT_UNTIL.get().is_some_and(|until| waited() < until)
+        GIVING_WAY.get().is_some_and(|it| waited() < it.until)
     }
 
     /// In a thread of its own: what is tested stays with it. A kernel before 6.12 says 0 always.
