@@ -12,7 +12,7 @@ use crate::table::Bytes;
 pub const MAGIC: [u8; 16] = *b"engraft agent\n\0\0";
 
 /// Version of everything in this crate. A controller talks only to an agent of its own version.
-pub const VERSION: u64 = 5;
+pub const VERSION: u64 = 6;
 
 /// Name of the agent's memory in `/proc/PID/maps` (as a memfd or as named anonymous memory; where it can have none,
 /// there is a [`Landmark`](crate::Landmark)).
@@ -236,8 +236,9 @@ pub struct CodeRange {
     pub name: [u8; 64],
 }
 
-/// What the agent asks its caller to write while all threads are stopped, by the system call
-/// `read(-1, request, ...)`, which stops at the tracer and does nothing without one.
+/// What the agent asks its caller to write while all threads are stopped. The controller looks at it for a while;
+/// if it seems not to, the agent makes the system call `read(-1, request, ...)`, which stops at the tracer and does
+/// nothing without one.
 ///
 /// Code that threads may be about to run, and the words that say where they go, are never written by the
 /// agent itself in a command: the controller may be killed at any instant, and then all threads run on while
@@ -259,14 +260,20 @@ pub struct WriteRequest {
 
 /// Values of [`WriteRequest::state`].
 pub mod request_state {
-    /// Nobody has answered.
-    pub const ASKED: u64 = 0;
+    /// Nothing is asked for.
+    pub const NOTHING: u64 = 0;
+    /// The same, and the agent is at work: the controller need not give its processor away for that.
+    pub const AT_WORK: u64 = 1;
+    /// The other fields say what is asked for.
+    pub const ASKED: u64 = 2;
+    /// The controller has seen it, and is about to do it.
+    pub const SEEN: u64 = 3;
     /// It was written.
-    pub const DONE: u64 = 1;
+    pub const DONE: u64 = 4;
     /// Something else than expected is there; nothing was written.
-    pub const DIFFERS: u64 = 2;
+    pub const DIFFERS: u64 = 5;
     /// It could not be written.
-    pub const FAILED: u64 = 3;
+    pub const FAILED: u64 = 6;
 }
 
 /// A module that the loader has loaded completely.

@@ -39,6 +39,7 @@ pub unsafe extern "C" fn remote_command(
     };
     // SAFETY: the caller's promise.
     let control = unsafe { ControlBlock::at(control) };
+    control.note_work();
     if control.is_filtered() {
         system::set_filtered();
     }

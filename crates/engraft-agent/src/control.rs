@@ -8,7 +8,9 @@
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use engraft_abi::{Control, Outcome, Response, WriteRequest};
+use engraft_abi::{Control, Outcome, Response, WriteRequest, request_state};
+
+use zerocopy::IntoBytes;
 
 use crate::failure::Failure;
 use crate::memory::{bytes_mut, read};
@@ -64,16 +66,64 @@ impl ControlBlock {
         self.word(offset).store(value, Ordering::Relaxed);
     }
 
+    /// A field of the request.
+    fn request_word(self, offset: usize) -> &'static AtomicU64 {
+        self.word(offset_of!(Control, request) + offset)
+    }
+
+    /// Lets a controller that looks for requests know that this thread has a processor.
+    pub(crate) fn note_work(self) {
+        let state = self.request_word(offset_of!(WriteRequest, state));
+        // ORDERING: nothing else is told by it.
+        state.store(request_state::AT_WORK, Ordering::Relaxed);
+    }
+
     /// Asks the caller of the present command to write something; one of [`engraft_abi::request_state`].
     pub(crate) fn request(self, request: WriteRequest) -> u64 {
         let field = self.0 + offset_of!(Control, request) as u64;
-        // SAFETY: the field belongs to the agent while it carries out a command.
-        let bytes = unsafe { bytes_mut(field, size_of::<WriteRequest>()) };
-        bytes.copy_from_slice(zerocopy::IntoBytes::as_bytes(&request));
-        system::call_tracer(field);
-        let state = offset_of!(Control, request) + offset_of!(WriteRequest, state);
-        // ORDERING: written while this thread was stopped.
-        self.word(state).load(Ordering::Relaxed)
+        let state = self.request_word(offset_of!(WriteRequest, state));
+        // ORDERING: written by this thread, or before the call.
+        let may_wait = state.load(Ordering::Relaxed) == request_state::AT_WORK;
+        // SAFETY: the field belongs to the agent while it carries out a command, and the controller does not read
+        // this part of it yet.
+        let bytes = unsafe { bytes_mut(field, offset_of!(WriteRequest, state)) };
+        bytes
+            .iter_mut()
+            .zip(request.as_bytes())
+            .for_each(|(to, from)| *to = *from);
+        // ORDERING: Release: who sees this sees what is asked for; x86 keeps the order of stores for readers in
+        // other processes too.
+        state.store(request_state::ASKED, Ordering::Release);
+        let in_time = may_wait && self.await_answer();
+        let next = match in_time {
+            true => request_state::AT_WORK,
+            false => {
+                system::call_tracer(field);
+                // It may well be that we share a processor: no more waiting in this command.
+                request_state::NOTHING
+            }
+        };
+        // Without a tracer it is left asked for. With one it is answered by now, so this takes nothing back that
+        // it may be about to do.
+        // ORDERING: Acquire: after an answer, this thread sees what was written.
+        state.swap(next, Ordering::Acquire)
+    }
+
+    /// Whether the controller answers while this thread waits, for as long as that is less trouble than to stop.
+    fn await_answer(self) -> bool {
+        /// A controller that looks does so every microsecond. One that does not shares our processor, sleeps, or has
+        /// died. How long a turn takes differs by ten between processors.
+        const TURNS_TO_SEE: u32 = 500;
+        /// From then on it takes some microseconds, unless somebody else needs the controller's processor.
+        const TURNS_TO_ANSWER: u32 = 3000;
+        let state = self.request_word(offset_of!(WriteRequest, state));
+        let is_still = |expected| {
+            core::hint::spin_loop();
+            // ORDERING: who takes the answer sees what was written.
+            state.load(Ordering::Relaxed) == expected
+        };
+        let seen = (0..TURNS_TO_SEE).any(|_| !is_still(request_state::ASKED));
+        seen && (0..TURNS_TO_ANSWER).any(|_| !is_still(request_state::SEEN))
     }
 
     /// Writes the response to a command; what the command returns.
@@ -102,7 +152,7 @@ impl ControlBlock {
         let field = self.0 + offset_of!(Control, response) as u64;
         // SAFETY: the field belongs to the agent while it carries out a command.
         let bytes = unsafe { bytes_mut(field, size_of::<Response>()) };
-        bytes.copy_from_slice(zerocopy::IntoBytes::as_bytes(&response));
+        bytes.copy_from_slice(response.as_bytes());
         outcome
     }
 

@@ -10,6 +10,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use engraft_abi::{Outcome, WriteRequest, request_state};
+use zerocopy::FromZeros;
 
 use crate::code::write_code;
 use crate::control::ControlBlock;
@@ -66,7 +67,7 @@ fn ask(control: ControlBlock, address: u64, from: &[u8], to: &[u8]) -> Result<()
         length: to.len() as u64,
         expected: padded(from),
         bytes: padded(to),
-        state: request_state::ASKED,
+        ..WriteRequest::new_zeroed()
     });
     let text: &[u8] = match state {
         request_state::DONE => return Ok(()),

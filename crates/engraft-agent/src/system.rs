@@ -24,8 +24,6 @@ impl Errno {
     pub(crate) const NO_TASK: Self = Self(3);
     /// An argument that makes no sense.
     pub(crate) const INVALID: Self = Self(22);
-    /// There is no such system call.
-    pub(crate) const NOT_THERE: Self = Self(38);
     /// Not enough memory, or no such address.
     pub(crate) const NO_MEMORY: Self = Self(12);
 }
@@ -88,23 +86,9 @@ fn is_restricted() -> bool {
     RESTRICTED.load(Ordering::Relaxed)
 }
 
-/// Makes a system call. If a controller dies when the thread is at its entry, it may be skipped, and seems not to
-/// exist: then it is made once more.
-///
 /// # Safety
 /// The call must not break memory that Rust code relies on.
 unsafe fn system_call(number: usize, arguments: [usize; 6]) -> Result<usize, Errno> {
-    // SAFETY: the caller's promise.
-    match unsafe { system_call_once(number, arguments) } {
-        // SAFETY: as above; it has not been made.
-        Err(Errno::NOT_THERE) => unsafe { system_call_once(number, arguments) },
-        result => result,
-    }
-}
-
-/// # Safety
-/// The call must not break memory that Rust code relies on.
-unsafe fn system_call_once(number: usize, arguments: [usize; 6]) -> Result<usize, Errno> {
     let result: isize;
     // SAFETY: the registers are those of the kernel's x86-64 convention; rcx and r11 are what it
     // clobbers; what the call does to memory is the caller's promise.
@@ -363,7 +347,7 @@ pub(crate) fn call_tracer(address: u64) {
     const REQUEST_LENGTH: usize = 0x656e_6772_6166;
     let no_file = u32::MAX as usize;
     // SAFETY: without a file nothing is read.
-    let _ = unsafe { system_call_once(READ, [no_file, address as usize, REQUEST_LENGTH, 0, 0, 0]) };
+    let _ = unsafe { system_call(READ, [no_file, address as usize, REQUEST_LENGTH, 0, 0, 0]) };
 }
 
 /// A set of signals, as the kernel has it.

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use engraft_process::{Maps, Process, REQUEST_LENGTH, RemoteCall, StackScan, TargetAddress};
+use engraft_process::{
+    Maps, Process, REQUEST_LENGTH, RemoteCall, Requests, Seen, StackScan, TargetAddress,
+};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -120,11 +122,17 @@ impl Agent {
 
     fn call_in(&self, mut thread: engraft_process::StoppedThread<'_>) -> Result<()> {
         let writer = thread.protected_writer();
-        let answer = thread.call_serving(&self.call(), &mut |record| {
+        let mut serve = |record| {
             // A patch site, as it were, and the word that it has been written.
             writer.write(self.base + 0x800, &[0xe9, 1, 2, 3, 4])?;
-            self.process.memory().write(record, &1_u64.to_le_bytes())
-        })?;
+            self.process.memory().write(record, &1_u64.to_le_bytes())?;
+            Ok(Seen::Request)
+        };
+        let mut requests = Requests {
+            watched: None,
+            serve: &mut serve,
+        };
+        let answer = thread.call_serving(&self.call(), &mut requests)?;
         (answer == 1).then_some(()).ok_or("not served")?;
         Ok(self
             .process

@@ -2,9 +2,10 @@
 
 use crate::address::TargetAddress;
 use crate::frame::SignalFrame;
-use crate::remote::{RemoteCall, Serve};
+use crate::remote::RemoteCall;
 use crate::remote_error::RemoteCallError;
 use crate::remote_thread::{Caller, Kept, Result};
+use crate::requests::Requests;
 use crate::restart::has_restart_block;
 use crate::stop_error::StopError;
 use crate::stopped_thread::ThreadState;
@@ -50,14 +51,14 @@ impl Tracees {
         &mut self,
         tid: i32,
         call: &RemoteCall,
-        serve: Option<&mut Serve<'_>>,
+        requests: Option<&mut Requests<'_>>,
     ) -> Result<u64> {
         let ready = |prepared: &mut Prepared| prepared.is_for(tid, call);
         let Prepared { kept, frame, .. } = match self.prepared.take_if(ready) {
             Some(prepared) => prepared,
             None => Caller::new(self, tid)?.prepare(call)?,
         };
-        Caller::with(self, kept).call(&frame, call, serve)
+        Caller::with(self, kept).call(&frame, call, requests)
     }
 
     /// Prepares a call in the first of the threads that can make it; `None` if none can.

@@ -8,14 +8,19 @@ use crate::deadline::Deadline;
 use crate::prepared::Prepared;
 use crate::stop_error::StopError;
 use crate::sys::ptrace::{self, Go};
+use crate::task::TaskState;
 use crate::tracees::{Condition, Tracees};
 use crate::wait::{Waited, wait};
 
 /// How long one thread may keep a processor before another one's turn comes, on kernels that are slow in that.
 pub(crate) const TURN: Duration = Duration::from_millis(10);
 
-/// How long the backstop in `drop` waits for threads that it must first stop, besides their turns.
+/// How long the way back waits for threads that it must first stop, besides their turns.
 const LAST_CHANCE: Duration = Duration::from_millis(500);
+
+/// How long it waits for one that would stop, if it only got a processor. If it stopped after we have given up,
+/// nobody would let it go on.
+const PROCESSOR_WITHIN: Duration = Duration::from_secs(60);
 
 /// After this time those that were let go first are on a processor again. A thread that wakes then goes before one
 /// that has been running for a while; one that wakes together with it waits until its turn is over, milliseconds.
@@ -145,6 +150,25 @@ impl Tracees {
         }
     }
 
+    /// Waits until a thread stops, and longer if it only lacks a processor for that.
+    fn await_last_stop(&mut self, tid: i32, deadline: &Deadline) -> Result<(), StopError> {
+        let patience = Deadline::after(PROCESSOR_WITHIN);
+        loop {
+            match self.await_stop(tid, deadline) {
+                Err(StopError::TimedOut { .. })
+                    if !patience.has_passed() && self.stops_soon(tid) => {}
+                stopped => return stopped,
+            }
+        }
+    }
+
+    /// It has a processor, or wants one; or it has stopped right now.
+    fn stops_soon(&self, tid: i32) -> bool {
+        let stat = self.process.task(tid).stat();
+        let soon = [TaskState::Running, TaskState::Traced];
+        matches!(stat, Ok(Some(stat)) if soon.contains(&stat.state))
+    }
+
     /// Lets go of everything, whatever state it is in: the way back from every error.
     pub(crate) fn release(&mut self) -> Result<(), StopError> {
         // Once more for those that failed: a thread that stands still would be the worst of all marks.
@@ -169,7 +193,7 @@ impl Tracees {
         for tid in tids {
             // Threads that were awaited before are let go at once, not when the last is there.
             outcome = outcome
-                .and(self.await_stop(tid, &deadline))
+                .and(self.await_last_stop(tid, &deadline))
                 .and(self.detach_stopped());
         }
         self.release_strangers();

@@ -15,7 +15,7 @@
 //!    nothing had happened.
 //!
 //! # Requests
-//! Code that runs in a call may ask us to do something ([`REQUEST_LENGTH`]). It cannot tell whether its
+//! Code that runs in a call may ask us to do something ([`Requests`]). It cannot tell whether its
 //! tracer still lives and holds the other threads, so what needs that it must leave to the tracer.
 //!
 //! # seccomp
@@ -30,11 +30,11 @@ use crate::frame::{Saved, SignalFrame};
 use crate::gadgets::Gadgets;
 use crate::memory::MemoryError;
 use crate::prepared::Prepared;
-use crate::registers::Registers;
 use crate::remote_error::RemoteCallError;
 use crate::remote_thread::{Caller, Result};
+use crate::requests::{Requests, Service};
 use crate::restart::{has_restart_block, restart_ready_without_kernel};
-use crate::sys::ptrace::{self, Go};
+use crate::sys::ptrace;
 use crate::tracees::OPTIONS;
 
 /// A function to be called in a stopped thread.
@@ -58,23 +58,6 @@ pub struct RemoteCall {
     pub only_loader_calls: bool,
 }
 
-/// What is in `rdx` of a system call that is a request of the called function to its caller: "engraf".
-///
-/// The function executes `read(-1, record, REQUEST_LENGTH)`, all of the low half of `rdi` set. At its
-/// entry, [`StoppedThread::call_serving`](crate::StoppedThread::call_serving) serves the record at this
-/// address; then the system call is executed as it stands, and fails with `EBADF`, or it is skipped, and seems to
-/// fail with `ENOSYS`. Without a tracer only that happens,
-/// which is harmless, and which every seccomp filter allows that lets a loader live; the function
-/// sees by its record that nothing was done. So what is to happen only while other threads
-/// stand still, happens while we live, or not at all.
-///
-/// If we die between a request and the function's next system call, that one seems to fail with `ENOSYS`, too: the
-/// function has to make it once more.
-pub const REQUEST_LENGTH: u64 = 0x656e_6772_6166;
-
-/// Serves a request whose record is at the address.
-pub(crate) type Serve<'f> = dyn FnMut(TargetAddress) -> std::result::Result<(), MemoryError> + 'f;
-
 /// System calls that every dynamic loader makes: a filter that forbids them cannot be in place.
 const LOADER_CALLS: [i64; 8] = [
     libc::SYS_mmap,
@@ -88,12 +71,10 @@ const LOADER_CALLS: [i64; 8] = [
 ];
 /// The ABI lets a function use this much below the stack pointer without moving it.
 const RED_ZONE: u64 = 128;
-/// Length of the instruction `syscall`.
-const SYSTEM_CALL_LENGTH: u64 = 2;
 const SECCOMP_STRICT: u32 = 1;
 const MAX_ERRNO: i64 = 4095;
-/// How long a remote system call may take.
-const SYSTEM_CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a remote system call may take: long enough for a thread that hardly gets a processor.
+const SYSTEM_CALL_TIMEOUT: Duration = Duration::from_secs(60);
 impl Caller<'_> {
     /// Suspends the filter, if we may (CAP_SYS_ADMIN, and a kernel built with CHECKPOINT_RESTORE); otherwise
     /// looks whether there is one. `allowed` says whether the call is harmless under any filter.
@@ -157,18 +138,12 @@ impl Caller<'_> {
         mut self,
         frame: &SignalFrame,
         call: &RemoteCall,
-        mut serve: Option<&mut Serve<'_>>,
+        requests: Option<&mut Requests<'_>>,
     ) -> Result<u64> {
-        let mut served = Ok(());
+        let mut service = Service::of(requests);
         let begun = self.set_off(call.entry, frame.address, call.arguments, 0);
         let has_begun = begun.is_ok();
-        let result = begun.and_then(|()| {
-            self.run_to_return(frame, call.timeout, |record| {
-                if let Some(serve) = &mut serve {
-                    keep_first(&mut served, serve(record));
-                }
-            })
-        });
+        let result = begun.and_then(|()| self.run_to_return(frame, call.timeout, &mut service));
         let value = match result {
             Ok(value) => value,
             Err(error @ RemoteCallError::System { .. }) if has_begun => {
@@ -177,7 +152,7 @@ impl Caller<'_> {
             failure => return self.finish(failure),
         };
         self.leave();
-        served?;
+        service.outcome()?;
         Ok(value)
     }
 
@@ -185,62 +160,25 @@ impl Caller<'_> {
         &mut self,
         frame: &SignalFrame,
         timeout: Duration,
-        mut serve: impl FnMut(TargetAddress),
+        service: &mut Service<'_, '_>,
     ) -> Result<u64> {
         let deadline = Deadline::after(timeout);
-        // A filter would see what is skipped, and may end the process for it.
-        let filter_looks_on = self.kept.filtered && !self.kept.suspended;
-        // The thread was set off in user mode, so the first stop is an entry. After that they take turns, but for
-        // calls that are skipped; kernels that know are asked.
-        let mut enters = false;
-        let mut skips = false;
         loop {
-            let go = match skips {
-                true => Go::ToSkippedSystemCall,
-                false => Go::ToSystemCall,
-            };
-            self.run_to(go, &deadline)?;
-            let said = ptrace::is_at_entry(self.tid);
-            enters = said.unwrap_or(!enters);
-            if !enters {
-                continue;
-            }
+            // The thread was set off in user mode, so the first stop is an entry, and then they take turns.
+            self.run_to_system_call(&deadline, service)?;
             let now = self.check("read the registers of", ptrace::registers(self.tid))?;
-            if let Some(record) = request(&now) {
-                serve(record);
-                // Most likely another request comes, or the end. Whether this one's call is made or skipped does
-                // not matter, and threads are waiting: no stop at its exit. Not with a kernel before 5.3, which would
-                // go on skipping if we died.
-                skips = said.is_some() && !filter_looks_on;
-                continue;
-            }
             let returns = now.orig_rax == libc::SYS_rt_sigreturn as u64
                 && now.stack_pointer() == frame.stack_pointer_at_return();
             if returns {
-                if filter_looks_on {
-                    self.run_to_system_call(&deadline)?;
+                // A filter would see what is skipped, and may end the process for it.
+                if self.kept.filtered && !self.kept.suspended {
+                    self.run_to_system_call(&deadline, service)?;
                 }
                 return Ok(now.rbx);
             }
-            if skips {
-                // Next comes the exit of this one.
-                self.repeat_system_call(&now)?;
-                skips = false;
-            }
+            service.serve_stopped(&now);
+            self.run_to_system_call(&deadline, service)?;
         }
-    }
-
-    /// Has a system call that would be skipped be entered once more.
-    fn repeat_system_call(&self, now: &Registers) -> Result<()> {
-        let again = Registers {
-            rip: now.rip - SYSTEM_CALL_LENGTH,
-            rax: now.orig_rax,
-            // In no system call: the kernel restarts nothing.
-            orig_rax: u64::MAX,
-            ..*now
-        };
-        let set = ptrace::set_registers(self.tid, &again);
-        self.check("set the registers of", set)
     }
 
     /// Makes a system call by borrowed instructions, on the thread's own stack.
@@ -302,29 +240,12 @@ impl Caller<'_> {
     /// Through the entry and the exit of one system call.
     fn run_system_call(&mut self) -> Result<u64> {
         let deadline = Deadline::after(SYSTEM_CALL_TIMEOUT);
-        self.run_to_system_call(&deadline)?;
-        self.run_to_system_call(&deadline)?;
+        let mut service = Service::of(None);
+        self.run_to_system_call(&deadline, &mut service)?;
+        self.run_to_system_call(&deadline, &mut service)?;
         let registers = self.check("read the registers of", ptrace::registers(self.tid))?;
         Ok(registers.rax)
     }
-}
-
-/// Of several failures the first is told: the others may follow from it.
-fn keep_first(
-    so_far: &mut std::result::Result<(), MemoryError>,
-    now: std::result::Result<(), MemoryError>,
-) {
-    if so_far.is_ok() {
-        *so_far = now;
-    }
-}
-
-/// The record of the request, if this is the entry of one.
-fn request(registers: &Registers) -> Option<TargetAddress> {
-    let is_request = registers.orig_rax == libc::SYS_read as u64
-        && registers.rdi as u32 == u32::MAX
-        && registers.rdx == REQUEST_LENGTH;
-    is_request.then_some(TargetAddress::new(registers.rsi))
 }
 
 struct Borrowed {

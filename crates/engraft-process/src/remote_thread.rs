@@ -7,7 +7,9 @@ use rustix::io::Errno;
 use crate::address::TargetAddress;
 use crate::deadline::Deadline;
 use crate::registers::Registers;
+
 use crate::remote_error::RemoteCallError;
+use crate::requests::Service;
 use crate::restart::{restart_ready, will_restart};
 use crate::sys::ptrace::{self, Go};
 use crate::tracees::{Condition, OPTIONS, Tracees};
@@ -17,8 +19,9 @@ use crate::wait::{Event, Waited, wait, wait_soon};
 const SYNCHRONOUS: u64 = 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 30;
 /// Direction flag and trap flag of `eflags`.
 const DIRECTION_AND_TRAP: u64 = 1 << 10 | 1 << 8;
-/// How long the way back may take; it runs no code of the target.
-const RETURN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a thread may take to stop that does not run the target's code: it only needs a processor, which others may
+/// want, too. Half a thread is worse than anything, so this is long.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a thread that is borrowed for a call needs in order to be as it was.
 pub(crate) struct Kept {
@@ -157,18 +160,21 @@ impl<'t> Caller<'t> {
     }
 
     /// Lets the thread go on until the next entry or exit of a system call.
-    pub(crate) fn run_to_system_call(&mut self, deadline: &Deadline) -> Result<()> {
-        self.run_to(Go::ToSystemCall, deadline)
-    }
-
-    /// The same, to a stop at a system call of this kind.
-    pub(crate) fn run_to(&mut self, go: Go, deadline: &Deadline) -> Result<()> {
+    pub(crate) fn run_to_system_call(
+        &mut self,
+        deadline: &Deadline,
+        service: &mut Service<'_, '_>,
+    ) -> Result<()> {
         let mut signal = 0;
         loop {
-            let went_on = ptrace::go(self.tid, go, signal);
+            let went_on = ptrace::go(self.tid, Go::ToSystemCall, signal);
             self.check("continue", went_on)?;
             signal = 0;
-            match self.await_event(deadline)? {
+            let event = match self.await_event(deadline, service)? {
+                Some(event) => event,
+                None => self.give_up(deadline)?,
+            };
+            match event {
                 Event::SystemCall => return Ok(()),
                 Event::Signal(number) => signal = self.judge_signal(number)?,
                 Event::Clone | Event::Exec | Event::Stop { .. } => {}
@@ -207,11 +213,17 @@ impl<'t> Caller<'t> {
         RemoteCallError::ThreadEnded { tid: self.tid }
     }
 
-    fn await_event(&mut self, deadline: &Deadline) -> Result<Event> {
+    /// The next event; `None` if none comes in time.
+    fn await_event(
+        &mut self,
+        deadline: &Deadline,
+        service: &mut Service<'_, '_>,
+    ) -> Result<Option<Event>> {
         loop {
-            match self.check("wait for", wait_soon(self.tid))? {
-                Waited::Event(event) => return Ok(event),
-                Waited::Nothing if deadline.has_passed() => return self.give_up(deadline),
+            let waited = wait_soon(self.tid, service.patience(), || service.look());
+            match self.check("wait for", waited)? {
+                Waited::Event(event) => return Ok(Some(event)),
+                Waited::Nothing if deadline.has_passed() => return Ok(None),
                 // A killed process: its first thread is reported after all others.
                 Waited::Nothing => self.note_others(),
             }
@@ -237,10 +249,14 @@ impl<'t> Caller<'t> {
                 Waited::Nothing => self.note_others(),
             }
         }
-        Err(RemoteCallError::TimedOut {
+        Err(self.timed_out(deadline))
+    }
+
+    fn timed_out(&self, deadline: &Deadline) -> RemoteCallError {
+        RemoteCallError::TimedOut {
             tid: self.tid,
             timeout: deadline.timeout(),
-        })
+        }
     }
 
     /// The way back, after success and failure alike: the thread is in some stop of the call.
@@ -311,8 +327,10 @@ impl<'t> Caller<'t> {
         self.check("interrupt", ptrace::interrupt(self.tid))?;
         self.check("continue", ptrace::go(self.tid, Go::Continue, 0))?;
         let deadline = Deadline::after(RETURN_TIMEOUT);
+        let mut service = Service::of(None);
         loop {
-            match self.await_event(&deadline)? {
+            let event = self.await_event(&deadline, &mut service)?;
+            match event.ok_or_else(|| self.timed_out(&deadline))? {
                 Event::Stop { group } => {
                     let original = ptrace::set_registers(self.tid, &self.kept.registers);
                     self.check("restore the registers of", original)?;

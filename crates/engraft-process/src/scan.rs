@@ -10,7 +10,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use crate::address::TargetAddress;
 use crate::call_site::{TAIL, may_be_call};
@@ -101,6 +101,8 @@ pub struct StackScan<'s> {
     ranges: Vec<Target>,
     /// Where code can be.
     code: Vec<Range<TargetAddress>>,
+    /// From the lowest to the highest address that matters. Most words of a stack are far from that.
+    span: RangeInclusive<TargetAddress>,
     /// Code addresses that were looked at. Threads that sleep in the same place have the same ones on their
     /// stacks.
     seen: RefCell<HashSet<TargetAddress>>,
@@ -134,15 +136,20 @@ impl<'s> StackScan<'s> {
         };
         let mut ranges: Vec<_> = ranges.iter().map(prepare).collect();
         ranges.sort_by_key(|target| target.range.start);
+        let code: Vec<_> = maps
+            .iter()
+            .filter(|mapping| mapping.executable && mapping.readable)
+            .map(|mapping| mapping.range.clone())
+            .collect();
+        let all = || code.iter().chain(ranges.iter().map(|target| &target.range));
+        let lowest = all().map(|range| range.start).min().unwrap_or_default();
+        let highest = all().map(|range| range.end).max().unwrap_or_default();
         Self {
             process,
             maps,
             ranges,
-            code: maps
-                .iter()
-                .filter(|mapping| mapping.executable && mapping.readable)
-                .map(|mapping| mapping.range.clone())
-                .collect(),
+            code,
+            span: lowest..=highest,
             seen: RefCell::default(),
             restorers: RefCell::default(),
         }
@@ -274,10 +281,15 @@ impl<'s> StackScan<'s> {
         bytes: &[u8],
         progress: &mut Progress,
     ) -> Result<Option<Verdict>, Unreliable> {
-        self.find_restorers(bytes);
-        for (index, chunk) in bytes.chunks_exact(8).enumerate() {
+        let words = bytes.chunks_exact(8).enumerate().map(|(index, chunk)| {
             let value = TargetAddress::new(word(chunk, 0));
-            let at = start + index as u64 * 8;
+            (start + index as u64 * 8, value)
+        });
+        let words: Vec<_> = words
+            .filter(|(_, value)| self.span.contains(value))
+            .collect();
+        self.find_restorers(&words);
+        for (at, value) in words {
             if let Some(range) = self.hit(value) {
                 return Ok(Some(Verdict::Sleeping {
                     range: range.clone(),
@@ -308,15 +320,13 @@ impl<'s> StackScan<'s> {
 
     /// Finds out which words of a piece of stack are addresses of restorers. Threads that run wait for this,
     /// so all that have to be looked at in memory are read by one system call.
-    fn find_restorers(&self, bytes: &[u8]) {
+    fn find_restorers(&self, words: &[(TargetAddress, TargetAddress)]) {
         let mut seen = self.seen.borrow_mut();
-        let mut code: Vec<(TargetAddress, [u8; LONGEST_RESTORER])> = Vec::new();
-        for chunk in bytes.chunks_exact(8) {
-            let value = TargetAddress::new(word(chunk, 0));
-            if self.is_executable(value) && seen.insert(value) {
-                code.push((value, [0; LONGEST_RESTORER]));
-            }
-        }
+        let values = words.iter().map(|(_, value)| *value);
+        let mut code: Vec<(TargetAddress, [u8; LONGEST_RESTORER])> = values
+            .filter(|value| self.is_executable(*value) && seen.insert(*value))
+            .map(|value| (value, [0; LONGEST_RESTORER]))
+            .collect();
         let memory = self.process.memory();
         let mut places: Vec<_> = code
             .iter_mut()

@@ -1,13 +1,12 @@
 //! A thread that stands still: what is known of it, and what can be done in it.
 
-use crate::address::TargetAddress;
-use crate::memory::MemoryError;
 use crate::process::Process;
 use crate::protected::ProtectedWriter;
 use crate::registers::Registers;
 use crate::remote::RemoteCall;
 use crate::remote_error::RemoteCallError;
 use crate::remote_thread::Caller;
+use crate::requests::Requests;
 use crate::stop_error::StopError;
 use crate::sys::ptrace;
 use crate::tracees::{Condition, Tracee, Tracees};
@@ -129,8 +128,8 @@ impl StoppedThread<'_> {
         self.tracees.call(self.state.tid, call, None)
     }
 
-    /// Calls a function that may make requests ([`REQUEST_LENGTH`](crate::REQUEST_LENGTH)): `serve` gets the
-    /// address of each record while the function waits for the answer.
+    /// Calls a function that may make requests ([`REQUEST_LENGTH`](crate::REQUEST_LENGTH)), which are served while it
+    /// waits for the answer.
     ///
     /// If serving fails, the function goes on, which finds its request not done, and further requests are
     /// served: they may be what puts things right again. When it has returned, the first failure is the
@@ -138,9 +137,9 @@ impl StoppedThread<'_> {
     pub fn call_serving(
         &mut self,
         call: &RemoteCall,
-        serve: &mut dyn FnMut(TargetAddress) -> Result<(), MemoryError>,
+        requests: &mut Requests<'_>,
     ) -> Result<u64, RemoteCallError> {
-        self.tracees.call(self.state.tid, call, Some(serve))
+        self.tracees.call(self.state.tid, call, Some(requests))
     }
 
     /// Makes a system call in this thread; an error number is [`RemoteCallError::SystemCall`].

@@ -12,7 +12,7 @@ use crate::stop_error::StopError;
 use crate::sys::ptrace;
 use crate::task::{TaskStat, TaskState, or_gone};
 use crate::tracees::{Condition, Tracee, Tracees};
-use crate::wait::{Waited, wait_soon};
+use crate::wait::{AT_ONCE, Waited, wait_soon};
 
 /// How often a thread in an uninterruptible sleep is looked at. There is no event to wait for: a
 /// stop request would leave it stopped whenever it wakes, perhaps long after we have given up.
@@ -218,7 +218,9 @@ impl Tracees {
 
     pub(crate) fn await_stop(&mut self, tid: i32, deadline: &Deadline) -> Result<(), StopError> {
         while self.is_running(tid) {
-            match wait_soon(tid).map_err(|error| self.system("wait for a thread", error))? {
+            match wait_soon(tid, AT_ONCE, || None)
+                .map_err(|error| self.system("wait for a thread", error))?
+            {
                 Waited::Event(event) => self.note(tid, event)?,
                 Waited::Nothing => {
                     // Another thread may have ended, and the one we wait for may wait, inside an

@@ -8,7 +8,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 use crate::sys::ptrace::EVENT_STOP;
 
 /// How long an event that is expected at once is looked for before we fall asleep over it.
-const AT_ONCE: Duration = Duration::from_micros(30);
+pub(crate) const AT_ONCE: Duration = Duration::from_micros(30);
 
 /// What `wait` said about a tracee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,11 +56,20 @@ fn decode(status: i32) -> Event {
 /// A thread on another processor stops, or comes to its next system call, within microseconds. Falling asleep and
 /// being woken takes longer than that, above all where the processor falls asleep too. A thread that
 /// has to wait for our own processor is kept from it no longer than a change of threads takes.
-pub(crate) fn wait_soon(tid: i32) -> Result<Waited, Errno> {
-    let start = Instant::now();
-    while start.elapsed() < AT_ONCE {
+///
+/// Until we fall asleep, `look` is done over and over; it may say for how long it wants that to go on.
+pub(crate) fn wait_soon(
+    tid: i32,
+    patience: Duration,
+    mut look: impl FnMut() -> Option<Duration>,
+) -> Result<Waited, Errno> {
+    let mut until = Instant::now() + patience;
+    while Instant::now() < until {
         if let Waited::Event(event) = wait(tid, false)? {
             return Ok(Waited::Event(event));
+        }
+        if let Some(longer) = look() {
+            until = Instant::now() + longer;
         }
         std::hint::spin_loop();
     }

@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engraft_process::{
-    MemoryError, Process, REQUEST_LENGTH, RemoteCall, RemoteCallError, StoppedThread, TargetAddress,
+    MemoryError, Process, REQUEST_LENGTH, RemoteCall, RemoteCallError, Requests, Seen,
+    StoppedThread, TargetAddress,
 };
 use support::{LONG, Victim, compile};
 
@@ -17,9 +18,13 @@ const STACK: u64 = 64 << 10;
 /// In the mapping: code, then what the function writes and reads, then the stack.
 const CODE_SIZE: u64 = 4096;
 const FUNCTION: u64 = 0x100;
+const WAITING_FUNCTION: u64 = 0x200;
 /// In the record: two words to be set by whoever serves, then how often the function began and ended.
 const BEGUN: u64 = 16;
 const ENDED: u64 = 24;
+/// In the record of the function that waits: whether it asks, and how often it has stopped for that.
+const ASKED: u64 = 16;
+const STOPS: u64 = 24;
 
 /// `mov $5,%edx; xor %eax,%eax; syscall`: no request.
 const OTHER_CALL: [u8; 9] = [0xba, 5, 0, 0, 0, 0x31, 0xc0, 0x0f, 0x05];
@@ -50,6 +55,27 @@ fn function() -> Vec<u8> {
     code
 }
 
+/// A function that asks in its record, waits for the answer for a while, and stops for it only then.
+fn waiting_function() -> Vec<u8> {
+    // mov %rdi,%r8; movq $1,ASKED(%r8); mov $100000,%ecx
+    let mut code = vec![0x49, 0x89, 0xf8, 0x49, 0xc7, 0x40, ASKED as u8, 1, 0, 0, 0];
+    code.extend([0xb9, 0xa0, 0x86, 0x01, 0x00]);
+    // 1: pause; cmpq $0,(%r8); jne 2f; dec %ecx; jne 1b
+    code.extend([
+        0xf3, 0x90, 0x49, 0x83, 0x38, 0x00, 0x75, 30, 0xff, 0xc9, 0x75, 0xf4,
+    ]);
+    // incq STOPS(%r8); mov %r8,%rsi; mov $-1,%edi
+    code.extend([0x49, 0xff, 0x40, STOPS as u8, 0x4c, 0x89, 0xc6]);
+    code.extend([0xbf, 0xff, 0xff, 0xff, 0xff]);
+    // mov $REQUEST_LENGTH,%rdx; xor %eax,%eax; syscall
+    code.extend([0x48, 0xba]);
+    code.extend(REQUEST_LENGTH.to_le_bytes());
+    code.extend([0x31, 0xc0, 0x0f, 0x05]);
+    // 2: mov (%r8),%rax; ret
+    code.extend([0x49, 0x8b, 0x00, 0xc3]);
+    code
+}
+
 struct Code {
     process: Process,
     base: TargetAddress,
@@ -69,6 +95,9 @@ impl Code {
         stopped.write_protected(base, &restorer).unwrap();
         stopped
             .write_protected(base + FUNCTION, &function())
+            .unwrap();
+        stopped
+            .write_protected(base + WAITING_FUNCTION, &waiting_function())
             .unwrap();
         stopped.detach().unwrap();
         Self { process, base }
@@ -106,13 +135,26 @@ impl Code {
     /// Makes the call, and serves the first request by 1, the second by 2, and so on.
     fn serve(&self, thread: &mut StoppedThread<'_>) -> (Result<u64, RemoteCallError>, Vec<u64>) {
         let mut seen = Vec::new();
-        let result = thread.call_serving(&self.call(), &mut |record| {
+        let result = serving(thread, &self.call(), |record| {
             seen.push(record - self.record());
             let value = seen.len() as u64;
             self.process.memory().write(record, &value.to_le_bytes())
         });
         (result, seen)
     }
+}
+
+/// Makes a call, and serves the requests that it stops for.
+fn serving(
+    thread: &mut StoppedThread<'_>,
+    call: &RemoteCall,
+    mut serve: impl FnMut(TargetAddress) -> Result<(), MemoryError>,
+) -> Result<u64, RemoteCallError> {
+    let mut requests = Requests {
+        watched: None,
+        serve: &mut |record| serve(record).map(|()| Seen::Request),
+    };
+    thread.call_serving(call, &mut requests)
 }
 
 fn spinner(spinning: &str, sleeping: &str) -> Victim {
@@ -147,6 +189,54 @@ fn each_request_is_served_once_and_nothing_else_is() {
 }
 
 #[test]
+fn requests_are_served_while_the_function_runs_or_when_it_stops_for_them() {
+    let mut victim = spinner("1", "1");
+    let code = Code::inject(victim.process());
+    let call = RemoteCall {
+        entry: code.base + WAITING_FUNCTION,
+        ..code.call()
+    };
+    let memory = code.process.memory();
+    let mut serve = |record: TargetAddress| {
+        if memory.read_u64(record + ASKED)? == 0 {
+            return Ok(Seen::Work);
+        }
+        memory.write(record + ASKED, &0_u64.to_le_bytes())?;
+        memory.write(record, &7_u64.to_le_bytes())?;
+        Ok(Seen::Request)
+    };
+    let mut stopped = victim.stop();
+    for watched in [None, Some(code.record())] {
+        let mut requests = Requests {
+            watched,
+            serve: &mut serve,
+        };
+        let started = Instant::now();
+        loop {
+            code.clear();
+            let mut thread = stopped.calling_thread().unwrap();
+            let result = thread.call_serving(&call, &mut requests);
+            assert_eq!((result.unwrap(), code.word(ASKED)), (7, 0));
+            let stops = code.word(STOPS);
+            let processors = std::thread::available_parallelism().unwrap().get();
+            match watched {
+                None => assert_eq!(stops, 1),
+                // Others may need the processors. In the end it gets one of its own.
+                Some(_) if stops == 1 && processors > 1 => {
+                    assert!(started.elapsed() < LONG);
+                    continue;
+                }
+                Some(_) => {}
+            }
+            break;
+        }
+    }
+    stopped.detach().unwrap();
+    assert_eq!(victim.ask("?"), "right");
+    victim.finish();
+}
+
+#[test]
 fn requests_that_nobody_serves_are_harmless() {
     let mut victim = spinner("1", "1");
     let code = Code::inject(victim.process());
@@ -168,7 +258,7 @@ fn a_failure_to_serve_is_told_when_the_call_has_ended() {
     let before = *thread.registers();
     let nowhere = |page: u64| TargetAddress::new(0x10_0000_0000 + page * 4096);
     let mut served = 0;
-    let result = thread.call_serving(&code.call(), &mut |_| {
+    let result = serving(&mut thread, &code.call(), |_| {
         served += 1;
         code.process.memory().write(nowhere(served), b"x")
     });
@@ -195,7 +285,9 @@ fn read_only_pages_can_be_written_while_a_request_is_served() {
     let mut thread = stopped.calling_thread().unwrap();
     let writer = thread.protected_writer();
     let place = code.base + 0x803;
-    let result = thread.call_serving(&code.call(), &mut |_| writer.write(place, b"written"));
+    let result = serving(&mut thread, &code.call(), |_| {
+        writer.write(place, b"written")
+    });
     assert_eq!(result.unwrap(), 0);
     assert_eq!(stopped.memory().read_array(place).unwrap(), *b"written");
     stopped.detach().unwrap();

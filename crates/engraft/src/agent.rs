@@ -8,7 +8,8 @@ use engraft_abi::{
     CodeRange, Command, Control, MAGIC, Outcome, VERSION, WriteRequest, request_state,
 };
 use engraft_process::{
-    MemoryError, Process, ProtectedWriter, RemoteCall, StoppedThread, TargetAddress,
+    MemoryError, Process, ProtectedWriter, RemoteCall, RemoteCallError, Requests, Seen,
+    StoppedThread, TargetAddress,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes, TryFromBytes};
 
@@ -170,7 +171,17 @@ impl RunningAgent {
     ) -> Result<Answer, Error> {
         let writer = thread.protected_writer();
         let call = self.call(command, arguments);
-        let answer = thread.call_serving(&call, &mut |request| self.serve(&writer, request))?;
+        let request = self.address + offset_of!(Control, request) as u64;
+        // What a controller that died may have left there is not to be served.
+        self.set_state(request, request_state::NOTHING)
+            .map_err(RemoteCallError::from)?;
+        let answer = thread.call_serving(
+            &call,
+            &mut Requests {
+                watched: Some(request),
+                serve: &mut |request| self.serve(&writer, request),
+            },
+        )?;
         self.answer(answer)
     }
 
@@ -194,16 +205,28 @@ impl RunningAgent {
         }
     }
 
-    /// Carries a request of the agent out, and tells it what came of that.
-    fn serve(&self, writer: &ProtectedWriter, address: TargetAddress) -> Result<(), MemoryError> {
+    /// Carries a request of the agent out if there is one, and tells it what came of that.
+    fn serve(&self, writer: &ProtectedWriter, address: TargetAddress) -> Result<Seen, MemoryError> {
         let memory = self.process.memory();
+        // First this word: the agent may be writing the others until it says that it asks.
+        match memory.read_u64(address + offset_of!(WriteRequest, state) as u64)? {
+            // Not only now: an answer may have failed on its way.
+            request_state::ASKED | request_state::SEEN => {}
+            request_state::AT_WORK => return Ok(Seen::Work),
+            _ => return Ok(Seen::Nothing),
+        }
+        self.set_state(address, request_state::SEEN)?;
         let mut request = WriteRequest::new_zeroed();
         memory.read(address, request.as_mut_bytes())?;
         let written = self.write(writer, &request);
         let state = *written.as_ref().unwrap_or(&request_state::FAILED);
-        let field = address + offset_of!(WriteRequest, state) as u64;
-        memory.write(field, &state.to_ne_bytes())?;
-        written.map(drop)
+        self.set_state(address, state)?;
+        written.map(|_| Seen::Request)
+    }
+
+    fn set_state(&self, request: TargetAddress, state: u64) -> Result<(), MemoryError> {
+        let field = request + offset_of!(WriteRequest, state) as u64;
+        self.process.memory().write(field, &state.to_ne_bytes())
     }
 
     /// Writes what a request asks for, and makes sure that it is there; one of [`request_state`].

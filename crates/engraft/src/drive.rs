@@ -55,10 +55,7 @@ pub(crate) fn complete(session: &Session<'_>, number: u64) -> Result<(), Error> 
 /// Ends a transition by this command, while everybody stands still.
 pub(crate) fn end(session: &Session<'_>, command: Command, number: u64) -> Result<(), Error> {
     loop {
-        let mut stopped = match session.stop() {
-            Err(error) if error.is_slow_stop() && session.deadline.wait().is_ok() => continue,
-            stopped => stopped?,
-        };
+        let mut stopped = session.stop()?;
         let answer = session.command_stopped(&mut stopped, command, [number, 0])?;
         stopped.detach()?;
         if !answer.is_busy() {

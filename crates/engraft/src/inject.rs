@@ -23,6 +23,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::agent::{RunningAgent, has_filter};
 use crate::blob::{Blob, Protection, Segment};
+use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::look::first_not_clear;
 use crate::session::with_thread;
@@ -259,8 +260,8 @@ impl Injection {
 
 /// Takes away what injections that did not come to an end have left. Whoever began them has died: one controller
 /// works on a process at a time.
-pub(crate) fn remove_remains(process: &Process) -> Result<(), Error> {
-    let mut calls = Calls::borrowing(process);
+pub(crate) fn remove_remains(process: &Process, deadline: &Deadline) -> Result<(), Error> {
+    let mut calls = Calls::borrowing(process, deadline);
     for range in whereabouts(process)? {
         unmap(&mut calls, range.start, range.end - range.start)?;
     }
@@ -340,21 +341,29 @@ pub(crate) fn program_headers(process: &Process, program: &Module) -> Result<Tar
 pub(crate) enum Calls<'a, 't> {
     /// In a thread that stands still anyway.
     In(&'a mut StoppedThread<'t>),
-    /// In a thread that is borrowed for each call anew, so that none stands still for long. The last one's
-    /// number.
-    Borrowing(&'a Process, i32),
+    /// In a thread that is borrowed for each call anew, so that none stands still for long.
+    Borrowing {
+        process: &'a Process,
+        deadline: &'a Deadline,
+        /// The last one's number.
+        tid: i32,
+    },
 }
 
 impl<'a> Calls<'a, '_> {
     /// In borrowed threads.
-    pub(crate) fn borrowing(process: &'a Process) -> Self {
-        Self::Borrowing(process, process.pid())
+    pub(crate) fn borrowing(process: &'a Process, deadline: &'a Deadline) -> Self {
+        Self::Borrowing {
+            process,
+            deadline,
+            tid: process.pid(),
+        }
     }
 
     fn process(&self) -> &Process {
         match self {
             Self::In(thread) => thread.process(),
-            Self::Borrowing(process, _) => process,
+            Self::Borrowing { process, .. } => process,
         }
     }
 
@@ -362,14 +371,18 @@ impl<'a> Calls<'a, '_> {
     fn tid(&self) -> i32 {
         match self {
             Self::In(thread) => thread.state().tid,
-            Self::Borrowing(_, tid) => *tid,
+            Self::Borrowing { tid, .. } => *tid,
         }
     }
 
     fn system_call(&mut self, number: i64, arguments: [u64; 6]) -> Result<u64, Error> {
         match self {
             Self::In(thread) => Ok(thread.system_call(number, arguments)?),
-            Self::Borrowing(process, tid) => with_thread(process, |thread| {
+            Self::Borrowing {
+                process,
+                deadline,
+                tid,
+            } => with_thread(process, deadline, |thread| {
                 *tid = thread.state().tid;
                 Ok(thread.system_call(number, arguments)?)
             }),

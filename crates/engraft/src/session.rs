@@ -56,9 +56,9 @@ impl<'p> Session<'p> {
             let unfinished = agent.set_controlled(true)?;
             return Self::with(process, agent, deadline, lock, way, unfinished);
         }
-        inject::remove_remains(process)?;
+        inject::remove_remains(process, &deadline)?;
         let injection = Injection::plan(process, modules)?;
-        let mut calls = Calls::borrowing(process);
+        let mut calls = Calls::borrowing(process, &deadline);
         match injection.map(&mut calls) {
             // It comes with the note that it is controlled.
             Ok(agent) => Self::with(process, agent, deadline, lock, way, false),
@@ -96,7 +96,7 @@ impl<'p> Session<'p> {
         let stack = self.agent.mapping()?;
         let since = Instant::now();
         while self.unfinished.get() {
-            let stopped = self.process.stop(STOP_TIMEOUT)?;
+            let stopped = again_if_slow(&self.deadline, || Ok(self.process.stop(STOP_TIMEOUT)?))?;
             let is_inside = |thread: ThreadState| stack.contains(&thread.registers.stack_pointer());
             let inside = stopped.threads().any(is_inside);
             stopped.detach()?;
@@ -155,9 +155,11 @@ impl<'p> Session<'p> {
 
     /// Stops all threads, for a command to follow: it is prepared before those who run are stopped.
     pub(crate) fn stop(&self) -> Result<StoppedProcess, Error> {
-        let mut sleeping = self.stop_sleepers()?;
-        self.prepare_command(&mut sleeping)?;
-        Ok(sleeping.stop_rest(STOP_TIMEOUT)?)
+        again_if_slow(&self.deadline, || {
+            let mut sleeping = self.stop_sleepers()?;
+            self.prepare_command(&mut sleeping)?;
+            Ok(sleeping.stop_rest(STOP_TIMEOUT)?)
+        })
     }
 
     /// The first half of a stop: those who run go on.
@@ -179,7 +181,7 @@ impl<'p> Session<'p> {
         loop {
             let give = |thread: &mut StoppedThread<'_>| self.agent.command(thread, what, arguments);
             self.settle()?;
-            let answer = self.watch(with_thread(self.process, give))?;
+            let answer = self.watch(with_thread(self.process, &self.deadline, give))?;
             if answer.outcome != Outcome::Busy {
                 return Ok(answer);
             }
@@ -303,13 +305,27 @@ fn find_agent(process: &Process) -> Result<Option<RunningAgent>, Error> {
     Ok(agent)
 }
 
+/// Stops something, once more if threads did not stop in time: everything has been let go then.
+fn again_if_slow<T>(
+    deadline: &Deadline,
+    mut stop: impl FnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
+    loop {
+        match stop() {
+            Err(error) if error.is_slow_stop() && deadline.wait().is_ok() => {}
+            stopped => return stopped,
+        }
+    }
+}
+
 /// Borrows one thread; all others go on.
 pub(crate) fn with_thread<R>(
     process: &Process,
+    deadline: &Deadline,
     work: impl FnOnce(&mut StoppedThread<'_>) -> Result<R, Error>,
 ) -> Result<R, Error> {
     let pid = process.pid();
-    let mut borrowed = process.borrow_thread(STOP_TIMEOUT)?;
+    let mut borrowed = again_if_slow(deadline, || Ok(process.borrow_thread(STOP_TIMEOUT)?))?;
     let mut thread = borrowed.thread().ok_or(Error::NoThread { pid })?;
     let result = work(&mut thread);
     borrowed.detach()?;

@@ -32,9 +32,6 @@ pub(crate) enum Go {
     Continue,
     /// Until the next event or system call entry or exit.
     ToSystemCall,
-    /// Until the next event or system call entry, and then on without making that call: it seems to fail with
-    /// `ENOSYS`, also if we die meanwhile.
-    ToSkippedSystemCall,
 }
 
 type Result<T> = std::result::Result<T, Errno>;
@@ -87,7 +84,6 @@ pub(crate) fn go(tid: i32, go: Go, signal: i32) -> Result<()> {
     let request = match go {
         Go::Continue => libc::PTRACE_CONT,
         Go::ToSystemCall => libc::PTRACE_SYSCALL,
-        Go::ToSkippedSystemCall => libc::PTRACE_SYSEMU,
     };
     effect(|| plain(request, tid, signal as usize))
 }
@@ -120,22 +116,6 @@ pub(crate) fn signal_code(tid: i32) -> Result<i32> {
     let mut info = [0i32; 32];
     with_buffer(libc::PTRACE_GETSIGINFO, tid, 0, info.as_mut_ptr().cast())?;
     Ok(info[2])
-}
-
-/// Whether a thread that is stopped at a system call is at its entry; otherwise it is at its exit. `None` from kernels
-/// before 5.3, which do not know.
-pub(crate) fn is_at_entry(tid: i32) -> Option<bool> {
-    const GET_SYSCALL_INFO: libc::c_uint = 0x420e;
-    const OP_ENTRY: u8 = 1;
-    const OP_EXIT: u8 = 2;
-    // The kernel's structure begins with a byte that says which kind of stop it is.
-    let mut info = [0_u8; 8];
-    with_buffer(GET_SYSCALL_INFO, tid, info.len(), info.as_mut_ptr().cast()).ok()?;
-    match info.first() {
-        Some(&OP_ENTRY) => Some(true),
-        Some(&OP_EXIT) => Some(false),
-        _ => None,
-    }
 }
 
 /// The general registers.
