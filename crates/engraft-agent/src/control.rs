@@ -9,7 +9,6 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use engraft_abi::{Control, Outcome, Response, WriteRequest, request_state};
-
 use zerocopy::IntoBytes;
 
 use crate::failure::Failure;

@@ -86,6 +86,8 @@ fn is_restricted() -> bool {
     RESTRICTED.load(Ordering::Relaxed)
 }
 
+/// Makes a system call.
+///
 /// # Safety
 /// The call must not break memory that Rust code relies on.
 unsafe fn system_call(number: usize, arguments: [usize; 6]) -> Result<usize, Errno> {

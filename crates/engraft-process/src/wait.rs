@@ -51,13 +51,13 @@ fn decode(status: i32) -> Event {
 }
 
 /// Waits for the next event of one thread, which is expected at once, until the alarm rings at the
-/// latest.
+/// latest. For as long as `patience` lasts we do not fall asleep over it.
 ///
 /// A thread on another processor stops, or comes to its next system call, within microseconds. Falling asleep and
 /// being woken takes longer than that, above all where the processor falls asleep too. A thread that
 /// has to wait for our own processor is kept from it no longer than a change of threads takes.
 ///
-/// Until we fall asleep, `look` is done over and over; it may say for how long it wants that to go on.
+/// Meanwhile `look` is done over and over; it may say for how long it wants that to go on.
 pub(crate) fn wait_soon(
     tid: i32,
     patience: Duration,

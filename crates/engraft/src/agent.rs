@@ -210,7 +210,7 @@ impl RunningAgent {
         let memory = self.process.memory();
         // First this word: the agent may be writing the others until it says that it asks.
         match memory.read_u64(address + offset_of!(WriteRequest, state) as u64)? {
-            // Not only now: an answer may have failed on its way.
+            // Seen before: then carrying it out, or saying so, has failed.
             request_state::ASKED | request_state::SEEN => {}
             request_state::AT_WORK => return Ok(Seen::Work),
             _ => return Ok(Seen::Nothing),
