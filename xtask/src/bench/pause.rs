@@ -5,11 +5,12 @@
 //! happening, and taken off: what the machine does by itself.
 
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use engraft_testkit::{Engraft, Outcome, Program, exit};
+use engraft_testkit::{Engraft, Outcome, Program, TIME_LIMIT, exit, run};
 
 use super::report::{Row, Section};
 use super::scene::{Scene, figure, in_each, milliseconds};
@@ -47,15 +48,21 @@ impl Deed {
     }
 }
 
-/// What one process showed, in ms, for each of [`Deed::ALL`].
-type Figures = [Figure; 3];
+/// What one process showed, in ms.
+#[derive(Debug, Clone, Copy)]
+struct Figures {
+    /// For each of [`Deed::ALL`].
+    deeds: [Figure; 3],
+    /// The delay of the timer's thread while a program is run that does nothing, more than with nothing happening.
+    delay_at_nothing: f64,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Figure {
     /// More than with nothing happening.
     seen: Seen,
-    /// How much later the timer's thread woke than while the same was done to another process.
-    later: f64,
+    /// The delay of the timer's thread while the same is done to another process, more than with nothing happening.
+    delay_at_other: f64,
     /// From the start of the command to its end.
     command: f64,
 }
@@ -96,11 +103,14 @@ impl Pauses {
     }
 
     fn samples(&self, deed: Deed, which: impl Fn(Figure) -> f64) -> Vec<Option<Sample>> {
-        let figures = self.0.iter().map(|processes| {
-            let figures = processes.iter().map(|figures| figures[deed as usize]);
-            Sample::new(figures.map(&which))
-        });
-        figures.collect()
+        self.samples_of(|figures| which(figures.deeds[deed as usize]))
+    }
+
+    fn samples_of(&self, which: impl Fn(&Figures) -> f64) -> Vec<Option<Sample>> {
+        let samples = self.0.iter();
+        samples
+            .map(|processes| Sample::new(processes.iter().map(&which)))
+            .collect()
     }
 
     pub(super) fn sections(&self) -> Vec<Section> {
@@ -133,9 +143,19 @@ impl Pauses {
                 }),
             },
             Section {
-                title: "The same delay, beyond that while another process is patched",
-                meaning: LATER_MEANING,
-                rows: rows(|figure| figure.later, &|_| None),
+                title: "The same delay while the same is done to another process, or nothing",
+                meaning: OTHER_MEANING,
+                rows: {
+                    let mut rows: Vec<Row> = rows(|figure| figure.delay_at_other, &|_| None);
+                    let nothing = self.samples_of(|figures| figures.delay_at_nothing);
+                    rows.extend(nothing.into_iter().enumerate().map(|(index, sample)| Row {
+                        what: format!("`true`, {}", threads(THREADS[index])),
+                        unit: "ms",
+                        sample,
+                        reach: None,
+                    }));
+                    rows
+                },
             },
             Section {
                 title: "The same delay without waiting for a CPU",
@@ -174,9 +194,11 @@ late it wakes at worst while the command runs, less how late it wakes at worst w
 command, the busy thread and this one are more than there are CPUs, part of it is the scheduler's: it lets a thread
 that wakes wait until the turn of the one that runs is over, some milliseconds.";
 
-const LATER_MEANING: &str = "\
-As above, less how late the thread wakes at worst while the same command does the same to another process of the same
-kind: it takes as much CPU time, and has nothing to do with this process.";
+const OTHER_MEANING: &str = "\
+How late the thread wakes at worst while the same command does the same to another process of the same kind, which
+takes as much CPU time and has nothing to do with this process; and while `true` is run, a program that does nothing.
+Less how late it wakes at worst with nothing happening. What the table above has beyond this is what is done to the
+process.";
 
 const NET_DELAY_MEANING: &str = "\
 The delay, without the time that the thread was ready to run and had no CPU, and less the same figure with nothing
@@ -226,24 +248,35 @@ fn one(scene: &Scene<'_>, [first, second]: [&Path; 2], threads: usize) -> Result
         program.expect("version", version)?;
         seen.push((what, during, took));
     }
-    let mut figures = Vec::new();
+    let mut deeds = Vec::new();
     for (what, during, took) in seen {
-        // The length of the window is what is wanted here; nothing is waited for.
-        let (idle, ()) = watch(&mut program, || {
-            thread::sleep(took);
-            Ok(())
-        })?;
+        let idle = idle(&mut program, took)?;
         let (other, _) = window(&mut program, || deed(what, twin.pid()))?;
-        figures.push(Figure {
+        deeds.push(Figure {
             seen: during.beyond(idle),
-            later: (during.delay - other.delay).max(0.0),
+            delay_at_other: other.beyond(idle).delay,
             command: milliseconds(took),
         });
     }
+    let (nothing, took) = window(&mut program, || run(&mut Command::new("true"), TIME_LIMIT))?;
+    let idle = idle(&mut program, took)?;
     program.finish()?;
     twin.finish()?;
-    let figures = <[Figure; 3]>::try_from(figures);
-    figures.map_err(|_| anyhow!("not as many figures as deeds"))
+    let deeds = <[Figure; 3]>::try_from(deeds);
+    Ok(Figures {
+        deeds: deeds.map_err(|_| anyhow!("not as many figures as deeds"))?,
+        delay_at_nothing: nothing.beyond(idle).delay,
+    })
+}
+
+/// What the threads see with nothing happening.
+fn idle(program: &mut Program, time: Duration) -> Result<Seen> {
+    // The length of the window is what is wanted here; nothing is waited for.
+    let (seen, ()) = watch(program, || {
+        thread::sleep(time);
+        Ok(())
+    })?;
+    Ok(seen)
 }
 
 /// What the threads see while the command runs, and how long that was.
