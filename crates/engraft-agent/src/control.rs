@@ -102,8 +102,8 @@ impl ControlBlock {
                 request_state::NOTHING
             }
         };
-        // Without a tracer it is left asked for. With one it is answered by now, so this takes nothing back that
-        // it may be about to do.
+        // Without a tracer it may be left asked for. With one that has ended all attempts to answer by now, so this
+        // takes nothing back that it may be about to do.
         // ORDERING: Acquire: after an answer, this thread sees what was written.
         state.swap(next, Ordering::Acquire)
     }

@@ -25,12 +25,11 @@ unsafe extern "C" fn engraft_agent_enter() {
 
 /// Where a remote call returns to. The answer moves to rbx for the controller, and rt_sigreturn restores
 /// the thread from the frame that the stack pointer now points at (kernel: arch/x86/kernel/signal_64.c);
-/// if no controller is left, that is how the thread goes on. If the controller dies when the thread is at the entry
-/// of the system call, that may be skipped, and is made once more.
+/// if no controller is left, that is how the thread goes on.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn engraft_agent_restorer() {
-    naked_asm!("mov rbx, rax", "2:", "mov eax, 15", "syscall", "jmp 2b")
+    naked_asm!("mov rbx, rax", "mov eax, 15", "syscall", "ud2")
 }
 
 /// The loader's break function jumps here, with the loader's return address on the stack. An ordinary call:

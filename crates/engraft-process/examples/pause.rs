@@ -122,7 +122,7 @@ impl Agent {
 
     fn call_in(&self, mut thread: engraft_process::StoppedThread<'_>) -> Result<()> {
         let writer = thread.protected_writer();
-        let mut serve = |record| {
+        let mut serve = |record, _| {
             // A patch site, as it were, and the word that it has been written.
             writer.write(self.base + 0x800, &[0xe9, 1, 2, 3, 4])?;
             self.process.memory().write(record, &1_u64.to_le_bytes())?;

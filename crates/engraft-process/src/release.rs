@@ -48,7 +48,8 @@ impl Tracees {
     }
 
     /// Lets the stopped threads go on, each by `go`: those first that were running, and do not have to be
-    /// restored before; then those that wake often; then the one that made a call; then the sleepers.
+    /// restored before; then those that wake often; then the sleepers. The one that made a call goes before the sleepers
+    /// if it was running, and else last: restoring it takes as long as it takes it to get a processor.
     fn let_go(
         &mut self,
         mut go: impl FnMut(&mut Self, i32) -> Result<(), StopError>,
@@ -65,15 +66,14 @@ impl Tracees {
         outcome = outcome.and(self.let_go_of(lively, &mut go));
         self.end_hurry();
         let returned = self.returned.as_ref().map(|kept| kept.tid);
-        outcome = outcome.and(self.finish_call());
-        let first = returned.filter(|tid| self.is_stopped(*tid));
-        let tids: Vec<i32> = self.threads.keys().copied().collect();
-        for tid in first.into_iter().chain(tids) {
-            if self.is_stopped(tid) {
-                outcome = outcome.and(go(self, tid));
-            }
+        if returned.is_some_and(|tid| self.was_running(tid)) {
+            outcome = outcome.and(self.finish_call());
+            outcome = outcome.and(self.let_go_of(returned.into_iter().collect(), &mut go));
         }
-        outcome
+        let sleepers = self.threads.keys().copied().collect();
+        outcome = outcome.and(self.let_go_of(sleepers, &mut go));
+        outcome = outcome.and(self.finish_call());
+        outcome.and(self.let_go_of(returned.into_iter().collect(), &mut go))
     }
 
     /// Lets those of the threads go on that are stopped, and do not have to be restored before.
@@ -163,7 +163,7 @@ impl Tracees {
     }
 
     /// It has a processor, or wants one; or it has stopped right now.
-    fn stops_soon(&self, tid: i32) -> bool {
+    pub(crate) fn stops_soon(&self, tid: i32) -> bool {
         let stat = self.process.task(tid).stat();
         let soon = [TaskState::Running, TaskState::Traced];
         matches!(stat, Ok(Some(stat)) if soon.contains(&stat.state))

@@ -47,9 +47,8 @@ pub struct RemoteCall {
     /// The end of the stack it runs on. About 4 KiB below are taken for the frame (12 KiB where AMX is in
     /// use); the rest is the function's. Nothing there is restored.
     pub stack_top: TargetAddress,
-    /// Where the function returns to: code that does `mov %rax, %rbx; 1: mov $15, %eax; syscall; jmp 1b`. The
-    /// result is read from `rbx`, which nobody needs any more at that point. The system call returns only if
-    /// we die at its entry after a request, and then it has not been made.
+    /// Where the function returns to: code that does `mov %rax, %rbx; mov $15, %eax; syscall`. The
+    /// result is read from `rbx`, which nobody needs any more at that point.
     pub restorer: TargetAddress,
     /// How long it may take.
     pub timeout: Duration,
@@ -74,7 +73,7 @@ const RED_ZONE: u64 = 128;
 const SECCOMP_STRICT: u32 = 1;
 const MAX_ERRNO: i64 = 4095;
 /// How long a remote system call may take: long enough for a thread that hardly gets a processor.
-const SYSTEM_CALL_TIMEOUT: Duration = Duration::from_secs(60);
+const SYSTEM_CALL_TIMEOUT: Duration = Duration::from_secs(30);
 impl Caller<'_> {
     /// Suspends the filter, if we may (CAP_SYS_ADMIN, and a kernel built with CHECKPOINT_RESTORE); otherwise
     /// looks whether there is one. `allowed` says whether the call is harmless under any filter.

@@ -22,6 +22,8 @@ const DIRECTION_AND_TRAP: u64 = 1 << 10 | 1 << 8;
 /// How long a thread may take to stop that does not run the target's code: it only needs a processor, which others may
 /// want, too. Half a thread is worse than anything, so this is long.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long one may take that sleeps in the kernel.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a thread that is borrowed for a call needs in order to be as it was.
 pub(crate) struct Kept {
@@ -240,12 +242,19 @@ impl<'t> Caller<'t> {
     /// Stops a call that takes too long, wherever it is.
     fn give_up(&mut self, deadline: &Deadline) -> Result<Event> {
         self.check("interrupt", ptrace::interrupt(self.tid))?;
-        let patience = Deadline::after(RETURN_TIMEOUT);
+        let (patience, last) = (
+            Deadline::after(STOP_TIMEOUT),
+            Deadline::after(RETURN_TIMEOUT),
+        );
         loop {
             match self.check("wait for", wait(self.tid, true))? {
                 Waited::Event(Event::Ended) => return Ok(Event::Ended),
                 Waited::Event(_) => break,
-                Waited::Nothing if patience.has_passed() => break,
+                // It only lacks a processor, or does not stop at all for now.
+                Waited::Nothing if last.has_passed() => break,
+                Waited::Nothing if patience.has_passed() && !self.tracees.stops_soon(self.tid) => {
+                    break;
+                }
                 Waited::Nothing => self.note_others(),
             }
         }

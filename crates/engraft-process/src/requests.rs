@@ -27,8 +27,18 @@ pub struct Requests<'f> {
     /// may be waiting. So a function does well to wait a moment before it makes the system call. It must make it
     /// then: nobody looks all the time, or at all if we have died.
     pub watched: Option<TargetAddress>,
-    /// Serves what is asked for in the record at the address, if anything is.
-    pub serve: &'f mut dyn FnMut(TargetAddress) -> Result<Seen, MemoryError>,
+    /// Serves what is asked for in the record at the address, if anything is. Where the thread runs, a failure is no
+    /// answer: it stops if it gets none, and then more can be done (ptrace writes only into threads that stand still).
+    pub serve: &'f mut dyn FnMut(TargetAddress, Caller) -> Result<Seen, MemoryError>,
+}
+
+/// What the thread that asks is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// It waits for a moment, or has not asked yet.
+    Runs,
+    /// It has stopped for an answer.
+    Stopped,
 }
 
 /// What was seen in a record.
@@ -71,7 +81,11 @@ impl<'a, 'f> Service<'a, 'f> {
     /// known better than before.
     pub(crate) fn look(&mut self) -> Option<Duration> {
         let record = self.requests.as_ref()?.watched?;
-        let is_news = match self.serve(record)? {
+        let seen = (self.requests.as_mut()?.serve)(record, Caller::Runs);
+        if let Err(error) = &seen {
+            tracing::debug!(%error, "a request was not served before the thread stopped for it");
+        }
+        let is_news = match seen.ok()? {
             Seen::Request => true,
             Seen::Work => !std::mem::replace(&mut self.at_work, true),
             Seen::Nothing => false,
@@ -84,9 +98,13 @@ impl<'a, 'f> Service<'a, 'f> {
         let is_request = registers.orig_rax == libc::SYS_read as u64
             && registers.rdi as u32 == u32::MAX
             && registers.rdx == REQUEST_LENGTH;
-        if is_request {
-            self.has_stopped = true;
-            self.serve(registers.rsi.into());
+        let Some(requests) = self.requests.as_mut().filter(|_| is_request) else {
+            return;
+        };
+        self.has_stopped = true;
+        let served = (requests.serve)(registers.rsi.into(), Caller::Stopped);
+        if self.outcome.is_ok() {
+            self.outcome = served.map(drop);
         }
     }
 
@@ -103,18 +121,5 @@ impl<'a, 'f> Service<'a, 'f> {
         self.requests
             .as_ref()
             .is_some_and(|it| it.watched.is_some())
-    }
-
-    fn serve(&mut self, record: TargetAddress) -> Option<Seen> {
-        let seen = (self.requests.as_mut()?.serve)(record);
-        match seen {
-            Ok(seen) => Some(seen),
-            Err(error) => {
-                if self.outcome.is_ok() {
-                    self.outcome = Err(error);
-                }
-                None
-            }
-        }
     }
 }

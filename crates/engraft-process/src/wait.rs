@@ -10,6 +10,9 @@ use crate::sys::ptrace::EVENT_STOP;
 /// How long an event that is expected at once is looked for before we fall asleep over it.
 pub(crate) const AT_ONCE: Duration = Duration::from_micros(30);
 
+/// However much there is to see.
+const LONGEST_LOOK: Duration = Duration::from_millis(10);
+
 /// What `wait` said about a tracee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -63,8 +66,9 @@ pub(crate) fn wait_soon(
     patience: Duration,
     mut look: impl FnMut() -> Option<Duration>,
 ) -> Result<Waited, Errno> {
-    let mut until = Instant::now() + patience;
-    while Instant::now() < until {
+    let start = Instant::now();
+    let mut until = start + patience;
+    while Instant::now() < until.min(start + LONGEST_LOOK) {
         if let Waited::Event(event) = wait(tid, false)? {
             return Ok(Waited::Event(event));
         }

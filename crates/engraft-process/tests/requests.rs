@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engraft_process::{
-    MemoryError, Process, REQUEST_LENGTH, RemoteCall, RemoteCallError, Requests, Seen,
+    Caller, MemoryError, Process, REQUEST_LENGTH, RemoteCall, RemoteCallError, Requests, Seen,
     StoppedThread, TargetAddress,
 };
 use support::{LONG, Victim, compile};
@@ -152,7 +152,7 @@ fn serving(
 ) -> Result<u64, RemoteCallError> {
     let mut requests = Requests {
         watched: None,
-        serve: &mut |record| serve(record).map(|()| Seen::Request),
+        serve: &mut |record, _| serve(record).map(|()| Seen::Request),
     };
     thread.call_serving(call, &mut requests)
 }
@@ -197,7 +197,7 @@ fn requests_are_served_while_the_function_runs_or_when_it_stops_for_them() {
         ..code.call()
     };
     let memory = code.process.memory();
-    let mut serve = |record: TargetAddress| {
+    let mut serve = |record: TargetAddress, _| {
         if memory.read_u64(record + ASKED)? == 0 {
             return Ok(Seen::Work);
         }
@@ -231,6 +231,37 @@ fn requests_are_served_while_the_function_runs_or_when_it_stops_for_them() {
             break;
         }
     }
+    stopped.detach().unwrap();
+    assert_eq!(victim.ask("?"), "right");
+    victim.finish();
+}
+
+#[test]
+fn what_cannot_be_served_while_the_function_runs_is_served_when_it_stops() {
+    let mut victim = spinner("1", "1");
+    let code = Code::inject(victim.process());
+    let memory = code.process.memory();
+    let mut serve = |record: TargetAddress, caller| match caller {
+        Caller::Runs => memory
+            .read_u64(TargetAddress::new(8))
+            .map(|_| Seen::Request),
+        Caller::Stopped => {
+            memory.write(record, &7_u64.to_le_bytes())?;
+            Ok(Seen::Request)
+        }
+    };
+    let mut requests = Requests {
+        watched: Some(code.record()),
+        serve: &mut serve,
+    };
+    let call = RemoteCall {
+        entry: code.base + WAITING_FUNCTION,
+        ..code.call()
+    };
+    let mut stopped = victim.stop();
+    let mut thread = stopped.calling_thread().unwrap();
+    let result = thread.call_serving(&call, &mut requests);
+    assert_eq!((result.unwrap(), code.word(STOPS)), (7, 1));
     stopped.detach().unwrap();
     assert_eq!(victim.ask("?"), "right");
     victim.finish();

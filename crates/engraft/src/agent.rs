@@ -8,7 +8,7 @@ use engraft_abi::{
     CodeRange, Command, Control, MAGIC, Outcome, VERSION, WriteRequest, request_state,
 };
 use engraft_process::{
-    MemoryError, Process, ProtectedWriter, RemoteCall, RemoteCallError, Requests, Seen,
+    Caller, MemoryError, Process, ProtectedWriter, RemoteCall, RemoteCallError, Requests, Seen,
     StoppedThread, TargetAddress,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes, TryFromBytes};
@@ -179,7 +179,7 @@ impl RunningAgent {
             &call,
             &mut Requests {
                 watched: Some(request),
-                serve: &mut |request| self.serve(&writer, request),
+                serve: &mut |request, caller| self.serve(&writer, request, caller),
             },
         )?;
         self.answer(answer)
@@ -206,7 +206,12 @@ impl RunningAgent {
     }
 
     /// Carries a request of the agent out if there is one, and tells it what came of that.
-    fn serve(&self, writer: &ProtectedWriter, address: TargetAddress) -> Result<Seen, MemoryError> {
+    fn serve(
+        &self,
+        writer: &ProtectedWriter,
+        address: TargetAddress,
+        caller: Caller,
+    ) -> Result<Seen, MemoryError> {
         let memory = self.process.memory();
         // First this word: the agent may be writing the others until it says that it asks.
         match memory.read_u64(address + offset_of!(WriteRequest, state) as u64)? {
@@ -219,8 +224,12 @@ impl RunningAgent {
         let mut request = WriteRequest::new_zeroed();
         memory.read(address, request.as_mut_bytes())?;
         let written = self.write(writer, &request);
-        let state = *written.as_ref().unwrap_or(&request_state::FAILED);
-        self.set_state(address, state)?;
+        match written {
+            Ok(state) => self.set_state(address, state)?,
+            // It will stop, and this be tried again.
+            Err(_) if caller == Caller::Runs => {}
+            Err(_) => self.set_state(address, request_state::FAILED)?,
+        }
         written.map(|_| Seen::Request)
     }
 

@@ -18,7 +18,8 @@ use crate::status::{PatchState, Snapshot};
 /// How long one stop may take before it is given up.
 pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a command whose controller has died may take to be finished: the agent never waits for anything.
+/// How long a command whose controller has died may take to be finished, at least: the agent never waits for anything
+/// but a processor.
 const IDLE_WITHIN: Duration = Duration::from_secs(1);
 
 /// An agent to work with, by one controller at a time.
@@ -101,7 +102,7 @@ impl<'p> Session<'p> {
             let inside = stopped.threads().any(is_inside);
             stopped.detach()?;
             self.unfinished.set(inside);
-            if inside && since.elapsed() > IDLE_WITHIN {
+            if inside && since.elapsed() > IDLE_WITHIN && self.deadline.wait().is_err() {
                 return Err(self.loader_busy());
             }
         }
