@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -111,6 +111,13 @@ const AT_ONCE: Timespec = Timespec {
     tv_nsec: 0,
 };
 
+/// For how long a process that is there may show no memory: when a thread that is not the first one runs another
+/// program, it takes the first one's place only after that has ended.
+const BETWEEN_PROGRAMS: Duration = Duration::from_secs(1);
+
+/// For how long the auxiliary vector of a program that is being loaded may not say yet what it is.
+const HALF_LOADED: Duration = Duration::from_millis(20);
+
 fn open_pidfd(pid: i32) -> Result<OwnedFd, OpenError> {
     let gone = || OpenError::NoSuchProcess { pid };
     if pid <= 0 {
@@ -144,7 +151,34 @@ impl Process {
         if u32::try_from(pid) == Ok(std::process::id()) {
             return Err(OpenError::Ourselves { pid });
         }
-        let pidfd = open_pidfd(pid)?;
+        let process = Self {
+            shared: Arc::new(Shared {
+                pid,
+                pidfd: open_pidfd(pid)?,
+                memory_tid: AtomicI32::new(pid),
+                quiet_tid: AtomicI32::new(0),
+                liveliness: Liveliness::default(),
+                gadgets: OnceLock::new(),
+            }),
+        };
+        let started = Instant::now();
+        loop {
+            let checked = process.check();
+            let patience = match &checked {
+                Err(OpenError::NoSuchProcess { .. } | OpenError::Zombie { .. }) => BETWEEN_PROGRAMS,
+                Err(OpenError::ForeignArchitecture { .. }) => HALF_LOADED,
+                _ => Duration::ZERO,
+            };
+            if started.elapsed() >= patience || !process.is_alive() {
+                return checked.map(|()| process);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether it can be worked with.
+    fn check(&self) -> Result<(), OpenError> {
+        let pid = self.pid();
         let system = |source| OpenError::System { pid, source };
         let gone = OpenError::NoSuchProcess { pid };
         // A thread's number names the process in /proc too, but pidfd_open has refused these.
@@ -152,22 +186,11 @@ impl Process {
         if stat.is_kernel_thread() {
             return Err(OpenError::KernelThread { pid });
         }
-        let process = Self {
-            shared: Arc::new(Shared {
-                pid,
-                pidfd,
-                memory_tid: AtomicI32::new(pid),
-                quiet_tid: AtomicI32::new(0),
-                liveliness: Liveliness::default(),
-                gadgets: OnceLock::new(),
-            }),
-        };
-        if stat.state == TaskState::Dead && process.find_memory_tid().is_none() {
+        if stat.state == TaskState::Dead && self.find_memory_tid().is_none() {
             return Err(OpenError::Zombie { pid });
         }
-        process.check_permission()?;
-        process.check_architecture()?;
-        Ok(process)
+        self.check_permission()?;
+        self.check_architecture()
     }
 
     /// `/proc/PID/mem` is guarded by the same rule as ptrace (`PTRACE_MODE_ATTACH`), and opening it

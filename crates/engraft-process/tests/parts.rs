@@ -290,6 +290,15 @@ fn nobody_stands_still_after_another_program_was_run() {
     }
 }
 
+/// For a moment the first thread has no memory any more, and no other one has its number.
+#[test]
+fn a_process_is_there_while_it_runs_another_program() {
+    let victim = Victim::start(&compile("execs.c", "execs", &[]), &[""]);
+    for _ in 0..10_000 {
+        assert_eq!(victim.process().pid(), victim.pid);
+    }
+}
+
 /// It waits for the end of those that stand still, whom it has killed.
 #[test]
 fn another_program_is_run_while_sleepers_stand_still() {
