@@ -110,7 +110,7 @@ pub use protected::ProtectedWriter;
 pub use registers::Registers;
 pub use remote::RemoteCall;
 pub use remote_error::RemoteCallError;
-pub use requests::{Caller, REQUEST_LENGTH, Requests, Seen};
+pub use requests::{Asker, REQUEST_LENGTH, Requests, Seen};
 pub use scan::{StackScan, Unreliable, Verdict};
 pub use some_threads::{BorrowedThread, StoppedThreads};
 pub use stop_error::StopError;

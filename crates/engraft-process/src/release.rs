@@ -18,9 +18,9 @@ pub(crate) const TURN: Duration = Duration::from_millis(10);
 /// How long the way back waits for threads that it must first stop, besides their turns.
 const LAST_CHANCE: Duration = Duration::from_millis(500);
 
-/// How long it waits for one that would stop, if it only got a processor. If it stopped after we have given up,
-/// nobody would let it go on.
-const PROCESSOR_WITHIN: Duration = Duration::from_secs(60);
+/// How long a thread is waited for that would stop, if it only got a processor, which others may want, too. Half a
+/// thread is worse than anything, and if it stopped after we have given up, nobody would let it go on.
+pub(crate) const PROCESSOR_WITHIN: Duration = Duration::from_secs(60);
 
 /// After this time those that were let go first are on a processor again. A thread that wakes then goes before one
 /// that has been running for a while; one that wakes together with it waits until its turn is over, milliseconds.

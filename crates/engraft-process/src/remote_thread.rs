@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use crate::address::TargetAddress;
 use crate::deadline::Deadline;
 use crate::registers::Registers;
+use crate::release::PROCESSOR_WITHIN;
 
 use crate::remote_error::RemoteCallError;
 use crate::requests::Service;
@@ -19,10 +20,7 @@ use crate::wait::{Event, Waited, wait, wait_soon};
 const SYNCHRONOUS: u64 = 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 30;
 /// Direction flag and trap flag of `eflags`.
 const DIRECTION_AND_TRAP: u64 = 1 << 10 | 1 << 8;
-/// How long a thread may take to stop that does not run the target's code: it only needs a processor, which others may
-/// want, too. Half a thread is worse than anything, so this is long.
-const RETURN_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long one may take that sleeps in the kernel.
+/// How long a thread may take to stop that sleeps in the kernel.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a thread that is borrowed for a call needs in order to be as it was.
@@ -244,7 +242,7 @@ impl<'t> Caller<'t> {
         self.check("interrupt", ptrace::interrupt(self.tid))?;
         let (patience, last) = (
             Deadline::after(STOP_TIMEOUT),
-            Deadline::after(RETURN_TIMEOUT),
+            Deadline::after(PROCESSOR_WITHIN),
         );
         loop {
             match self.check("wait for", wait(self.tid, true))? {
@@ -335,7 +333,7 @@ impl<'t> Caller<'t> {
     fn reach_ordinary_stop(&mut self) -> Result<()> {
         self.check("interrupt", ptrace::interrupt(self.tid))?;
         self.check("continue", ptrace::go(self.tid, Go::Continue, 0))?;
-        let deadline = Deadline::after(RETURN_TIMEOUT);
+        let deadline = Deadline::after(PROCESSOR_WITHIN);
         let mut service = Service::of(None);
         loop {
             let event = self.await_event(&deadline, &mut service)?;

@@ -29,12 +29,12 @@ pub struct Requests<'f> {
     pub watched: Option<TargetAddress>,
     /// Serves what is asked for in the record at the address, if anything is. Where the thread runs, a failure is no
     /// answer: it stops if it gets none, and then more can be done (ptrace writes only into threads that stand still).
-    pub serve: &'f mut dyn FnMut(TargetAddress, Caller) -> Result<Seen, MemoryError>,
+    pub serve: &'f mut dyn FnMut(TargetAddress, Asker) -> Result<Seen, MemoryError>,
 }
 
 /// What the thread that asks is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caller {
+pub enum Asker {
     /// It waits for a moment, or has not asked yet.
     Runs,
     /// It has stopped for an answer.
@@ -81,7 +81,7 @@ impl<'a, 'f> Service<'a, 'f> {
     /// known better than before.
     pub(crate) fn look(&mut self) -> Option<Duration> {
         let record = self.requests.as_ref()?.watched?;
-        let seen = (self.requests.as_mut()?.serve)(record, Caller::Runs);
+        let seen = (self.requests.as_mut()?.serve)(record, Asker::Runs);
         if let Err(error) = &seen {
             tracing::debug!(%error, "a request was not served before the thread stopped for it");
         }
@@ -102,7 +102,7 @@ impl<'a, 'f> Service<'a, 'f> {
             return;
         };
         self.has_stopped = true;
-        let served = (requests.serve)(registers.rsi.into(), Caller::Stopped);
+        let served = (requests.serve)(registers.rsi.into(), Asker::Stopped);
         if self.outcome.is_ok() {
             self.outcome = served.map(drop);
         }

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engraft_process::{
-    Caller, MemoryError, Process, REQUEST_LENGTH, RemoteCall, RemoteCallError, Requests, Seen,
+    Asker, MemoryError, Process, REQUEST_LENGTH, RemoteCall, RemoteCallError, Requests, Seen,
     StoppedThread, TargetAddress,
 };
 use support::{LONG, Victim, compile};
@@ -132,6 +132,13 @@ impl Code {
         }
     }
 
+    fn waiting_call(&self) -> RemoteCall {
+        RemoteCall {
+            entry: self.base + WAITING_FUNCTION,
+            ..self.call()
+        }
+    }
+
     /// Makes the call, and serves the first request by 1, the second by 2, and so on.
     fn serve(&self, thread: &mut StoppedThread<'_>) -> (Result<u64, RemoteCallError>, Vec<u64>) {
         let mut seen = Vec::new();
@@ -192,10 +199,7 @@ fn each_request_is_served_once_and_nothing_else_is() {
 fn requests_are_served_while_the_function_runs_or_when_it_stops_for_them() {
     let mut victim = spinner("1", "1");
     let code = Code::inject(victim.process());
-    let call = RemoteCall {
-        entry: code.base + WAITING_FUNCTION,
-        ..code.call()
-    };
+    let call = code.waiting_call();
     let memory = code.process.memory();
     let mut serve = |record: TargetAddress, _| {
         if memory.read_u64(record + ASKED)? == 0 {
@@ -242,13 +246,13 @@ fn what_cannot_be_served_while_the_function_runs_is_served_when_it_stops() {
     let code = Code::inject(victim.process());
     let memory = code.process.memory();
     let looks = std::cell::Cell::new(0);
-    let mut serve = |record: TargetAddress, caller| match caller {
-        Caller::Runs => {
+    let mut serve = |record: TargetAddress, asker| match asker {
+        Asker::Runs => {
             looks.set(looks.get() + 1);
             let nowhere = TargetAddress::new(8);
             memory.read_u64(nowhere).map(|_| Seen::Request)
         }
-        Caller::Stopped => {
+        Asker::Stopped => {
             memory.write(record, &7_u64.to_le_bytes())?;
             Ok(Seen::Request)
         }
@@ -257,10 +261,7 @@ fn what_cannot_be_served_while_the_function_runs_is_served_when_it_stops() {
         watched: Some(code.record()),
         serve: &mut serve,
     };
-    let call = RemoteCall {
-        entry: code.base + WAITING_FUNCTION,
-        ..code.call()
-    };
+    let call = code.waiting_call();
     let mut stopped = victim.stop();
     let processors = std::thread::available_parallelism().unwrap().get();
     let started = Instant::now();

@@ -8,7 +8,7 @@ use engraft_abi::{
     CodeRange, Command, Control, MAGIC, Outcome, VERSION, WriteRequest, request_state,
 };
 use engraft_process::{
-    Caller, MemoryError, Process, ProtectedWriter, RemoteCall, RemoteCallError, Requests, Seen,
+    Asker, MemoryError, Process, ProtectedWriter, RemoteCall, RemoteCallError, Requests, Seen,
     StoppedThread, TargetAddress,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes, TryFromBytes};
@@ -179,7 +179,7 @@ impl RunningAgent {
             &call,
             &mut Requests {
                 watched: Some(request),
-                serve: &mut |request, caller| self.serve(&writer, request, caller),
+                serve: &mut |request, asker| self.serve(&writer, request, asker),
             },
         )?;
         self.answer(answer)
@@ -210,7 +210,7 @@ impl RunningAgent {
         &self,
         writer: &ProtectedWriter,
         address: TargetAddress,
-        caller: Caller,
+        asker: Asker,
     ) -> Result<Seen, MemoryError> {
         let memory = self.process.memory();
         // First this word: the agent may be writing the others until it says that it asks.
@@ -227,7 +227,7 @@ impl RunningAgent {
         match written {
             Ok(state) => self.set_state(address, state)?,
             // It will stop, and this be tried again.
-            Err(_) if caller == Caller::Runs => {}
+            Err(_) if asker == Asker::Runs => {}
             Err(_) => self.set_state(address, request_state::FAILED)?,
         }
         written.map(|_| Seen::Request)
