@@ -18,6 +18,10 @@ pub const VERSION: u64 = 6;
 /// there is a [`Landmark`](crate::Landmark)).
 pub const AGENT_MAPPING_NAME: &str = "engraft-agent";
 
+/// Size of the agent's whole mapping in bytes. The same in all versions, and hardly any program's: an injection that was
+/// not completed can be known by it.
+pub const MAPPING_LENGTH: u64 = 0x443_000;
+
 /// The first bytes of the agent's mapping: facts about the target that the controller found, the
 /// agent's entry points, and the last answer.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -16,8 +16,8 @@ mod snapshot;
 mod table;
 
 pub use control::{
-    AGENT_MAPPING_NAME, CodeRange, Command, Control, LoadedModule, MAGIC, Outcome, Response,
-    VERSION, WriteRequest, request_state,
+    AGENT_MAPPING_NAME, CodeRange, Command, Control, LoadedModule, MAGIC, MAPPING_LENGTH, Outcome,
+    Response, VERSION, WriteRequest, request_state,
 };
 pub use landmark::{LANDMARK_MAGIC, Landmark};
 pub use payload::{

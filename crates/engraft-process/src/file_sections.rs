@@ -5,15 +5,15 @@
 //! `/proc/PID/exe`, which is the very file that runs, also if it was deleted or replaced, or lies in another
 //! mount namespace, and which cannot be written while it runs. The section itself is still read from memory.
 
-use std::fs::File;
 use std::ops::Range;
 
 use object::LittleEndian;
 use object::elf::PT_LOAD;
 use object::read::elf::{ElfFile64, ProgramHeader as _};
-use object::read::{Object, ObjectSection, ObjectSymbol, ReadCache, SymbolKind};
+use object::read::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
 use crate::address::TargetAddress;
+use crate::foreign_file::{BoundedFile, open_ordinary};
 use crate::modules::Module;
 use crate::process::Process;
 
@@ -50,7 +50,7 @@ pub(crate) fn find_function(
     })
 }
 
-type ProgramFile<'f> = ElfFile64<'f, LittleEndian, &'f ReadCache<File>>;
+type ProgramFile<'f> = ElfFile64<'f, LittleEndian, &'f BoundedFile>;
 
 /// Looks into the program's file; `None` if the module is not what it was loaded as.
 fn with_file<R>(
@@ -58,9 +58,9 @@ fn with_file<R>(
     module: &Module,
     look: impl FnOnce(ProgramFile<'_>) -> Option<R>,
 ) -> Option<R> {
-    let file = File::open(process.memory_task().path("exe")).ok()?;
-    let cache = ReadCache::new(file);
-    let file = ElfFile64::<LittleEndian, _>::parse(&cache).ok()?;
+    let file = open_ordinary(&process.memory_task().path("exe")).ok()?;
+    let bounded = BoundedFile::new(file);
+    let file = ElfFile64::<LittleEndian, _>::parse(&bounded).ok()?;
     let endian = LittleEndian;
     let of_file = file.elf_program_headers().iter().map(|header| {
         (

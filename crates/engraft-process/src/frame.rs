@@ -30,7 +30,9 @@ const REGISTERS: usize = CONTEXT + 40;
 const SEGMENTS: usize = REGISTERS + 18 * 8;
 const FLOATING_POINT_POINTER: usize = REGISTERS + 184;
 const SIGNAL_MASK: usize = CONTEXT + 296;
-const FRAME_SIZE: usize = 8 + 304 + 128;
+const SIGNAL_INFORMATION: usize = CONTEXT + 304;
+const SIGNAL_INFORMATION_SIZE: usize = 128;
+const FRAME_SIZE: usize = SIGNAL_INFORMATION + SIGNAL_INFORMATION_SIZE;
 
 /// Offsets in an XSAVE area: software bytes in the legacy part, then the header.
 const SOFTWARE_BYTES: usize = 464;
@@ -167,6 +169,16 @@ impl SignalFrame {
         put(&mut bytes, SIGNAL_MASK, &saved.signal_mask.to_le_bytes());
         bytes.extend(state);
         Some(Self { address, bytes })
+    }
+
+    /// Puts a text into the frame, for the time of the call, and says where it is: in place of the `siginfo`, which
+    /// `rt_sigreturn` does not read. `None` if it is longer than that.
+    pub(crate) fn carry(&mut self, text: &[u8]) -> Option<TargetAddress> {
+        if text.len() > SIGNAL_INFORMATION_SIZE {
+            return None;
+        }
+        put(&mut self.bytes, SIGNAL_INFORMATION, text);
+        Some(self.address + SIGNAL_INFORMATION as u64)
     }
 
     /// The stack pointer at the restorer's `rt_sigreturn`: the return address has been popped.

@@ -58,6 +58,17 @@ fn holes(mut taken: Vec<Range<u64>>) -> Vec<Range<u64>> {
     holes
 }
 
+/// What is wanted of a gap.
+#[derive(Clone, Copy, Debug)]
+pub struct GapRequest<'r> {
+    /// Every byte of the gap reaches every byte of this by a 32-bit displacement.
+    pub around: &'r Range<TargetAddress>,
+    /// In bytes.
+    pub size: u64,
+    /// A power of two.
+    pub alignment: u64,
+}
+
 /// Finds `size` free bytes such that every byte of them reaches every byte of `around` by a 32-bit
 /// displacement. The nearest such place is taken, aligned to `alignment` (a power of two).
 ///
@@ -69,40 +80,77 @@ pub fn find_gap(
     size: u64,
     alignment: u64,
 ) -> Option<TargetAddress> {
-    let (near, far) = (around.start.get(), around.end.get());
-    let lowest = far.saturating_sub(REACH).max(LOWEST);
-    let highest = near.saturating_add(REACH).min(HIGHEST);
-    let mut taken: Vec<_> = maps.iter().map(reserved).collect();
-    let growing = future_heap(maps, around);
-    let strict: Vec<_> = taken.iter().cloned().chain(growing).collect();
-    let best = |taken| {
-        let fitting = holes(taken)
-            .into_iter()
-            .filter_map(|hole| place(&hole, lowest..highest, near, size, alignment));
-        fitting.min_by_key(|at| at.abs_diff(near))
+    let request = GapRequest {
+        around,
+        size,
+        alignment,
     };
-    if let Some(at) = best(strict) {
-        return Some(at.into());
-    }
-    // A heap that does not exist yet is a wish, not a must: the guard alone is kept.
-    taken.push(far..far.saturating_add(GUARD));
-    best(taken).map(TargetAddress::new)
+    let near = around.start.get();
+    let nearest = |places: Vec<Range<u64>>| {
+        let best = places
+            .into_iter()
+            .map(|place| near.clamp(place.start, place.end));
+        let aligned = best.map(|at| at & !(alignment - 1));
+        aligned.min_by_key(|at| at.abs_diff(near))
+    };
+    request.choose(maps, nearest)
 }
 
-/// The place in the hole that is nearest to `near`.
-fn place(
-    hole: &Range<u64>,
-    window: Range<u64>,
-    near: u64,
-    size: u64,
-    alignment: u64,
-) -> Option<u64> {
-    let low = hole
-        .start
-        .max(window.start)
-        .checked_next_multiple_of(alignment)?;
-    let high = hole.end.min(window.end).checked_sub(size)? & !(alignment - 1);
-    (low <= high).then(|| near.clamp(low, high) & !(alignment - 1))
+impl GapRequest<'_> {
+    /// One of all the places that [`find_gap`] could take, chosen by a random number: who knows where the rest of the
+    /// process is does not know where this is.
+    pub fn find_at_random(&self, maps: &Maps, random: u64) -> Option<TargetAddress> {
+        let choose = |places: Vec<Range<u64>>| {
+            let count = |place: &Range<u64>| (place.end - place.start) / self.alignment + 1;
+            let total: u64 = places.iter().map(count).sum();
+            let mut index = random.checked_rem(total)?;
+            let mut places = places.iter();
+            places.find_map(|place| match index.checked_sub(count(place)) {
+                Some(rest) => {
+                    index = rest;
+                    None
+                }
+                None => Some(place.start + index * self.alignment),
+            })
+        };
+        self.choose(maps, choose)
+    }
+
+    /// Lets `pick` choose from the addresses (both ends included) at which the gap may begin.
+    fn choose(
+        &self,
+        maps: &Maps,
+        pick: impl Fn(Vec<Range<u64>>) -> Option<u64>,
+    ) -> Option<TargetAddress> {
+        let (near, far) = (self.around.start.get(), self.around.end.get());
+        let lowest = far.saturating_sub(REACH).max(LOWEST);
+        let highest = near.saturating_add(REACH).min(HIGHEST);
+        let mut taken: Vec<_> = maps.iter().map(reserved).collect();
+        let growing = future_heap(maps, self.around);
+        let strict: Vec<_> = taken.iter().cloned().chain(growing).collect();
+        let places = |taken| {
+            let holes = holes(taken).into_iter();
+            holes
+                .filter_map(|hole| self.places(&hole, lowest..highest))
+                .collect()
+        };
+        if let Some(at) = pick(places(strict)) {
+            return Some(at.into());
+        }
+        // A heap that does not exist yet is a wish, not a must: the guard alone is kept.
+        taken.push(far..far.saturating_add(GUARD));
+        pick(places(taken)).map(TargetAddress::new)
+    }
+
+    /// The first and the last address in the hole at which the gap may begin.
+    fn places(&self, hole: &Range<u64>, window: Range<u64>) -> Option<Range<u64>> {
+        let low = hole
+            .start
+            .max(window.start)
+            .checked_next_multiple_of(self.alignment)?;
+        let high = hole.end.min(window.end).checked_sub(self.size)? & !(self.alignment - 1);
+        (low <= high).then_some(low..high)
+    }
 }
 
 #[cfg(test)]
@@ -154,6 +202,37 @@ mod tests {
         assert_eq!(gap.get(), 0x40_0000 - 0x1000 - 0x8_0000);
         let gap = find_gap(&maps, &around, 0x100_0000, 0x1000).unwrap();
         assert_eq!(gap.get(), 0x40_2000 + HEAP_ROOM);
+    }
+
+    #[test]
+    fn a_random_gap_is_anywhere_that_is_free_and_in_reach() {
+        let maps = maps(PROGRAM);
+        let libc = TargetAddress::new(0x7fff_f7c0_0000)..TargetAddress::new(0x7fff_f7e0_0000);
+        let request = GapRequest {
+            around: &libc,
+            size: 0x10_0000,
+            alignment: 0x1000,
+        };
+        let step = u64::MAX / 1000;
+        let gaps: Vec<_> = (0..1000)
+            .map(|index| request.find_at_random(&maps, index * step).unwrap())
+            .collect();
+        for gap in &gaps {
+            let range = gap.range(request.size);
+            assert!(
+                maps.iter()
+                    .all(|m| range.end < m.range.start || m.range.end < range.start)
+            );
+            assert!(libc.end.get().abs_diff(gap.get()) < 1 << 31);
+            assert!(range.end.get().abs_diff(libc.start.get()) < 1 << 31);
+        }
+        let below = gaps.iter().filter(|gap| **gap < libc.start).count();
+        let distinct: std::collections::BTreeSet<_> = gaps.iter().collect();
+        assert!(
+            below > 900 && distinct.len() > 990,
+            "{below} {}",
+            distinct.len()
+        );
     }
 
     #[test]

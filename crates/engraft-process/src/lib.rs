@@ -50,6 +50,7 @@ mod effects;
 mod eh_frame;
 mod elf;
 mod file_sections;
+mod foreign_file;
 mod frame;
 mod frame_registers;
 mod gadgets;
@@ -97,7 +98,8 @@ mod walk_error;
 
 pub use address::TargetAddress;
 pub use elf::{BuildId, ProgramHeader};
-pub use gaps::{REACH, find_gap};
+pub use foreign_file::open_ordinary;
+pub use gaps::{GapRequest, REACH, find_gap};
 pub use loader::{DebugInterface, Loader, LoaderState};
 pub use lock::ProcessLock;
 pub use maps::{Mapping, Maps, MapsError};

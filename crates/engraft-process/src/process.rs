@@ -303,6 +303,11 @@ impl Process {
         Ok(bytes.map(|bytes| AuxiliaryVector::parse(&bytes)))
     }
 
+    /// A thread that had not ended when the process was last looked at.
+    pub fn living_task(&self) -> Task {
+        self.memory_task()
+    }
+
     /// The thread through which the memory is reached.
     pub(crate) fn memory_task(&self) -> Task {
         // ORDERING: a hint that stands for itself; whoever reads an old value finds that thread

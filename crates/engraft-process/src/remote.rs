@@ -22,6 +22,7 @@
 //! Filters are evaluated after us, also for the number -1. In a thread with a filter that we cannot
 //! suspend, `rt_sigreturn` is executed, and a thread that sleeps in nanosleep and the like is refused.
 
+use std::ffi::CStr;
 use std::time::Duration;
 
 use crate::address::TargetAddress;
@@ -184,7 +185,14 @@ impl Caller<'_> {
     ///
     /// Where the target has no restorer, or the stack has no room, there is no frame: then a thread
     /// whose tracer is killed during these few microseconds would go on at the borrowed instruction.
-    pub(crate) fn system_call(mut self, number: i64, arguments: [u64; 6]) -> Result<u64> {
+    ///
+    /// With a `text`, its address is the first argument; it lies in the frame.
+    pub(crate) fn system_call(
+        mut self,
+        number: i64,
+        mut arguments: [u64; 6],
+        text: Option<&CStr>,
+    ) -> Result<u64> {
         self.suspend_filter(LOADER_CALLS.contains(&number))?;
         let process = self.tracees.process.clone();
         let gadgets = *process
@@ -200,16 +208,21 @@ impl Caller<'_> {
         })?;
         let restorer = gadgets.restorer(&process).filter(|_| returns);
         let borrowed = match restorer {
-            Some(restorer) => self.borrow_stack(restorer)?,
+            Some(restorer) => self.borrow_stack(restorer, text)?,
             None => None,
         };
+        if text.is_some() {
+            let at = borrowed.as_ref().and_then(|borrowed| borrowed.text);
+            let [first, ..] = &mut arguments;
+            *first = at.ok_or(RemoteCallError::NoStack { tid: self.tid })?.get();
+        }
         let stack = borrowed
             .as_ref()
             .map_or(self.kept.registers.rsp.into(), |b| b.frame.address);
         let begun = self.set_off(entry, stack, arguments, number as u64);
         let result = begun.and_then(|()| self.run_system_call());
         let result = self.finish(result);
-        if let Some(Borrowed { frame, before }) = borrowed {
+        if let Some(Borrowed { frame, before, .. }) = borrowed {
             // Tried twice, as restoring a thread is: the call has been made, and must not seem to have failed.
             let memory = process.memory();
             let put_back = memory.write(frame.address, &before);
@@ -220,9 +233,14 @@ impl Caller<'_> {
 
     /// Writes a frame below the thread's own stack, if that can be done. The stack of a coroutine may
     /// be a small piece of something else, so what was there is put back.
-    fn borrow_stack(&self, restorer: TargetAddress) -> Result<Option<Borrowed>> {
+    fn borrow_stack(
+        &self,
+        restorer: TargetAddress,
+        text: Option<&CStr>,
+    ) -> Result<Option<Borrowed>> {
         let memory = self.tracees.process.memory();
-        let frame = self.frame(self.kept.registers.stack_pointer() - RED_ZONE, restorer)?;
+        let mut frame = self.frame(self.kept.registers.stack_pointer() - RED_ZONE, restorer)?;
+        let text = text.and_then(|text| frame.carry(text.to_bytes_with_nul()));
         let length = frame.bytes.len() as u64;
         let before = match memory.read_bytes(frame.address, length, length) {
             Ok(before) => before,
@@ -230,7 +248,11 @@ impl Caller<'_> {
             Err(error) => return Err(error.into()),
         };
         match memory.write(frame.address, &frame.bytes) {
-            Ok(()) => Ok(Some(Borrowed { frame, before })),
+            Ok(()) => Ok(Some(Borrowed {
+                frame,
+                before,
+                text,
+            })),
             Err(MemoryError::Unmapped { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -250,6 +272,8 @@ impl Caller<'_> {
 struct Borrowed {
     frame: SignalFrame,
     before: Vec<u8>,
+    /// Where the text is that the frame carries.
+    text: Option<TargetAddress>,
 }
 
 fn decode_result(number: i64, result: u64) -> Result<u64> {

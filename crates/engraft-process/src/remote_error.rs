@@ -76,6 +76,14 @@ pub enum RemoteCallError {
         /// The thread.
         tid: i32,
     },
+    /// There is no room below the thread's stack pointer, or no code to return by, or the text is too long.
+    #[error(
+        "there is no room on the stack of thread {tid} for a text that a system call is to read"
+    )]
+    NoStack {
+        /// The thread.
+        tid: i32,
+    },
     /// There is no `syscall` instruction to borrow.
     #[error("no syscall instruction was found in the code of process {pid}")]
     NoInstruction {

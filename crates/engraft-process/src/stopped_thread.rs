@@ -1,5 +1,7 @@
 //! A thread that stands still: what is known of it, and what can be done in it.
 
+use std::ffi::CStr;
+
 use crate::process::Process;
 use crate::protected::ProtectedWriter;
 use crate::registers::Registers;
@@ -148,6 +150,16 @@ impl StoppedThread<'_> {
         number: i64,
         arguments: [u64; 6],
     ) -> Result<u64, RemoteCallError> {
-        Caller::new(self.tracees, self.state.tid)?.system_call(number, arguments)
+        Caller::new(self.tracees, self.state.tid)?.system_call(number, arguments, None)
+    }
+
+    /// Makes a system call that reads a text of at most 127 bytes, whose address takes the place of the first argument.
+    pub fn system_call_with_text(
+        &mut self,
+        number: i64,
+        text: &CStr,
+        arguments: [u64; 6],
+    ) -> Result<u64, RemoteCallError> {
+        Caller::new(self.tracees, self.state.tid)?.system_call(number, arguments, Some(text))
     }
 }

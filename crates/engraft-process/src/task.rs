@@ -4,7 +4,8 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use crate::address::TargetAddress;
 
@@ -165,6 +166,30 @@ fn parse_activity(text: &str) -> Option<Activity> {
     }
 }
 
+/// The entries of a directory of /proc that are numbers; `None` when it is gone.
+fn numbers<T: FromStr>(path: &Path) -> io::Result<Option<Vec<T>>> {
+    let Some(entries) = or_gone(fs::read_dir(path))? else {
+        return Ok(None);
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        // The listing itself fails with ENOENT when the process ends under it.
+        let Some(entry) = or_gone(entry)? else { break };
+        let name = entry.file_name();
+        numbers.extend(name.to_str().and_then(|name| name.parse::<T>().ok()));
+    }
+    Ok(Some(numbers))
+}
+
+fn parse_file_size_limit(text: &str) -> Option<u64> {
+    let mut lines = text.lines();
+    let limits = lines.find_map(|line| line.strip_prefix("Max file size"))?;
+    match limits.split_ascii_whitespace().next()? {
+        "unlimited" => Some(u64::MAX),
+        soft => soft.parse().ok(),
+    }
+}
+
 fn parse_status(text: &str) -> TaskStatus {
     let mut status = TaskStatus::default();
     for line in text.lines() {
@@ -195,22 +220,8 @@ impl Task {
 
     /// The threads of a process, in no particular order; empty when it is gone.
     pub fn list(pid: i32) -> io::Result<Vec<i32>> {
-        let Some(entries) = or_gone(fs::read_dir(format!("/proc/{pid}/task")))? else {
-            return Ok(Vec::new());
-        };
-        let mut tids = Vec::new();
-        for entry in entries {
-            // The listing itself fails with ENOENT when the process ends under it.
-            let Some(entry) = or_gone(entry)? else { break };
-            if let Some(tid) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            {
-                tids.push(tid);
-            }
-        }
-        Ok(tids)
+        let tids = numbers(format!("/proc/{pid}/task").as_ref())?;
+        Ok(tids.unwrap_or_default())
     }
 
     /// A file of this thread.
@@ -279,8 +290,23 @@ impl Task {
         Ok(self.text("status")?.map(|text| parse_status(&text)))
     }
 
-    /// The file behind a file descriptor, as /proc names it (`socket:[123]`).
-    pub(crate) fn descriptor(&self, number: u64) -> io::Result<Option<PathBuf>> {
+    /// The soft limit of the size of files that it may make, in bytes; `None` when it is gone.
+    pub fn file_size_limit(&self) -> io::Result<Option<u64>> {
+        let Some(text) = self.text("limits")? else {
+            return Ok(None);
+        };
+        parse_file_size_limit(&text)
+            .map(Some)
+            .ok_or_else(|| malformed("limits"))
+    }
+
+    /// The numbers of its open file descriptors; none when it is gone.
+    pub fn descriptors(&self) -> io::Result<Vec<u64>> {
+        Ok(numbers(&self.path("fd"))?.unwrap_or_default())
+    }
+
+    /// The file behind a file descriptor, as /proc names it (`socket:[123]`); `None` if it is not open.
+    pub fn descriptor(&self, number: u64) -> io::Result<Option<PathBuf>> {
         or_gone(fs::read_link(self.path(&format!("fd/{number}"))))
     }
 }

@@ -40,8 +40,6 @@ pub(crate) struct Segment {
 pub(crate) struct Blob {
     /// The pieces, at increasing offsets.
     pub segments: Vec<Segment>,
-    /// Size of the whole in bytes, a multiple of the page size.
-    pub length: u64,
     /// Where its variables, which come last, end. The rest of their page is free.
     pub end: u64,
     /// Offset of the entry for remote calls.
@@ -140,7 +138,6 @@ impl Blob {
             return Err(BadBlob("its variables are not at its end"));
         }
         Ok(Self {
-            length: content.len() as u64,
             end: last,
             enter: symbol("engraft_agent_enter")?,
             restorer: symbol("engraft_agent_restorer")?,
@@ -202,7 +199,7 @@ mod tests {
                 .windows(2)
                 .all(|pair| pair[0].offset + pair[0].length <= pair[1].offset)
         );
-        assert!(blob.length < 128 * 1024, "{} bytes", blob.length);
+        assert!(blob.end < 128 * 1024, "{} bytes", blob.end);
         let constants = blob.segments.first().unwrap();
         assert_eq!(
             (constants.protection, constants.length),

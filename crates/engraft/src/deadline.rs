@@ -29,6 +29,11 @@ impl Deadline {
         }
     }
 
+    /// Whether the time is up.
+    pub(crate) fn has_passed(&self) -> bool {
+        Instant::now() > self.end
+    }
+
     /// Lets the target run for a moment; an error when the time is up.
     pub(crate) fn wait(&self) -> Result<(), Duration> {
         let pause = self.pause.get();

@@ -1,12 +1,14 @@
 //! What can go wrong, in the user's terms. With which exit code the command ends is in [`crate::exit_code`], what
 //! the user can do in [`Error::hint`].
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use engraft_abi::Outcome;
 use engraft_process::{
     MapsError, MemoryError, ModuleError, OpenError, Process, RemoteCallError, StopError,
+    TargetAddress,
 };
 
 use crate::blob::BadBlob;
@@ -108,6 +110,42 @@ pub enum Error {
         waiting: usize,
         /// The first of them, as [`Error::ThreadInside`], if it is known.
         inside: Option<Box<Self>>,
+    },
+    /// What was mapped for the agent is something else now.
+    #[error(
+        "process {pid} has put something else in the place of the memory that was mapped for the agent"
+    )]
+    MemoryReplaced {
+        /// The process.
+        pid: i32,
+    },
+    /// Memory of an agent is there that was taken away.
+    #[error("{}-{} in process {pid} is still memory of an agent that was removed", range.start, range.end)]
+    MemoryLeft {
+        /// The process.
+        pid: i32,
+        /// Where.
+        range: Range<TargetAddress>,
+    },
+    /// An agent's memory file is open that was closed.
+    #[error(
+        "descriptor {descriptor} of process {pid} is still the memory file of an agent that was removed"
+    )]
+    FileLeft {
+        /// The process.
+        pid: i32,
+        /// Its number there.
+        descriptor: u64,
+    },
+    /// There is too much that looks like what an injection has left.
+    #[error(
+        "process {pid} has more memory that looks like an agent's than could be taken away within {timeout:?}"
+    )]
+    TooManyRemains {
+        /// The process.
+        pid: i32,
+        /// How long we tried.
+        timeout: Duration,
     },
     /// Another controller is at work.
     #[error("another engraft was at work on process {pid} for more than {timeout:?}")]

@@ -49,6 +49,10 @@ impl Error {
             | Self::AnotherController { .. }
             | Self::ThreadRefers { .. }
             | Self::LoaderBusy { .. } => TARGET_BUSY,
+            Self::MemoryReplaced { .. } | Self::MemoryLeft { .. } | Self::FileLeft { .. } => {
+                NOT_PATCHABLE
+            }
+            Self::TooManyRemains { .. } => NOT_PATCHABLE,
             Self::NotUndone { source, .. } => source.exit_code(),
             Self::StillEnabled { .. } | Self::PatchesLeft { .. } | Self::NotInTransition { .. } => {
                 WRONG_STATE

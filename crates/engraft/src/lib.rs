@@ -5,6 +5,7 @@
 //! patch file says is `engraft-patch`'s. It keeps no state: what is true of a process is in the process.
 
 mod agent;
+mod agent_memory;
 mod apply;
 mod attachment;
 mod blob;
@@ -21,6 +22,7 @@ mod look;
 mod module_list;
 mod objects;
 mod payload;
+mod remains;
 mod retired;
 mod selection;
 mod session;

@@ -19,6 +19,7 @@ use crate::in_the_way::Reference;
 use crate::inject;
 use crate::look::{addresses, check, walk_context};
 use crate::objects::Waiting;
+use crate::remains;
 use crate::session::Session;
 use crate::status::{Snapshot, status};
 use crate::transition::{Change, take_over};
@@ -126,9 +127,15 @@ pub(crate) fn take_out(
     }
 }
 
-/// Takes an agent that knows no patch out of a process; false if there is none. Waits up to `timeout` until
-/// no thread is inside it.
+/// Takes an agent that knows no patch out of a process, and whatever an injection has left there that was not completed;
+/// false if there is no agent. Waits up to `timeout` until no thread is inside it.
 pub fn remove_agent(process: &Process, timeout: Duration) -> Result<bool, Error> {
+    let removed = take_agent_out(process, timeout)?;
+    remains::expect_none(process)?;
+    Ok(removed)
+}
+
+fn take_agent_out(process: &Process, timeout: Duration) -> Result<bool, Error> {
     let pid = process.pid();
     let Some(session) = Session::find(process, Deadline::after(timeout))? else {
         return Ok(false);

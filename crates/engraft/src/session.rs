@@ -12,7 +12,8 @@ use engraft_process::{
 use crate::agent::{Answer, RunningAgent};
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::inject::{self, Calls, Injection};
+use crate::inject::{Calls, Injection};
+use crate::remains;
 use crate::status::{PatchState, Snapshot};
 
 /// How long one stop may take before it is given up.
@@ -42,7 +43,12 @@ impl<'p> Session<'p> {
                 let unfinished = agent.set_controlled(true)?;
                 Self::with(process, agent, deadline, lock, way, unfinished).map(Some)
             }
-            None => Ok(None),
+            None => {
+                if remains::are_there(process)? {
+                    remains::remove_remains(process, &deadline)?;
+                }
+                Ok(None)
+            }
         }
     }
 
@@ -57,14 +63,14 @@ impl<'p> Session<'p> {
             let unfinished = agent.set_controlled(true)?;
             return Self::with(process, agent, deadline, lock, way, unfinished);
         }
-        inject::remove_remains(process, &deadline)?;
+        remains::remove_remains(process, &deadline)?;
         let injection = Injection::plan(process, modules)?;
         let mut calls = Calls::borrowing(process, &deadline);
         match injection.map(&mut calls) {
             // It comes with the note that it is controlled.
             Ok(agent) => Self::with(process, agent, deadline, lock, way, false),
             Err(error) if !process.is_alive() => Err(error),
-            Err(error) => Err(error.with_undo(injection.clean(&mut calls))),
+            Err(error) => Err(error.with_undo(remains::remove_remains(process, &deadline))),
         }
     }
 

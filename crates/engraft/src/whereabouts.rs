@@ -2,13 +2,16 @@
 //!
 //! Its memory has a name in /proc/PID/maps if it maps a memory file, or if the kernel can name other memory
 //! (CONFIG_ANON_VMA_NAME, Linux 5.17). Where neither is so, it is found by what is in it: a [`Landmark`] at the
-//! start of private memory without a file that may only be read. Few programs have such memory at all, so for
-//! nearly every process the memory map says that there is no agent, and nothing else is read.
+//! start of private memory without a file that may not be written. Few programs have such memory at all, so for
+//! nearly every process the memory map says that there is no agent, and nothing else is read. Between the instant at
+//! which it is mapped and the one at which the landmark is there, it is found by its form.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
-use engraft_abi::{AGENT_MAPPING_NAME, LANDMARK_MAGIC, Landmark};
+use engraft_abi::{AGENT_MAPPING_NAME, LANDMARK_MAGIC, Landmark, MAPPING_LENGTH};
 use engraft_process::{Mapping, MemoryError, Process, TargetAddress};
+use rustix::fs::{MemfdFlags, fstat, major, memfd_create, minor};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::Error;
@@ -19,24 +22,70 @@ pub(crate) fn whereabouts(process: &Process) -> Result<Vec<Range<TargetAddress>>
     for mapping in &process.maps()? {
         if is_named(mapping) {
             ranges.push(mapping.range.clone());
-        } else if may_start_with_landmark(mapping) {
+        } else if may_start_with_landmark(mapping) && !is_reservation(process, mapping)? {
             ranges.extend(marked(process, mapping.range.start)?);
         }
     }
     Ok(ranges)
 }
 
-/// By the kernel's words for a memory file and for anonymous memory. A file of the program's own may lie in a directory
-/// that is called like us.
+/// The ranges of memory that were to be an agent's, and that nothing has been written to.
+pub(crate) fn reservations(process: &Process) -> Result<Vec<Range<TargetAddress>>, Error> {
+    let mut ranges = Vec::new();
+    for mapping in &process.maps()? {
+        if is_reservation(process, mapping)? {
+            ranges.push(mapping.range.clone());
+        }
+    }
+    Ok(ranges)
+}
+
+/// By the kernel's words for a memory file and for anonymous memory. A file of the program's own may have the same name,
+/// but does not lie where memory files do.
 fn is_named(mapping: &Mapping) -> bool {
     let name = mapping.name.to_string_lossy();
-    let name = name.strip_prefix("/memfd:").or(name.strip_prefix("[anon:"));
+    let (major, minor, _) = mapping.file;
+    let name = match mapping.has_file() {
+        true if memory_file_device().is_some_and(|known| known != (major, minor)) => None,
+        true => name.strip_prefix("/memfd:"),
+        false => name.strip_prefix("[anon:"),
+    };
     name.is_some_and(|name| name.starts_with(AGENT_MAPPING_NAME))
 }
 
+/// The device that all memory files are on; `None` if this process may not make one.
+pub(crate) fn memory_file_device() -> Option<(u32, u32)> {
+    static DEVICE: OnceLock<Option<(u32, u32)>> = OnceLock::new();
+    let find = || {
+        let file = memfd_create(c"engraft", MemfdFlags::CLOEXEC).ok()?;
+        let device = fstat(file).ok()?.st_dev;
+        Some((major(device), minor(device)))
+    };
+    *DEVICE.get_or_init(find)
+}
+
+fn is_unnamed(mapping: &Mapping) -> bool {
+    !mapping.shared && !mapping.has_file() && mapping.name.is_empty()
+}
+
 fn may_start_with_landmark(mapping: &Mapping) -> bool {
-    let only_readable = mapping.readable && !mapping.writable && !mapping.executable;
-    only_readable && !mapping.shared && !mapping.has_file() && mapping.name.is_empty()
+    mapping.readable && !mapping.writable && is_unnamed(mapping)
+}
+
+/// Executable memory that is not code, because nothing is there. Nothing may be read there either, which would leave a
+/// trace.
+fn is_reservation(process: &Process, mapping: &Mapping) -> Result<bool, Error> {
+    let range = &mapping.range;
+    let has_form = mapping.readable
+        && mapping.executable
+        && !mapping.writable
+        && is_unnamed(mapping)
+        && range.end - range.start == MAPPING_LENGTH;
+    if !has_form {
+        return Ok(false);
+    }
+    let untouched = process.is_untouched(range);
+    untouched.map_err(Error::looking_at(process))
 }
 
 /// The range that the landmark at this address tells of, if there is one.

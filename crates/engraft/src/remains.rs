@@ -1,0 +1,106 @@
+//! What an injection has left in a process that was not completed: its command was killed, or failed. Memory, and a
+//! descriptor of a memory file.
+
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use engraft_process::{Process, TargetAddress};
+
+use crate::agent_memory::unmap;
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::inject::Calls;
+use crate::whereabouts::{reservations, whereabouts};
+
+/// The agent's memory file, as /proc names what a descriptor refers to.
+const FILE: &[u8] = b"/memfd:engraft-agent (deleted)";
+
+/// How many ranges of memory are taken away even if there is no time.
+const AT_LEAST: usize = 16;
+
+/// Takes away what injections have left that were not completed, from a process without an agent. Whoever began them
+/// has died: one controller works on a process at a time.
+pub(crate) fn remove_remains(process: &Process, deadline: &Deadline) -> Result<(), Error> {
+    let mut calls = Calls::borrowing(process, deadline);
+    for (index, range) in memory(process)?.into_iter().enumerate() {
+        // More than that many are a process's that imitates us.
+        if index >= AT_LEAST && deadline.has_passed() {
+            let (pid, timeout) = (process.pid(), deadline.timeout);
+            return Err(Error::TooManyRemains { pid, timeout });
+        }
+        unmap(&mut calls, range.start, range.end - range.start)?;
+    }
+    close_files(&mut calls)
+}
+
+/// Fails if anything of an agent is left.
+pub(crate) fn expect_none(process: &Process) -> Result<(), Error> {
+    let pid = process.pid();
+    if let Some(range) = memory(process)?.into_iter().next() {
+        return Err(Error::MemoryLeft { pid, range });
+    }
+    match open_files(process)?.first() {
+        Some(&descriptor) => Err(Error::FileLeft { pid, descriptor }),
+        None => Ok(()),
+    }
+}
+
+/// Whether there is anything to take away.
+pub(crate) fn are_there(process: &Process) -> Result<bool, Error> {
+    Ok(!memory(process)?.is_empty() || !open_files(process)?.is_empty())
+}
+
+/// Ranges of memory that are an agent's, or were to be; those that touch are one.
+fn memory(process: &Process) -> Result<Vec<Range<TargetAddress>>, Error> {
+    let mut ranges = whereabouts(process)?;
+    ranges.extend(reservations(process)?);
+    ranges.sort_by_key(|range| range.start);
+    let mut joined: Vec<Range<TargetAddress>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => joined.push(range),
+        }
+    }
+    Ok(joined)
+}
+
+/// The descriptors of the agent's memory files.
+fn open_files(process: &Process) -> Result<Vec<u64>, Error> {
+    let task = process.living_task();
+    let mut descriptors = task.descriptors().map_err(Error::looking_at(process))?;
+    // What cannot be looked at has just been closed.
+    descriptors.retain(|number| {
+        let file = task.descriptor(*number).ok().flatten();
+        file.is_some_and(|file| is_ours(&file))
+    });
+    Ok(descriptors)
+}
+
+fn is_ours(file: &Path) -> bool {
+    file.as_os_str().as_bytes() == FILE
+}
+
+/// Closes all of the agent's memory files that are open.
+pub(crate) fn close_files(calls: &mut Calls<'_, '_>) -> Result<(), Error> {
+    for descriptor in open_files(calls.process())? {
+        close_file(calls, descriptor)?;
+    }
+    Ok(())
+}
+
+/// Closes a memory file of the agent, if the number still means one: the program may have closed it itself, and
+/// opened something else.
+pub(crate) fn close_file(calls: &mut Calls<'_, '_>, descriptor: u64) -> Result<(), Error> {
+    let process = calls.process().clone();
+    calls.in_thread(|thread| {
+        let task = process.task(thread.state().tid);
+        let file = task.descriptor(descriptor);
+        let file = file.map_err(Error::looking_at(&process))?;
+        if file.is_some_and(|file| is_ours(&file)) {
+            thread.system_call(libc::SYS_close, [descriptor, 0, 0, 0, 0, 0])?;
+        }
+        Ok(())
+    })
+}
