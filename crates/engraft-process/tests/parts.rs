@@ -325,8 +325,15 @@ fn another_program_is_run_while_sleepers_stand_still() {
 }
 
 /// Whether it happens to sleep or to run when it is looked at.
+///
+/// How often the thread wakes is up to the machine. So a round counts if the thread has woken often enough in it,
+/// by the scheduler's own count.
 #[test]
 fn a_thread_that_wakes_often_stands_still_no_longer_than_those_that_run() {
+    /// A thread that wakes less often than once in this time need not be told from a sleeper.
+    const OFTEN: Duration = Duration::from_millis(20);
+    /// Wakes in a round that a stop of ours may have caused.
+    const OURS: u64 = 6;
     let mut victim = Victim::start(&compile("pause.c", "pause", &[]), &["timer", "3"]);
     let process = victim.process();
     assert_eq!(victim.ask("window"), "measuring");
@@ -334,14 +341,17 @@ fn a_thread_that_wakes_often_stands_still_no_longer_than_those_that_run() {
         let counters = process.task(victim.pid).scheduler_counters();
         counters.unwrap().unwrap().slices
     };
-    process.watch_sleepers();
-    let (before, started) = (slices(), Instant::now());
-    while slices() == before {
-        assert!(started.elapsed() < LONG);
-        std::thread::yield_now();
-    }
-    // That is not forgotten: it need not wake between one stop and the next.
-    for _ in 0..20 {
+    let (started, mut counted) = (Instant::now(), 0);
+    while counted < 20 {
+        assert!(
+            started.elapsed() < LONG,
+            "it woke often in {counted} rounds"
+        );
+        let (begun, before) = (Instant::now(), slices());
+        process.watch_sleepers();
+        while slices() <= before + OURS {
+            std::thread::yield_now();
+        }
         let mut others = process.threads().unwrap();
         others.retain(|tid| *tid != victim.pid);
         while !others
@@ -351,15 +361,23 @@ fn a_thread_that_wakes_often_stands_still_no_longer_than_those_that_run() {
             assert!(started.elapsed() < LONG);
             std::thread::yield_now();
         }
+        let woken = u32::try_from(slices() - before - OURS).unwrap();
         let partly = process.seize(LONG).unwrap().stop_sleepers(LONG).unwrap();
-        assert!(partly.threads().count() > 0);
-        assert!(partly.threads().all(|thread| thread.tid != victim.pid));
+        let wakes_often = begun.elapsed() < OFTEN * woken;
+        let sleepers = partly.threads().count();
+        assert!(sleepers > 0);
+        if wakes_often {
+            assert!(partly.threads().all(|thread| thread.tid != victim.pid));
+        }
         let mut stopped = partly.stop_rest(LONG).unwrap();
         assert_eq!(stopped.threads().count(), 4);
-        let calling = stopped.calling_thread().unwrap();
-        assert_ne!(calling.state().tid, victim.pid);
+        // A sleeper that others kept from going back to sleep may seem to wake often, too.
+        if wakes_often && sleepers == others.len() {
+            let calling = stopped.calling_thread().unwrap();
+            assert_ne!(calling.state().tid, victim.pid);
+            counted += 1;
+        }
         stopped.detach().unwrap();
-        process.watch_sleepers();
     }
     victim.ask("end");
     victim.finish();
