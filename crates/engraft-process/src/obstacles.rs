@@ -25,6 +25,8 @@ pub struct Obstacles {
     pub uninterruptible: Option<i32>,
     /// Confined threads.
     pub seccomp: Vec<(i32, Seccomp)>,
+    /// How many threads are not confined.
+    pub unconfined: usize,
 }
 
 impl Process {
@@ -54,7 +56,7 @@ impl Obstacles {
             self.uninterruptible = Some(tid);
         }
         match status.seccomp {
-            0 => {}
+            0 => self.unconfined += 1,
             1 => self.seccomp.push((tid, Seccomp::Strict)),
             _ => self.seccomp.push((tid, Seccomp::Filter)),
         }

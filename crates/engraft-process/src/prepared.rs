@@ -6,7 +6,6 @@ use crate::remote::RemoteCall;
 use crate::remote_error::RemoteCallError;
 use crate::remote_thread::{Caller, Kept, Result};
 use crate::requests::Requests;
-use crate::restart::has_restart_block;
 use crate::stop_error::StopError;
 use crate::stopped_thread::ThreadState;
 use crate::sys::ptrace;
@@ -107,22 +106,9 @@ impl Tracees {
             return Some(prepared.tid());
         }
         let order = self.calling_order();
-        let free = order.iter().find(|tid| !self.is_bound_by_filter(**tid));
+        let is_free = |tid: &&i32| !self.process.is_bound_by_filter(**tid);
+        let free = order.iter().find(is_free);
         free.or(order.first()).copied()
-    }
-
-    /// Does it sleep in a call whose rest only the kernel knows, under a filter that we cannot suspend? Then a
-    /// function cannot be called in it: see [`crate::remote`].
-    fn is_bound_by_filter(&self, tid: i32) -> bool {
-        let tracee = self.threads.get(&tid);
-        if !tracee.is_some_and(|tracee| has_restart_block(&tracee.registers)) {
-            return false;
-        }
-        if ptrace::set_options(tid, OPTIONS | libc::PTRACE_O_SUSPEND_SECCOMP).is_ok() {
-            return ptrace::set_options(tid, OPTIONS).is_err();
-        }
-        let status = self.process.task(tid).status();
-        matches!(status, Ok(Some(status)) if status.seccomp != 0)
     }
 
     /// What was prepared in this thread is of no use any more.

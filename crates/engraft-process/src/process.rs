@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::auxv::AuxiliaryVector;
 use crate::gadgets::Gadgets;
+use crate::interrupted_calls::InterruptedCalls;
 use crate::liveliness::Liveliness;
 use crate::maps::{Maps, MapsError};
 use crate::memory::Memory;
@@ -88,6 +89,7 @@ pub(crate) struct Shared {
     /// The thread that was borrowed last: it seldom runs. 0 if none was.
     pub(crate) quiet_tid: AtomicI32,
     pub(crate) liveliness: Liveliness,
+    pub(crate) interrupted_calls: InterruptedCalls,
     pub(crate) gadgets: OnceLock<Gadgets>,
 }
 
@@ -158,6 +160,7 @@ impl Process {
                 memory_tid: AtomicI32::new(pid),
                 quiet_tid: AtomicI32::new(0),
                 liveliness: Liveliness::default(),
+                interrupted_calls: InterruptedCalls::default(),
                 gadgets: OnceLock::new(),
             }),
         };

@@ -6,21 +6,20 @@
 //!    finishes the call, returns into the restorer, and `rt_sigreturn` restores it.
 //! 3. Signals are blocked. The synchronous ones are not: a blocked SIGSEGV that happens anyway makes the
 //!    kernel reset the program's handler.
-//! 4. The thread runs until it is about to enter `rt_sigreturn`. There it is restored from outside, and
-//!    the system call is skipped (number -1): executing it would make the kernel forget how to
-//!    resume an interrupted nanosleep, poll or futex.
-//!    That may be left until others have been let go.
-//! 5. It is brought to an ordinary stop before it executes any instruction, and gets back exactly the
-//!    registers it was stopped with: the kernel's restart logic is then still to come, as if
-//!    nothing had happened.
+//! 4. The thread runs until it is about to enter `rt_sigreturn`. What follows may be left until others have
+//!    been let go.
+//! 5. It is brought to an ordinary stop before it executes any instruction of the program, and gets back
+//!    exactly the registers it was stopped with: the kernel's restart logic is then still to come, as if
+//!    nothing had happened ([`crate::way_back`]).
 //!
 //! # Requests
 //! Code that runs in a call may ask us to do something ([`Requests`]). It cannot tell whether its
 //! tracer still lives and holds the other threads, so what needs that it must leave to the tracer.
 //!
 //! # seccomp
-//! Filters are evaluated after us, also for the number -1. In a thread with a filter that we cannot
-//! suspend, `rt_sigreturn` is executed, and a thread that sleeps in nanosleep and the like is refused.
+//! The kernel evaluates filters after our stop at the entry of a call, also for the number -1. A filter is suspended
+//! for the time of a call if we may, but only for as long as we live. So a thread that we hold stands at no moment
+//! before a call that is fatal under its filter without us.
 
 use std::ffi::CStr;
 use std::time::Duration;
@@ -34,7 +33,7 @@ use crate::prepared::Prepared;
 use crate::remote_error::RemoteCallError;
 use crate::remote_thread::{Caller, Result};
 use crate::requests::{Requests, Service};
-use crate::restart::{has_restart_block, restart_ready_without_kernel};
+use crate::restart::restart_ready_without_kernel;
 use crate::sys::ptrace;
 use crate::tracees::OPTIONS;
 
@@ -93,7 +92,6 @@ impl Caller<'_> {
             source,
         })?;
         let mode = status.map_or(0, |status| status.seccomp);
-        self.kept.filtered = mode != 0;
         if mode == 0 || (allowed && mode != SECCOMP_STRICT) {
             return Ok(());
         }
@@ -101,8 +99,10 @@ impl Caller<'_> {
     }
 
     fn frame(&self, top: TargetAddress, restorer: TargetAddress) -> Result<SignalFrame> {
+        let registers = &self.kept.registers;
+        let call = self.tracees.process.resumed_call(self.tid, registers);
         let saved = Saved {
-            registers: &restart_ready_without_kernel(&self.kept.registers),
+            registers: &restart_ready_without_kernel(registers, call),
             signal_mask: self.kept.signal_mask,
             extended_state: &self.kept.extended_state,
         };
@@ -120,13 +120,12 @@ impl Caller<'_> {
         if frame.is_err() && self.kept.suspended {
             self.check("set the options of", ptrace::set_options(self.tid, OPTIONS))?;
         }
-        Ok(Prepared::new(self.kept, frame?, call))
+        let frame = frame?;
+        self.kept.frame_at_return = Some(frame.stack_pointer_at_return());
+        Ok(Prepared::new(self.kept, frame, call))
     }
 
     fn write_frame(&self, call: &RemoteCall) -> Result<SignalFrame> {
-        if self.kept.filtered && !self.kept.suspended && has_restart_block(&self.kept.registers) {
-            return Err(RemoteCallError::Seccomp { tid: self.tid });
-        }
         let frame = self.frame(call.stack_top, call.restorer)?;
         let memory = self.tracees.process.memory();
         memory.write(frame.address, &frame.bytes)?;
@@ -170,10 +169,6 @@ impl Caller<'_> {
             let returns = now.orig_rax == libc::SYS_rt_sigreturn as u64
                 && now.stack_pointer() == frame.stack_pointer_at_return();
             if returns {
-                // A filter would see what is skipped, and may end the process for it.
-                if self.kept.filtered && !self.kept.suspended {
-                    self.run_to_system_call(&deadline, service)?;
-                }
                 return Ok(now.rbx);
             }
             service.serve_stopped(&now);
@@ -216,6 +211,9 @@ impl Caller<'_> {
             let [first, ..] = &mut arguments;
             *first = at.ok_or(RemoteCallError::NoStack { tid: self.tid })?.get();
         }
+        self.kept.frame_at_return = borrowed
+            .as_ref()
+            .map(|borrowed| borrowed.frame.stack_pointer_at_return());
         let stack = borrowed
             .as_ref()
             .map_or(self.kept.registers.rsp.into(), |b| b.frame.address);

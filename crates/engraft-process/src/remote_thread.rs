@@ -11,9 +11,9 @@ use crate::release::PROCESSOR_WITHIN;
 
 use crate::remote_error::RemoteCallError;
 use crate::requests::Service;
-use crate::restart::{restart_ready, will_restart};
+use crate::restart::will_restart;
 use crate::sys::ptrace::{self, Go};
-use crate::tracees::{Condition, OPTIONS, Tracees};
+use crate::tracees::{Condition, Tracees};
 use crate::wait::{Event, Waited, wait, wait_soon};
 
 /// SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS: raised by instructions.
@@ -31,7 +31,10 @@ pub(crate) struct Kept {
     condition: Condition,
     pub(crate) signal_mask: u64,
     pub(crate) extended_state: Vec<u8>,
-    pub(crate) filtered: bool,
+    /// The stack pointer with which `rt_sigreturn` restores the thread, once there is a frame.
+    pub(crate) frame_at_return: Option<TargetAddress>,
+    /// Its seccomp filter is suspended. That must last until it stands in an ordinary stop again: see
+    /// [`crate::way_back`].
     pub(crate) suspended: bool,
 }
 
@@ -60,7 +63,7 @@ impl<'t> Caller<'t> {
             condition: tracee.condition,
             signal_mask: 0,
             extended_state: Vec::new(),
-            filtered: false,
+            frame_at_return: None,
             suspended: false,
         };
         let mut caller = Self::with(tracees, kept);
@@ -203,7 +206,7 @@ impl<'t> Caller<'t> {
         })
     }
 
-    fn ended(&mut self) -> RemoteCallError {
+    pub(crate) fn ended(&mut self) -> RemoteCallError {
         self.tracees.threads.remove(&self.tid);
         // The last of them: the pidfd may lag behind by the time the kernel needs to tidy up.
         let pid = self.tracees.pid();
@@ -214,7 +217,7 @@ impl<'t> Caller<'t> {
     }
 
     /// The next event; `None` if none comes in time.
-    fn await_event(
+    pub(crate) fn await_event(
         &mut self,
         deadline: &Deadline,
         service: &mut Service<'_, '_>,
@@ -259,7 +262,7 @@ impl<'t> Caller<'t> {
         Err(self.timed_out(deadline))
     }
 
-    fn timed_out(&self, deadline: &Deadline) -> RemoteCallError {
+    pub(crate) fn timed_out(&self, deadline: &Deadline) -> RemoteCallError {
         RemoteCallError::TimedOut {
             tid: self.tid,
             timeout: deadline.timeout(),
@@ -297,59 +300,5 @@ impl<'t> Caller<'t> {
             tracee.condition = self.kept.condition;
         }
         self.tracees.returned = Some(self.kept);
-    }
-
-    /// Puts the thread back to where it was stopped. What fails is tried once more, from the start: half a
-    /// thread is worse than anything.
-    pub(crate) fn restore(&mut self) -> Result<()> {
-        match self.try_to_restore() {
-            Err(error @ RemoteCallError::System { .. }) => {
-                tracing::debug!(%error, "restoring a thread once more");
-                self.try_to_restore()
-            }
-            restored => restored,
-        }
-    }
-
-    fn try_to_restore(&mut self) -> Result<()> {
-        // In this order: with the registers the thread leaves the reach of the frame, so by then
-        // everything else must be in place.
-        let state = ptrace::set_extended_state(self.tid, &self.kept.extended_state);
-        self.check("restore the extended state of", state)?;
-        let mask = ptrace::set_signal_mask(self.tid, self.kept.signal_mask);
-        self.check("restore the signal mask of", mask)?;
-        let ready = ptrace::set_registers(self.tid, &restart_ready(&self.kept.registers));
-        self.check("restore the registers of", ready)?;
-        self.reach_ordinary_stop()?;
-        if self.kept.suspended {
-            self.check("set the options of", ptrace::set_options(self.tid, OPTIONS))?;
-        }
-        Ok(())
-    }
-
-    /// From any stop to one in which the kernel's restart logic is still to come, with no
-    /// instruction executed in between: a request made during a stop is answered by another stop,
-    /// before user mode and before any signal.
-    fn reach_ordinary_stop(&mut self) -> Result<()> {
-        self.check("interrupt", ptrace::interrupt(self.tid))?;
-        self.check("continue", ptrace::go(self.tid, Go::Continue, 0))?;
-        let deadline = Deadline::after(PROCESSOR_WITHIN);
-        let mut service = Service::of(None);
-        loop {
-            let event = self.await_event(&deadline, &mut service)?;
-            match event.ok_or_else(|| self.timed_out(&deadline))? {
-                Event::Stop { group } => {
-                    let original = ptrace::set_registers(self.tid, &self.kept.registers);
-                    self.check("restore the registers of", original)?;
-                    if let Some(tracee) = self.tracees.threads.get_mut(&self.tid) {
-                        tracee.condition = Condition::Stopped { group };
-                        tracee.registers = self.kept.registers;
-                    }
-                    return Ok(());
-                }
-                Event::Ended => return Err(self.ended()),
-                _ => self.check("continue", ptrace::go(self.tid, Go::Continue, 0))?,
-            }
-        }
     }
 }

@@ -21,7 +21,7 @@ const ERESTARTSYS: i64 = -512;
 const ERESTARTNOINTR: i64 = -513;
 const ERESTARTNOHAND: i64 = -514;
 const ERESTART_RESTARTBLOCK: i64 = -516;
-const RESTART_SYSCALL: u64 = libc::SYS_restart_syscall as u64;
+pub(crate) const RESTART_SYSCALL: u64 = libc::SYS_restart_syscall as u64;
 /// The length of the `syscall` instruction.
 const SYSCALL_LENGTH: u64 = 2;
 
@@ -123,14 +123,21 @@ pub(crate) fn restart_ready(registers: &Registers) -> Registers {
     ready
 }
 
-/// The same, for a thread that will restore itself by `rt_sigreturn`, which makes the kernel forget
-/// the rest of a nanosleep or poll: the call starts again from the beginning. It takes longer than
-/// it should, but it is not interrupted. (One that had been resumed before cannot be started again:
-/// its number is lost. It will be interrupted.)
-pub(crate) fn restart_ready_without_kernel(registers: &Registers) -> Registers {
+/// The registers of a thread whose call the kernel is to resume where it stands, at the entry of another one.
+pub(crate) fn resumed_in_place(registers: &Registers) -> Registers {
+    Registers {
+        orig_rax: RESTART_SYSCALL,
+        ..*registers
+    }
+}
+
+/// As [`restart_ready`], for a thread that will restore itself by `rt_sigreturn`, which makes the kernel forget
+/// the rest of a nanosleep or poll: the call, whose number is given, starts again from the beginning. It takes
+/// longer than it should, but it is not interrupted. Without the number it is.
+pub(crate) fn restart_ready_without_kernel(registers: &Registers, call: Option<u64>) -> Registers {
     let mut ready = restart_ready(registers);
     if has_restart_block(registers) {
-        ready.rax = registers.orig_rax;
+        ready.rax = call.unwrap_or(registers.orig_rax);
     }
     ready
 }
@@ -183,7 +190,10 @@ mod tests {
         assert_eq!((ready.rip, ready.rax as i64), (0x1000, libc::SYS_futex));
         let ready = restart_ready(&in_call(libc::SYS_poll, ERESTART_RESTARTBLOCK));
         assert_eq!((ready.rip, ready.rax), (0x1000, RESTART_SYSCALL));
-        let ready = restart_ready_without_kernel(&in_call(libc::SYS_poll, ERESTART_RESTARTBLOCK));
+        let ready = restart_ready_without_kernel(
+            &in_call(libc::SYS_restart_syscall, ERESTART_RESTARTBLOCK),
+            Some(libc::SYS_poll as u64),
+        );
         assert_eq!((ready.rip, ready.rax as i64), (0x1000, libc::SYS_poll));
         let ready = restart_ready(&in_call(libc::SYS_getpid, 42));
         assert_eq!((ready.rip, ready.rax), (0x1002, 42));

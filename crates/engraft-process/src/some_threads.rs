@@ -71,17 +71,34 @@ impl Process {
         {
             return Ok(borrowed);
         }
+        // Calls in the others will be refused, which is then the answer.
+        let threads = self.quietest_first()?.into_iter();
+        let (bound, free): (Vec<i32>, _) = threads.partition(|tid| self.is_bound_by_filter(*tid));
+        for tids in [free, bound] {
+            if let Some(borrowed) = self.borrow_one_of(tids, &deadline)? {
+                return Ok(borrowed);
+            }
+        }
+        Err(StopError::Gone { pid: self.pid() })
+    }
+
+    /// Borrows one of these threads, one that sleeps if possible; `None` if all have ended.
+    fn borrow_one_of(
+        &self,
+        tids: Vec<i32>,
+        deadline: &Deadline,
+    ) -> Result<Option<BorrowedThread>, StopError> {
         // Those that do not sleep, in case that none does or can be borrowed.
         let (mut running, mut others) = (Vec::new(), Vec::new());
-        for tid in self.quietest_first()? {
+        for tid in tids {
             let stat = self.task(tid).stat().map_err(|it| self.no_list(it))?;
             match stat
                 .filter(|stat| !stat.is_kernel_worker())
                 .map(|stat| stat.state)
             {
                 Some(TaskState::Sleeping) => {
-                    if let Some(borrowed) = self.borrow(tid, &deadline)? {
-                        return Ok(borrowed);
+                    if let Some(borrowed) = self.borrow(tid, deadline)? {
+                        return Ok(Some(borrowed));
                     }
                 }
                 Some(TaskState::Running) => running.push(tid),
@@ -90,11 +107,11 @@ impl Process {
             }
         }
         for tid in running.into_iter().chain(others) {
-            if let Some(borrowed) = self.borrow(tid, &deadline)? {
-                return Ok(borrowed);
+            if let Some(borrowed) = self.borrow(tid, deadline)? {
+                return Ok(Some(borrowed));
             }
         }
-        Err(StopError::Gone { pid: self.pid() })
+        Ok(None)
     }
 
     /// Borrows this thread; `None` if it has ended.

@@ -391,6 +391,7 @@ impl Tracees {
         if hide_our_interrupt(&mut registers, is_socket) {
             self.accept(ptrace::set_registers(tid, &registers))?;
         }
+        self.process.note_interrupted_call(tid, &registers);
         if let Some(tracee) = self.threads.get_mut(&tid) {
             tracee.condition = Condition::Stopped { group };
             tracee.registers = registers;

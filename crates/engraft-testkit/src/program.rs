@@ -119,7 +119,8 @@ impl Program {
         Ok(())
     }
 
-    fn next_line(&mut self) -> Result<String> {
+    /// Waits for the next line that the program says by itself.
+    pub fn next_line(&mut self) -> Result<String> {
         self.lines
             .recv_timeout(TIME_LIMIT)
             .map_err(|error| match error {

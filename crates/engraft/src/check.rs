@@ -9,8 +9,8 @@ use std::io;
 use engraft_abi::Outcome;
 use engraft_patch::{Object, OldPart, Patch, RelocationTarget, site};
 use engraft_process::{
-    BuildId, Maps, Module, Modules, Obstacles, Process, RemoteCallError, Seccomp, StopError,
-    find_gap,
+    BuildId, Maps, Module, Modules, Obstacles, Process, RemoteCallError, StopError, find_gap,
+    may_suspend_filters,
 };
 
 use crate::agent::RunningAgent;
@@ -115,6 +115,7 @@ impl Checked {
             core_dumping,
             uninterruptible,
             seccomp,
+            unconfined,
         } = obstacles;
         let tracer = tracer.map(|tracer| StopError::AlreadyTraced { pid, tracer });
         self.problems.extend(tracer.map(Error::from));
@@ -126,21 +127,13 @@ impl Checked {
                 "thread {tid} is in an uninterruptible sleep: if that lasts, the process cannot be stopped"
             ));
         }
-        if seccomp.is_empty() || may_suspend_seccomp() {
-            return Ok(());
-        }
-        let count = process.threads().map_err(system("list the threads"))?.len();
-        let strict = |(_, mode): &&(i32, Seccomp)| *mode == Seccomp::Strict;
-        match seccomp.iter().find(strict) {
-            Some((tid, _)) if seccomp.iter().filter(strict).count() == count => {
-                let error = RemoteCallError::Seccomp { tid: *tid };
-                self.problems.push(error.into());
-            }
-            _ => self.doubts.push(format!(
-                "{} of {count} threads have a seccomp filter, which may forbid what the agent needs; \
-                 with CAP_SYS_ADMIN it can be suspended",
-                seccomp.len()
-            )),
+        // Calls need one thread without a filter, or a filter that may be suspended.
+        if let Some((tid, _)) = seccomp.first()
+            && unconfined == 0
+            && !may_suspend_filters()
+        {
+            let error = RemoteCallError::Seccomp { tid: *tid };
+            self.problems.push(error.into());
         }
         Ok(())
     }
@@ -149,16 +142,6 @@ impl Checked {
 /// What the agent would answer.
 fn agent_would_say(pid: i32, outcome: Outcome, text: String) -> Error {
     Error::Agent { pid, outcome, text }
-}
-
-/// Whether we have CAP_SYS_ADMIN, with which a tracer may suspend filters.
-fn may_suspend_seccomp() -> bool {
-    const CAP_SYS_ADMIN: u64 = 1 << 21;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mut lines = status.lines();
-    let effective = lines.find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|it| u64::from_str_radix(it.trim(), 16).ok());
-    effective.is_some_and(|capabilities| capabilities & CAP_SYS_ADMIN != 0)
 }
 
 /// One module that would be patched.

@@ -45,38 +45,66 @@ fn check(result: libc::c_long) -> Result<u64> {
 }
 
 /// A request whose arguments are plain numbers.
-fn plain(request: libc::c_uint, tid: i32, data: usize) -> Result<()> {
-    // SAFETY: callers pass requests that take no pointer; glibc's variadic ptrace passes the two
-    // words through unchanged.
+///
+/// # Safety
+/// `request` is one that takes no pointer of ours.
+unsafe fn plain(request: libc::c_uint, tid: i32, data: usize) -> Result<()> {
+    // SAFETY: the caller's promise; glibc's variadic ptrace passes the two words through unchanged.
     let result = unsafe { libc::ptrace(request, tid, 0usize, data) };
     check(result).map(drop)
 }
 
 /// A request whose last argument points to a buffer.
-fn with_buffer(request: libc::c_uint, tid: i32, address: usize, data: *mut c_void) -> Result<()> {
-    // SAFETY: callers pass a pointer to a live, exclusively borrowed object of the type and size
-    // that this request transfers.
+///
+/// # Safety
+/// `data` points to a live object, borrowed exclusively for the call, of the type and size that `request`
+/// transfers.
+unsafe fn with_buffer(
+    request: libc::c_uint,
+    tid: i32,
+    address: usize,
+    data: *mut c_void,
+) -> Result<()> {
+    // SAFETY: the caller's promise.
     let result = unsafe { libc::ptrace(request, tid, address, data) };
     check(result).map(drop)
 }
 
-fn regset(request: libc::c_uint, tid: i32, set: usize, bytes: &mut [u8]) -> Result<usize> {
+/// Reads a register set into `bytes`; how many of them it has filled.
+fn get_regset(tid: i32, set: usize, bytes: &mut [u8]) -> Result<usize> {
     let mut vector = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
         iov_len: bytes.len(),
     };
-    with_buffer(request, tid, set, (&raw mut vector).cast())?;
+    // SAFETY: the request transfers an iovec, which names `bytes`, borrowed exclusively.
+    unsafe { with_buffer(libc::PTRACE_GETREGSET, tid, set, (&raw mut vector).cast()) }?;
     Ok(vector.iov_len)
+}
+
+/// Sets a register set to `bytes`, of which the kernel takes as many as there are.
+fn set_regset(tid: i32, set: usize, bytes: &mut [u8]) -> Result<()> {
+    let mut vector = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: as in `get_regset`.
+    unsafe { with_buffer(libc::PTRACE_SETREGSET, tid, set, (&raw mut vector).cast()) }
 }
 
 /// Becomes the tracer of the thread without stopping it.
 pub(crate) fn seize(tid: i32, options: i32) -> Result<()> {
-    effect(|| plain(libc::PTRACE_SEIZE, tid, options as usize))
+    effect(|| {
+        // SAFETY: the request takes no pointer.
+        unsafe { plain(libc::PTRACE_SEIZE, tid, options as usize) }
+    })
 }
 
 /// Makes a seized thread stop soon. Asynchronous: the stop is reported to `wait`.
 pub(crate) fn interrupt(tid: i32) -> Result<()> {
-    effect(|| plain(libc::PTRACE_INTERRUPT, tid, 0))
+    effect(|| {
+        // SAFETY: the request takes no pointer.
+        unsafe { plain(libc::PTRACE_INTERRUPT, tid, 0) }
+    })
 }
 
 /// Lets a stopped thread go on, delivering `signal` if it is in a signal-delivery-stop.
@@ -85,28 +113,41 @@ pub(crate) fn go(tid: i32, go: Go, signal: i32) -> Result<()> {
         Go::Continue => libc::PTRACE_CONT,
         Go::ToSystemCall => libc::PTRACE_SYSCALL,
     };
-    effect(|| plain(request, tid, signal as usize))
+    effect(|| {
+        // SAFETY: both requests take no pointer.
+        unsafe { plain(request, tid, signal as usize) }
+    })
 }
 
 /// Leaves a thread in its group stop, but lets it notice `SIGCONT`.
 pub(crate) fn listen(tid: i32) -> Result<()> {
-    effect(|| plain(libc::PTRACE_LISTEN, tid, 0))
+    effect(|| {
+        // SAFETY: the request takes no pointer.
+        unsafe { plain(libc::PTRACE_LISTEN, tid, 0) }
+    })
 }
 
 /// Ends tracing of a stopped thread and lets it go on.
 pub(crate) fn detach(tid: i32) -> Result<()> {
-    effect(|| plain(libc::PTRACE_DETACH, tid, 0))
+    effect(|| {
+        // SAFETY: the request takes no pointer.
+        unsafe { plain(libc::PTRACE_DETACH, tid, 0) }
+    })
 }
 
 /// Replaces the tracing options.
 pub(crate) fn set_options(tid: i32, options: i32) -> Result<()> {
-    effect(|| plain(libc::PTRACE_SETOPTIONS, tid, options as usize))
+    effect(|| {
+        // SAFETY: the request takes no pointer.
+        unsafe { plain(libc::PTRACE_SETOPTIONS, tid, options as usize) }
+    })
 }
 
 /// What the last event had to say (of a clone event, the new thread).
 pub(crate) fn event_message(tid: i32) -> Result<u64> {
     let mut message: libc::c_ulong = 0;
-    with_buffer(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message).cast())?;
+    // SAFETY: the request transfers an unsigned long, which `message` is.
+    unsafe { with_buffer(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message).cast()) }?;
     Ok(message)
 }
 
@@ -114,8 +155,31 @@ pub(crate) fn event_message(tid: i32) -> Result<u64> {
 pub(crate) fn signal_code(tid: i32) -> Result<i32> {
     // siginfo_t is 128 bytes on every architecture; si_signo, si_errno, si_code come first.
     let mut info = [0i32; 32];
-    with_buffer(libc::PTRACE_GETSIGINFO, tid, 0, info.as_mut_ptr().cast())?;
+    // SAFETY: the request transfers a siginfo_t, for which `info` has room.
+    unsafe { with_buffer(libc::PTRACE_GETSIGINFO, tid, 0, info.as_mut_ptr().cast()) }?;
     Ok(info[2])
+}
+
+/// Whether a stopped thread stands at the entry of a system call, which it will execute next.
+pub(crate) fn is_at_system_call_entry(tid: i32, registers: &Registers) -> bool {
+    // struct ptrace_syscall_info: what kind of stop it is comes first, then whatever belongs to that.
+    let mut info = [0u64; 11];
+    // SAFETY: the request transfers no more bytes than its second argument says, the size of `info`.
+    let asked = unsafe {
+        with_buffer(
+            libc::PTRACE_GET_SYSCALL_INFO,
+            tid,
+            size_of_val(&info),
+            info.as_mut_ptr().cast(),
+        )
+    };
+    match asked {
+        Ok(()) => info[0].to_le_bytes()[0] == libc::PTRACE_SYSCALL_INFO_ENTRY,
+        // Before Linux 5.3: at the entry the result is preset to this.
+        Err(_) => {
+            registers.system_call().is_some() && registers.rax as i64 == -i64::from(libc::ENOSYS)
+        }
+    }
 }
 
 /// The general registers.
@@ -125,12 +189,15 @@ pub(crate) fn registers(tid: i32) -> Result<Registers> {
         iov_base: (&raw mut registers).cast(),
         iov_len: size_of::<Registers>(),
     };
-    with_buffer(
-        libc::PTRACE_GETREGSET,
-        tid,
-        NT_PRSTATUS,
-        (&raw mut vector).cast(),
-    )?;
+    // SAFETY: the request transfers an iovec; the one here names `registers`, which any bits are valid for.
+    unsafe {
+        with_buffer(
+            libc::PTRACE_GETREGSET,
+            tid,
+            NT_PRSTATUS,
+            (&raw mut vector).cast(),
+        )
+    }?;
     // A 32-bit thread has a shorter set: 17 words of 4 bytes.
     if vector.iov_len != size_of::<Registers>() {
         return Err(Errno::NOEXEC);
@@ -146,12 +213,15 @@ pub(crate) fn set_registers(tid: i32, registers: &Registers) -> Result<()> {
         iov_len: size_of::<Registers>(),
     };
     effect(|| {
-        with_buffer(
-            libc::PTRACE_SETREGSET,
-            tid,
-            NT_PRSTATUS,
-            (&raw mut vector).cast(),
-        )
+        // SAFETY: the request transfers an iovec; the one here names `copy`.
+        unsafe {
+            with_buffer(
+                libc::PTRACE_SETREGSET,
+                tid,
+                NT_PRSTATUS,
+                (&raw mut vector).cast(),
+            )
+        }
     })
 }
 
@@ -162,7 +232,7 @@ pub(crate) fn extended_state(tid: i32) -> Result<Vec<u8>> {
     let mut size = 16 * 1024;
     loop {
         let mut bytes = vec![0; size];
-        let length = regset(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, &mut bytes)?;
+        let length = get_regset(tid, NT_X86_XSTATE, &mut bytes)?;
         if length < size {
             bytes.truncate(length);
             return Ok(bytes);
@@ -177,25 +247,28 @@ pub(crate) fn extended_state(tid: i32) -> Result<Vec<u8>> {
 /// Sets the extended state to bytes that [`extended_state`] returned.
 pub(crate) fn set_extended_state(tid: i32, bytes: &[u8]) -> Result<()> {
     let mut copy = bytes.to_vec();
-    effect(|| regset(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, &mut copy).map(drop))
+    effect(|| set_regset(tid, NT_X86_XSTATE, &mut copy))
 }
 
 /// Does the thread have a user shadow stack? Older kernels do not know the regset: no.
 pub(crate) fn has_shadow_stack(tid: i32) -> bool {
     let mut bytes = [0; 8];
-    regset(libc::PTRACE_GETREGSET, tid, NT_X86_SHSTK, &mut bytes).is_ok()
+    get_regset(tid, NT_X86_SHSTK, &mut bytes).is_ok()
 }
 
 /// The blocked signals, one bit each, signal 1 lowest. Inside ppoll and the like: the mask that
 /// will be in force after the call.
 pub(crate) fn signal_mask(tid: i32) -> Result<u64> {
     let mut mask = 0u64;
-    with_buffer(
-        libc::PTRACE_GETSIGMASK,
-        tid,
-        size_of::<u64>(),
-        (&raw mut mask).cast(),
-    )?;
+    // SAFETY: the request transfers as many bytes as its second argument says, the size of `mask`.
+    unsafe {
+        with_buffer(
+            libc::PTRACE_GETSIGMASK,
+            tid,
+            size_of::<u64>(),
+            (&raw mut mask).cast(),
+        )
+    }?;
     Ok(mask)
 }
 
@@ -203,12 +276,15 @@ pub(crate) fn signal_mask(tid: i32) -> Result<u64> {
 pub(crate) fn set_signal_mask(tid: i32, mask: u64) -> Result<()> {
     let mut copy = mask;
     effect(|| {
-        with_buffer(
-            libc::PTRACE_SETSIGMASK,
-            tid,
-            size_of::<u64>(),
-            (&raw mut copy).cast(),
-        )
+        // SAFETY: as in `signal_mask`.
+        unsafe {
+            with_buffer(
+                libc::PTRACE_SETSIGMASK,
+                tid,
+                size_of::<u64>(),
+                (&raw mut copy).cast(),
+            )
+        }
     })
 }
 

@@ -40,13 +40,13 @@ fn a_filter_and_an_ordinary_user() -> Result<()> {
     };
     let mut program = place.start_as(NOBODY, &["no-calls"])?;
     let before = Snapshot::take(program.pid())?;
-    place
-        .engraft_as(
-            NOBODY,
-            &["apply", &place.patch, "--pid", &program.pid().to_string()],
-        )?
-        .exits(exit::NOT_PATCHABLE)?
-        .says(&["seccomp"])?;
+    let pid = program.pid().to_string();
+    for command in ["check", "apply"] {
+        place
+            .engraft_as(NOBODY, &[command, &place.patch, "--pid", &pid])?
+            .exits(exit::NOT_PATCHABLE)?
+            .says(&["seccomp"])?;
+    }
     before.expect_untouched()?;
     program.expect("ask", "a=100 b=-")?;
     program.finish()

@@ -46,6 +46,7 @@ mod storm;
 mod storm_control;
 mod transition;
 mod two_hundred_rounds;
+mod under_filters;
 mod unwinding;
 mod usage;
 
