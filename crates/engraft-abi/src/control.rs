@@ -12,7 +12,7 @@ use crate::table::Bytes;
 pub const MAGIC: [u8; 16] = *b"engraft agent\n\0\0";
 
 /// Version of everything in this crate. A controller talks only to an agent of its own version.
-pub const VERSION: u64 = 6;
+pub const VERSION: u64 = 7;
 
 /// Name of the agent's memory in `/proc/PID/maps` (as a memfd or as named anonymous memory; where it can have none,
 /// there is a [`Landmark`](crate::Landmark)).

@@ -67,6 +67,8 @@ pub struct PayloadObject {
 pub mod flags {
     /// The image must never be unmapped: the program may hold a pointer to a function in it.
     pub const ADDRESS_ESCAPES: u64 = 1;
+    /// The patch is less than its fix. Set in all its objects.
+    pub const PARTIAL: u64 = 2;
 }
 
 /// An old function and its new code.

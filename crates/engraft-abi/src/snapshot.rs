@@ -65,6 +65,8 @@ pub struct SnapshotPatch {
     pub name: Bytes,
     /// One of [`patch_state`].
     pub state: u64,
+    /// 1 if it is less than its fix.
+    pub partial: u64,
     /// What it changes ([`SnapshotObject`]).
     pub objects: Table,
 }

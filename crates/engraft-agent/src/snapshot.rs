@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use engraft_abi::{
     BuildIdBytes, Bytes, SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject,
-    SnapshotPatch, SnapshotTransition, SnapshotUnwinder, Table, patch_state,
+    SnapshotPatch, SnapshotTransition, SnapshotUnwinder, Table, flags, patch_state,
 };
 use engraft_core::{Livepatch, ObjectId, Patch, PatchId, PatchState};
 use zerocopy::{FromZeros, Immutable, IntoBytes};
@@ -128,17 +128,20 @@ fn render_patch(
     (patch, name, state): (PatchId, &[u8], u64),
 ) -> Result<SnapshotPatch, Failure> {
     let mut objects = Vec::new();
+    let mut partial = false;
     for object in 0.. {
         let id = ObjectId { patch, object };
         let Some(view) = host.payloads.view(id) else {
             break;
         };
+        partial |= view.object.flags & flags::PARTIAL != 0;
         push(&mut objects, render_object(writer, core, host, id, view)?)?;
     }
     Ok(SnapshotPatch {
         number: patch.0.into(),
         name: writer.bytes(name)?,
         state,
+        partial: partial.into(),
         objects: writer.table(&objects)?,
     })
 }

@@ -1,17 +1,19 @@
-//! Which binary gets which changed objects.
+//! Which binary gets which changed objects, and what of the fix is then in the patch.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use engraft_patch::Object;
 
 use crate::binary::Binary;
 use crate::build::{ChangedObject, Unplaced};
+use crate::candidates::ChangedUnit;
 use crate::compare::Comparison;
 use crate::error::BuildError;
 use crate::image::{self, Placed};
-use crate::place::{Placement, place};
+use crate::place::{Found, Placement, may_be_in, place};
+use crate::refusal::Refusal;
 
 /// What goes into the patch, and what does not.
 pub(crate) struct Assembled {
@@ -19,30 +21,24 @@ pub(crate) struct Assembled {
     pub(crate) unplaced: Vec<Unplaced>,
 }
 
-/// Puts the changed objects, each with the source file it was compiled from, into the binaries that contain them.
+/// Puts the changed objects into the binaries that contain them.
 pub(crate) fn assemble(
-    comparisons: &[(PathBuf, Comparison)],
+    units: &[ChangedUnit],
     binaries: &[Binary],
 ) -> Result<Assembled, BuildError> {
     let mut objects = Vec::new();
     let mut refusals = Vec::new();
-    let mut absences = Vec::new();
-    let mut placed_sources = BTreeSet::new();
+    let mut covered = Covered::default();
     for binary in binaries {
-        let mut placed = Vec::new();
-        for (source, placement) in placements(comparisons, binary) {
-            match placement {
-                Placement::Placed(object) => {
-                    placed_sources.insert(source);
-                    placed.push(object);
-                }
-                Placement::Refused(reasons) => refusals.extend(reasons),
-                Placement::Absent(reasons) => absences.extend(reasons),
-            }
+        let Placements { placed, refused } = Placements::new(units, binary);
+        refusals.extend(refused);
+        for (unit, object) in &placed {
+            covered.add(unit, object.comparison);
         }
+        let placed: Vec<_> = placed.into_iter().map(|(_, object)| object).collect();
         let changes_code = placed
             .iter()
-            .any(|object| !object.comparison.changed.is_empty());
+            .any(|object| object.changed().next().is_some());
         if changes_code && refusals.is_empty() {
             match image::build(binary, &placed) {
                 Ok(object) => objects.push((object, changed_object(binary, &placed))),
@@ -51,82 +47,212 @@ pub(crate) fn assemble(
         }
     }
     if !refusals.is_empty() {
+        let mut known = Vec::new();
+        refusals.retain(|refusal| {
+            !known.contains(refusal) && {
+                known.push(refusal.clone());
+                true
+            }
+        });
         return Err(BuildError::Refused { refusals });
-    }
-    if objects.is_empty() && !absences.is_empty() {
-        return Err(BuildError::Refused { refusals: absences });
     }
     Ok(Assembled {
         objects,
-        unplaced: unplaced(comparisons, &placed_sources),
+        unplaced: covered.unplaced(units),
     })
 }
 
-/// What became of the changed objects in a binary.
-///
-/// A source may have been compiled more than once: with other options for a static library, which is no business
-/// of this binary, or with other macros for the same binary. So of objects from one source that claim the same code
-/// only the one that fits best counts.
-fn placements<'a>(
-    comparisons: &'a [(PathBuf, Comparison)],
-    binary: &Binary,
-) -> Vec<(&'a PathBuf, Placement<'a>)> {
-    let mut all: Vec<_> = comparisons
-        .iter()
-        .map(|(source, comparison)| (source, place(comparison, binary)))
-        .collect();
-    all.sort_by_key(|(_, (placement, located))| {
-        Reverse((matches!(placement, Placement::Placed(_)), located.len()))
-    });
-    let mut taken: BTreeMap<&PathBuf, BTreeSet<u64>> = BTreeMap::new();
-    let mut chosen = Vec::new();
-    for (source, (placement, located)) in all {
-        let taken = taken.entry(source).or_default();
-        let shared = located.intersection(taken).count();
-        if shared == 0 || shared * 2 < located.len() {
-            taken.extend(located);
-            chosen.push((source, placement));
-        }
-    }
-    chosen
+/// What became of all changed objects in one binary.
+struct Placements<'a> {
+    placed: Vec<(&'a ChangedUnit, Placed<'a>)>,
+    refused: Vec<Refusal>,
 }
 
-fn unplaced(comparisons: &[(PathBuf, Comparison)], placed: &BTreeSet<&PathBuf>) -> Vec<Unplaced> {
-    let mut unplaced = BTreeMap::new();
-    for (source, comparison) in comparisons {
-        if !comparison.changed.is_empty() && !placed.contains(source) {
-            let changed = comparison.changed.iter();
-            let items = changed.filter_map(|&id| comparison.original.item(id));
-            let names: Vec<_> = items.map(|item| item.name.clone()).collect();
-            unplaced.insert(comparison.original.source.clone(), names);
+impl<'a> Placements<'a> {
+    /// Each place in the binary belongs to one object. A source may have been compiled more than once, with other
+    /// options for another binary or with other macros for the same one; two sources may have a function that is
+    /// alike; and of inline functions in C++ the linker keeps one copy. So the object that fits best comes first, and
+    /// one that has no place of its own is not there.
+    fn new(units: &'a [ChangedUnit], binary: &Binary) -> Self {
+        let mut all: Vec<(&ChangedUnit, Found<'a>)> = units
+            .iter()
+            .filter(|unit| !unit.comparison.original.is_empty())
+            .map(|unit| (unit, place(&unit.comparison, binary)))
+            .collect();
+        all.sort_by_key(|(_, found)| Reverse(fit(found)));
+        let mut placements = Self {
+            placed: Vec::new(),
+            refused: Vec::new(),
+        };
+        let mut taken = BTreeSet::new();
+        let mut absent = Vec::new();
+        for (unit, found) in all {
+            let has_place = found.located.is_empty() || !found.located.is_subset(&taken);
+            match found.placement {
+                Placement::Placed(mut object) if has_place => {
+                    object.elsewhere = elsewhere(&object, &taken);
+                    taken.extend(found.located);
+                    placements.placed.push((unit, object));
+                }
+                Placement::Refused(reasons) if has_place => {
+                    taken.extend(found.located);
+                    placements.refused.extend(reasons);
+                }
+                _ => absent.push((unit, found.missing)),
+            }
         }
+        // A new source file is for every binary that has a use for it: what nothing refers to stays out.
+        for unit in units
+            .iter()
+            .filter(|unit| unit.comparison.original.is_empty())
+        {
+            placements
+                .placed
+                .push((unit, Placed::new(&unit.comparison)));
+        }
+        for (unit, missing) in absent {
+            placements
+                .refused
+                .extend(unrecognised(unit, missing, binary, &taken));
+        }
+        placements
     }
-    let unplaced = unplaced.into_iter();
-    unplaced
-        .map(|(source_file, functions)| Unplaced {
-            source_file,
-            functions,
-        })
+}
+
+/// What is there comes first, then what is there with more of its code.
+fn fit(found: &Found<'_>) -> (bool, u64, usize) {
+    let is_there = !matches!(found.placement, Placement::Absent);
+    let (located, total) = found.coverage;
+    let per_mille = located.saturating_mul(1000) / total.max(1);
+    (is_there, per_mille, found.located.len())
+}
+
+/// Changed functions of an object whose places belong to objects before it.
+fn elsewhere(object: &Placed<'_>, taken: &BTreeSet<u64>) -> BTreeSet<crate::unit::ItemId> {
+    let located = &object.correlation.located;
+    let is_taken = |id: &&crate::unit::ItemId| {
+        located
+            .get(id)
+            .is_some_and(|found| taken.contains(&found.address))
+    };
+    object
+        .comparison
+        .changed
+        .iter()
+        .filter(is_taken)
+        .copied()
         .collect()
 }
 
+/// Functions of an object that is not in the binary as it compiles here, where the binary has something by their
+/// names that belongs to no other object, and seems to have the whole object: it was compiled in another way.
+fn unrecognised(
+    unit: &ChangedUnit,
+    missing: Vec<(Refusal, Vec<u64>)>,
+    binary: &Binary,
+    taken: &BTreeSet<u64>,
+) -> Vec<Refusal> {
+    let is_free = |places: &[u64]| places.iter().any(|place| !taken.contains(place));
+    let free = missing.into_iter().filter(|(_, places)| is_free(places));
+    let free: Vec<_> = free.map(|(refusal, _)| refusal).collect();
+    match free.is_empty() || !may_be_in(&unit.comparison, binary) {
+        true => Vec::new(),
+        false => free,
+    }
+}
+
+/// What of the fix is in the patch, by source file: names.
+#[derive(Default)]
+struct Covered<'a> {
+    names: BTreeMap<&'a Path, BTreeSet<String>>,
+}
+
+impl<'a> Covered<'a> {
+    fn add(&mut self, unit: &'a ChangedUnit, comparison: &Comparison) {
+        let names = self.names.entry(&unit.source).or_default();
+        names.extend(comparison.names_of_changed());
+    }
+
+    /// What the fix changes and the patch does not. Of a source that was compiled several times, one object for
+    /// each function is enough: others are for binaries that were not named.
+    fn unplaced(&self, units: &[ChangedUnit]) -> Vec<Unplaced> {
+        let mut unplaced: BTreeMap<&Path, Unplaced> = BTreeMap::new();
+        for unit in units {
+            let covered = self.names.get(unit.source.as_path());
+            let mut names = unit.comparison.names_of_changed();
+            names.retain(|name| !covered.is_some_and(|covered| covered.contains(name)));
+            if names.is_empty() {
+                continue;
+            }
+            let entry = unplaced.entry(&unit.source).or_insert_with(|| Unplaced {
+                source_file: unit.comparison.original.source.clone(),
+                functions: Vec::new(),
+                holders: Vec::new(),
+            });
+            names.retain(|name| !entry.functions.contains(name));
+            entry.functions.extend(names);
+        }
+        unplaced.into_values().collect()
+    }
+}
+
+/// Notes which files of a build tree hold what is in none of the named binaries.
+pub(crate) fn find_holders(
+    unplaced: &mut [Unplaced],
+    units: &[ChangedUnit],
+    files: &[PathBuf],
+    tree: &Path,
+) {
+    for file in files {
+        let Ok(binary) = Binary::read_any(file) else {
+            continue;
+        };
+        let inside = file.strip_prefix(tree).unwrap_or(file);
+        for entry in &mut *unplaced {
+            let mut own = units
+                .iter()
+                .filter(|unit| unit.comparison.original.source == entry.source_file);
+            let holds = own.any(|unit| {
+                !matches!(
+                    place(&unit.comparison, &binary).placement,
+                    Placement::Absent
+                )
+            });
+            if holds {
+                entry.holders.push(inside.to_owned());
+            }
+        }
+    }
+}
+
 fn changed_object(binary: &Binary, placed: &[Placed<'_>]) -> ChangedObject {
-    let mut object = ChangedObject {
-        binary: binary.path.clone(),
-        changed: Vec::new(),
-        new: Vec::new(),
-    };
-    for Placed { comparison, .. } in placed {
-        let changed = comparison
-            .changed
-            .iter()
-            .filter_map(|&id| comparison.original.item(id));
-        object.changed.extend(changed.map(|item| item.name.clone()));
-        let new = comparison
+    let (mut changed, mut new) = (Vec::new(), Vec::new());
+    for unit in placed {
+        let comparison = unit.comparison;
+        let source = &comparison.original.source;
+        let names = unit.changed().filter_map(|id| comparison.original.item(id));
+        changed.extend(names.map(|item| (item.name.as_str(), source.as_path())));
+        let names = comparison
             .new
             .iter()
             .filter_map(|&id| comparison.fixed.item(id));
-        object.new.extend(new.map(|item| item.name.clone()));
+        new.extend(names.map(|item| (item.name.as_str(), source.as_path())));
     }
-    object
+    ChangedObject {
+        binary: binary.path.clone(),
+        changed: told_apart(&changed),
+        new: told_apart(&new),
+    }
+}
+
+/// Names, with the source files of those that are not the only ones of their name.
+fn told_apart(names: &[(&str, &Path)]) -> Vec<String> {
+    let name = |&(name, source): &(&str, &Path)| {
+        let is_only = names.iter().filter(|(other, _)| *other == name).count() == 1;
+        match is_only {
+            true => name.to_owned(),
+            false => format!("{name} ({})", source.display()),
+        }
+    };
+    names.iter().map(name).collect()
 }

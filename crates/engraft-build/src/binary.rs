@@ -3,7 +3,8 @@
 mod ifuncs;
 mod parse;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use engraft_patch::{BuildId, LinkAddress};
@@ -27,6 +28,8 @@ pub(crate) struct Binary {
     /// False for a static program: nothing can be imported.
     pub(crate) is_dynamic: bool,
     pub(crate) has_symtab: bool,
+    /// Names of the source files that the compiler noted, those of the C library's startup code aside.
+    pub(crate) source_files: HashSet<OsString>,
 }
 
 #[derive(Debug)]

@@ -6,19 +6,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use engraft_patch::Patch;
+use engraft_patch::{Concessions, Missing, Patch};
 
-use crate::assemble::{Assembled, assemble};
+use crate::assemble::{Assembled, assemble, find_holders};
 use crate::binary::{Binary, BinaryError};
-use crate::candidates::{Candidates, Objects};
-use crate::compare::Comparison;
+use crate::candidates::{Candidates, ChangedUnit, Objects};
 use crate::compile::last_lines;
-use crate::dependencies;
 use crate::error::{BuildError, Stage};
 use crate::fix::Fix;
+use crate::leftovers::{Leftovers, for_each_file, may_be_in};
 use crate::record::{Record, Recorder, read_records};
 use crate::renumber;
-use crate::tree::Trees;
+use crate::tree::{TreeChanges, Trees};
 
 /// What is to be built.
 #[derive(Debug, Clone)]
@@ -37,6 +36,8 @@ pub struct BuildRequest {
     pub wrapper: PathBuf,
     /// Where the patch file goes, if it is to be written.
     pub output: Option<PathBuf>,
+    /// Make the patch also if it is less than the fix.
+    pub partial: bool,
 }
 
 /// What came of it.
@@ -46,8 +47,8 @@ pub struct BuildReport {
     pub outcome: Outcome,
     /// What changed, in each binary that holds some of it.
     pub objects: Vec<ChangedObject>,
-    /// Source files whose fixed functions are in none of the binaries: other programs of the same source, tests,
-    /// libraries that the request did not name. To be shown to the user.
+    /// What of the fix is in none of the binaries: other programs of the same source, tests, libraries that the
+    /// request did not name. Empty unless the request allows a partial patch.
     pub unplaced: Vec<Unplaced>,
     /// Files that the fix changes and no recorded compile reads, neither as a source nor as a header: documentation,
     /// tests, other languages. What they mean for the program is not in the patch, unless the build makes C of them or
@@ -87,13 +88,15 @@ pub struct ChangedObject {
     pub new: Vec<String>,
 }
 
-/// A changed source file that is in no binary.
+/// A changed source file that is in no binary that was named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unplaced {
     /// As the compiler's command line names it.
     pub source_file: PathBuf,
-    /// Its changed functions.
+    /// Its changed functions, and variables.
     pub functions: Vec<String>,
+    /// Programs and libraries of the build tree that have them, relative to it.
+    pub holders: Vec<PathBuf>,
 }
 
 /// Builds a patch file from a fix.
@@ -111,8 +114,20 @@ pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
         home,
         work: work_path,
     };
-    let changes = session.changes()?;
-    let Assembled { objects, unplaced } = assemble(&changes.comparisons, &binaries)?;
+    let changes = session.changes(&binaries)?;
+    let Assembled {
+        objects,
+        mut unplaced,
+    } = assemble(&changes.units, &binaries)?;
+    if !unplaced.is_empty() {
+        session.find_holders(&mut unplaced, &changes.units)?;
+    }
+    if !unplaced.is_empty() && (objects.is_empty() || !request.partial) {
+        return Err(BuildError::Incomplete {
+            unplaced,
+            binaries: request.binaries.clone(),
+        });
+    }
     if objects.is_empty() && unplaced.is_empty() && !changes.unread.is_empty() {
         return Err(BuildError::NotCompiled {
             files: changes.unread,
@@ -129,7 +144,12 @@ pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
     };
     if !objects.is_empty() {
         let objects = objects.into_iter().map(|(object, _)| object).collect();
-        let patch = Patch { name, objects };
+        let concessions = concessions(&report.unplaced);
+        let patch = Patch {
+            name,
+            objects,
+            concessions,
+        };
         let file = engraft_patch::write(&patch)?;
         if let Some(output) = &request.output {
             fs::write(output, &file).map_err(io("write", output))?;
@@ -149,8 +169,7 @@ struct Session<'a> {
 
 /// What the fix changed in compiled code.
 struct Changes {
-    /// Changed objects, with their source files.
-    comparisons: Vec<(PathBuf, Comparison)>,
+    units: Vec<ChangedUnit>,
     /// Changed files that no compile reads.
     unread: Vec<PathBuf>,
     /// Objects that the second build made anew.
@@ -159,7 +178,7 @@ struct Changes {
 }
 
 impl Session<'_> {
-    fn changes(&self) -> Result<Changes, BuildError> {
+    fn changes(&self, binaries: &[Binary]) -> Result<Changes, BuildError> {
         let trees = Trees::new(&self.home, &self.work).map_err(io("copy", &self.home))?;
         let tree = trees.current();
         let fix = Fix::examine(&self.request.fix, &tree)?;
@@ -171,12 +190,20 @@ impl Session<'_> {
         trees.keep_original().map_err(io("copy", &tree))?;
         let touched = fix.apply(&tree, &trees.original())?;
         let started = Instant::now();
-        let second = self.run(&recorder, &tree, Stage::Fixed)?;
+        let mut second = self.run(&recorder, &tree, Stage::Fixed)?;
         builds += started.elapsed();
+        let started = Instant::now();
+        let (rest, unknown) = self.make_leftovers_again(&recorder, [&first, &second], &touched)?;
+        builds += started.elapsed();
+        second.extend(rest);
+        if !(first.is_empty() && second.is_empty()) {
+            self.refuse_unknown(unknown, &touched, binaries)?;
+        }
         let Candidates {
             compiles,
             considered,
-        } = Candidates::new(&first, &second, &touched, &trees);
+            unread,
+        } = Candidates::new(&first, &second, &touched, &trees).map_err(io("compare", &tree))?;
         tracing::info!(
             first = first.len(),
             second = second.len(),
@@ -184,25 +211,109 @@ impl Session<'_> {
             "builds recorded"
         );
         if considered == 0 && touched.iter().any(|file| renumber::is_supported(file)) {
-            if first.is_empty() && second.is_empty() {
-                return Err(BuildError::NoCompileRecorded);
-            }
-            return Err(BuildError::NothingRecompiled { files: touched });
+            self.explain_nothing(&trees, &touched, first.is_empty() && second.is_empty())?;
         }
-        let unread = dependencies::unread(&touched, [&first, &second], &tree);
         let objects = Objects {
             trees: &trees,
             home: &self.home,
             work: &self.work,
             touched: &touched,
         };
-        let comparisons = objects.compare(&compiles)?;
+        let units = objects.compare(&compiles)?;
         Ok(Changes {
-            comparisons,
+            units,
             unread,
             considered,
             builds,
         })
+    }
+
+    /// Has the build make objects again that were in the tree before and may read what the fix changes. Returns the
+    /// compiles, and the objects that it did not make.
+    fn make_leftovers_again(
+        &self,
+        recorder: &Recorder,
+        records: [&[Record]; 2],
+        touched: &[PathBuf],
+    ) -> Result<(Vec<Record>, Vec<PathBuf>), BuildError> {
+        let tree = self.work.join("tree");
+        let leftovers = Leftovers::find(&tree, &self.home, records);
+        let mut leftovers = leftovers.map_err(io("search", &tree))?;
+        if !leftovers
+            .may_read(touched, &tree)
+            .map_err(io("search", &tree))?
+        {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        leftovers.take_away(&self.work).map_err(io("move", &tree))?;
+        let made = self.run(recorder, &tree, Stage::Rest);
+        let unknown = leftovers.put_back().map_err(io("move", &tree))?;
+        // A build that cannot make them again may do without.
+        match made {
+            Ok(records) => Ok((records, unknown)),
+            Err(BuildError::BuildFailed { .. }) => Ok((self.records(Stage::Rest)?, unknown)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks into the original's programs and libraries.
+    fn find_holders(
+        &self,
+        unplaced: &mut [Unplaced],
+        units: &[ChangedUnit],
+    ) -> Result<(), BuildError> {
+        let tree = self.work.join("tree");
+        let mut files = Vec::new();
+        for_each_file(&tree, &mut |path| files.push(path.to_owned()))
+            .map_err(io("search", &tree))?;
+        find_holders(unplaced, units, &files, &tree);
+        Ok(())
+    }
+
+    /// An object of unknown origin must not be in a binary.
+    fn refuse_unknown(
+        &self,
+        mut objects: Vec<PathBuf>,
+        touched: &[PathBuf],
+        binaries: &[Binary],
+    ) -> Result<(), BuildError> {
+        objects.retain(|object| binaries.iter().any(|binary| may_be_in(object, binary)));
+        if objects.is_empty() {
+            return Ok(());
+        }
+        let tree = self.work.join("tree");
+        let inside = |object: &PathBuf| object.strip_prefix(&tree).unwrap_or(object).to_owned();
+        Err(BuildError::UnknownCompiles {
+            objects: objects.iter().map(inside).collect(),
+            files: touched.to_vec(),
+        })
+    }
+
+    /// No compile reads what the fix changes: says why, if the reason is known.
+    fn explain_nothing(
+        &self,
+        trees: &Trees,
+        touched: &[PathBuf],
+        nothing_recorded: bool,
+    ) -> Result<(), BuildError> {
+        if !nothing_recorded {
+            return Ok(());
+        }
+        let differs = |first: &Path, second: &Path| {
+            TreeChanges::between(first, second).map_err(io("compare", second))
+        };
+        let first = differs(&self.home, &trees.original())?;
+        let mut second = differs(&trees.original(), &trees.current())?;
+        let untouched = |file: &PathBuf| !touched.contains(file);
+        second.changed.retain(untouched);
+        second.added.retain(untouched);
+        second.removed.retain(untouched);
+        if first.is_empty() && second.is_empty() {
+            return Err(BuildError::NothingRecompiled {
+                files: touched.to_vec(),
+            });
+        }
+        Err(BuildError::NoCompileRecorded)
     }
 
     /// Runs the build command and returns the compiles it made.
@@ -212,7 +323,7 @@ impl Session<'_> {
         tree: &Path,
         stage: Stage,
     ) -> Result<Vec<Record>, BuildError> {
-        let records = self.work.join(format!("{stage}-records"));
+        let records = self.records_directory(stage);
         fs::create_dir(&records).map_err(io("create", &records))?;
         let log = self.work.join(format!("{stage}.log"));
         let output = File::create(&log).map_err(io("create", &log))?;
@@ -241,7 +352,16 @@ impl Session<'_> {
                 output,
             });
         }
+        self.records(stage)
+    }
+
+    fn records(&self, stage: Stage) -> Result<Vec<Record>, BuildError> {
+        let records = self.records_directory(stage);
         read_records(&records).map_err(io("read", &records))
+    }
+
+    fn records_directory(&self, stage: Stage) -> PathBuf {
+        self.work.join(format!("{stage}-records"))
     }
 }
 
@@ -306,6 +426,23 @@ fn patch_name(request: &BuildRequest) -> Result<String, BuildError> {
         });
     }
     Ok(name)
+}
+
+fn concessions(unplaced: &[Unplaced]) -> Concessions {
+    let missing = |file: &Unplaced| -> Vec<Missing> {
+        let source_file = file.source_file.display().to_string();
+        let names = file.functions.iter().cloned();
+        names
+            .map(|name| Missing {
+                name,
+                source_file: source_file.clone(),
+            })
+            .collect()
+    };
+    Concessions {
+        missing: unplaced.iter().flat_map(missing).collect(),
+        accepted_layouts: Vec::new(),
+    }
 }
 
 fn no_command() -> BuildError {

@@ -1,64 +1,30 @@
-//! Which compiles the fix may have changed, and their original and fixed objects.
+//! The compiles that the fix may have changed, and their original and fixed objects.
 
+mod pairing;
 mod same;
+mod selection;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::command::{Compile, compiles};
+pub(crate) use pairing::Candidate;
+pub(crate) use selection::Candidates;
+
+use crate::command::Compile;
 use crate::compare::Comparison;
 use crate::compile::{CompileError, compile_all};
 use crate::error::BuildError;
-use crate::record::Record;
+use crate::link_time::is_link_time;
 use crate::refusal::Refusal;
 use crate::renumber;
 use crate::tree::Trees;
 use crate::unit::Unit;
 
-/// The compiles that the fix may have changed.
-pub(crate) struct Candidates {
-    pub(crate) compiles: Vec<Compile>,
-    /// How many objects the fixed build made anew, or should have.
-    pub(crate) considered: usize,
-}
-
-impl Candidates {
-    /// The compiles of the second build whose objects differ from the first build's, and those of the first whose
-    /// source file the fix touches: not every build system notices all changes.
-    ///
-    /// Both trees must be as the builds left them.
-    pub(crate) fn new(
-        first: &[Record],
-        second: &[Record],
-        touched: &[PathBuf],
-        trees: &Trees,
-    ) -> Self {
-        let tree = trees.current();
-        let is_touched = |compile: &Compile| {
-            let source = fs::canonicalize(compile.source_path()).unwrap_or(compile.source_path());
-            touched.iter().any(|file| tree.join(file) == source)
-        };
-        let differs = |compile: &Compile| {
-            let Ok(output) = compile.output.strip_prefix(&tree) else {
-                return true;
-            };
-            !same::same_program(&trees.original().join(output), &compile.output)
-        };
-        // By output and source: the last compile of an object is the one that counts.
-        let key = |compile: &Compile| (compile.output.clone(), compile.source.clone());
-        let early = first.iter().flat_map(compiles).filter(is_touched);
-        let mut all: BTreeMap<_, _> = early
-            .map(|compile| (key(&compile), Some(compile)))
-            .collect();
-        for compile in second.iter().flat_map(compiles) {
-            all.insert(key(&compile), Some(compile).filter(differs));
-        }
-        Self {
-            considered: all.len(),
-            compiles: all.into_values().flatten().collect(),
-        }
-    }
+/// A compile whose code the fix changes.
+pub(crate) struct ChangedUnit {
+    /// Its source file, absolute.
+    pub(crate) source: PathBuf,
+    pub(crate) comparison: Comparison,
 }
 
 /// Makes the two objects of each candidate. The tree must hold the fixed source; it holds the original one
@@ -74,20 +40,28 @@ pub(crate) struct Objects<'a> {
 
 impl Objects<'_> {
     /// Compiles and compares. Returns what differs, with its source file.
-    pub(crate) fn compare(
-        &self,
-        candidates: &[Compile],
-    ) -> Result<Vec<(PathBuf, Comparison)>, BuildError> {
-        let fixed = self.compile_fixed(candidates)?;
+    pub(crate) fn compare(&self, candidates: &[Candidate]) -> Result<Vec<ChangedUnit>, BuildError> {
+        let compiles = candidates.iter().map(|it| it.fixed.clone());
+        let fixed = self.compile_fixed(&compiles.collect::<Vec<_>>())?;
         self.trees
             .bring_back_original()
             .map_err(self.io("swap", self.work))?;
-        let original = self.compile(candidates, "original-objects")?;
-        let mut comparisons = Vec::new();
+        let compiles: Vec<_> = candidates.iter().map(|it| it.original.clone()).collect();
+        let original = self.compile(&compiles, "original-objects")?;
+        let mut units = Vec::new();
         let mut refusals = Vec::new();
         let objects = original.into_iter().zip(fixed);
-        for (compile, (original, fixed)) in candidates.iter().zip(objects) {
-            let (original, fixed) = (original?, fixed?);
+        for (compile, (original, fixed)) in compiles.iter().zip(objects) {
+            let (original, fixed) = match (original, fixed) {
+                (Ok(original), Ok(fixed)) => (original, fixed),
+                (Err(_), Ok(fixed)) if !compile.source_path().exists() => {
+                    units.push(self.new_source(compile, &fixed)?);
+                    continue;
+                }
+                // A trial of the build that failed there, too.
+                (Err(_), Err(_)) if !compile.product.is_file() => continue,
+                (Err(error), _) | (_, Err(error)) => return Err(error.into()),
+            };
             if compile.is_assembly() {
                 if !same_file(&original, &fixed) {
                     refusals.push(Refusal::Assembly {
@@ -98,15 +72,34 @@ impl Objects<'_> {
             }
             let original = Unit::read(&original, &compile.source)?;
             let comparison = Comparison::new(original, Unit::read(&fixed, &compile.source)?);
-            if !comparison.is_same() {
-                comparisons.push((compile.source_path(), comparison));
+            if comparison.is_same() {
+                continue;
             }
+            if is_link_time(compile) {
+                refusals.push(Refusal::LinkTimeOptimisation {
+                    functions: comparison.names_of_changed(),
+                    source_file: compile.source.clone(),
+                });
+            }
+            units.push(ChangedUnit {
+                source: compile.source_path(),
+                comparison,
+            });
         }
         if refusals.is_empty() {
-            Ok(comparisons)
+            Ok(units)
         } else {
             Err(BuildError::Refused { refusals })
         }
+    }
+
+    /// A source file that only the fix has.
+    fn new_source(&self, compile: &Compile, object: &Path) -> Result<ChangedUnit, BuildError> {
+        let fixed = Unit::read(object, &compile.source)?;
+        Ok(ChangedUnit {
+            source: compile.source_path(),
+            comparison: Comparison::new(Unit::empty(&compile.source), fixed),
+        })
     }
 
     /// With the original's line numbers where that compiles.

@@ -12,13 +12,39 @@ pub(crate) struct Compile {
     pub(crate) record: Record,
     /// As the command line names it.
     pub(crate) source: PathBuf,
-    /// Where the build put the object, absolute.
-    pub(crate) output: PathBuf,
+    /// What the build got from it, absolute: the object, or what was linked in the same command.
+    pub(crate) product: PathBuf,
+    /// True if the product is the object.
+    pub(crate) makes_object: bool,
+    /// A link to the source as it was then.
+    pub(crate) kept: Option<PathBuf>,
+}
+
+/// What a compile is, whatever its outputs are called.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Identity {
+    compiler: PathBuf,
+    directory: PathBuf,
+    arguments: Vec<OsString>,
+    source: PathBuf,
 }
 
 /// Options with a separate argument, so that the argument is not taken for a source file.
-const WITH_ARGUMENT: [&str; 26] = [
+const WITH_ARGUMENT: [&str; 39] = [
     "-o",
+    "-specs",
+    "--specs",
+    "-A",
+    "-aux-info",
+    "-dumpbase",
+    "-dumpbase-ext",
+    "-dumpdir",
+    "-imultilib",
+    "-iwithprefix",
+    "-iwithprefixbefore",
+    "-target",
+    "-Xclang",
+    "-wrapper",
     "-I",
     "-D",
     "-U",
@@ -47,8 +73,22 @@ const WITH_ARGUMENT: [&str; 26] = [
 ];
 
 /// Those of them that only linking or dependency files are about.
-const DROPPED_WITH_ARGUMENT: [&str; 11] = [
-    "-o", "-MF", "-MT", "-MQ", "-l", "-L", "-T", "-Xlinker", "-z", "-u", "-e",
+const DROPPED_WITH_ARGUMENT: [&str; 15] = [
+    "-o",
+    "-MF",
+    "-MT",
+    "-MQ",
+    "-l",
+    "-L",
+    "-T",
+    "-Xlinker",
+    "-z",
+    "-u",
+    "-e",
+    "-aux-info",
+    "-dumpbase",
+    "-dumpbase-ext",
+    "-dumpdir",
 ];
 
 /// Options after which nothing is compiled to an object.
@@ -59,41 +99,82 @@ const ASSEMBLY: [&str; 2] = ["s", "S"];
 
 /// The compiles that one start of a compiler stands for: one for each source file it names.
 pub(crate) fn compiles(record: &Record) -> Vec<Compile> {
-    if record
-        .arguments
-        .iter()
-        .any(|argument| NO_OBJECT.iter().any(|no| argument == no))
-    {
+    let inputs = Inputs::of(&record.arguments);
+    if !inputs.makes_code {
         return Vec::new();
     }
-    let mut sources = Vec::new();
-    let mut output = None;
-    let mut links = true;
-    let mut arguments = record.arguments.iter();
-    while let Some(argument) = arguments.next() {
-        if argument == "-c" {
-            links = false;
-        } else if argument == "-o" {
-            output = arguments.next().cloned();
-        } else if WITH_ARGUMENT.iter().any(|option| argument == option) {
-            arguments.next();
-        } else if let Some(attached) = argument.as_bytes().strip_prefix(b"-o") {
-            output = Some(OsStr::from_bytes(attached).to_owned());
-        } else if !argument.as_bytes().starts_with(b"-") && is_source(Path::new(argument)) {
-            sources.push(PathBuf::from(argument));
-        }
-    }
-    let compile = |source: PathBuf| {
-        let default = PathBuf::from(source.file_name().unwrap_or_default()).with_extension("o");
-        let named = output.clone().filter(|_| !links).map(PathBuf::from);
-        let output = record.directory.join(named.unwrap_or(default));
+    let output = inputs.output.map(PathBuf::from);
+    let compile = |(index, source): (usize, PathBuf)| {
+        let object = PathBuf::from(source.file_name().unwrap_or_default()).with_extension("o");
+        let default = if inputs.links { "a.out".into() } else { object };
         Compile {
             record: record.clone(),
             source,
-            output,
+            product: record.directory.join(output.as_ref().unwrap_or(&default)),
+            makes_object: !inputs.links,
+            kept: record
+                .kept
+                .get(index)
+                .filter(|path| !path.as_os_str().is_empty())
+                .cloned(),
         }
     };
-    sources.into_iter().map(compile).collect()
+    inputs
+        .sources
+        .into_iter()
+        .enumerate()
+        .map(compile)
+        .collect()
+}
+
+/// The source files that a command line names.
+pub(crate) fn sources(arguments: &[OsString]) -> Vec<PathBuf> {
+    Inputs::of(arguments).sources
+}
+
+/// What a command line is about.
+struct Inputs {
+    sources: Vec<PathBuf>,
+    output: Option<OsString>,
+    /// The objects are linked at once.
+    links: bool,
+    /// False if only the preprocessor runs, or assembly is wanted.
+    makes_code: bool,
+}
+
+impl Inputs {
+    fn of(arguments: &[OsString]) -> Self {
+        let mut inputs = Self {
+            sources: Vec::new(),
+            output: None,
+            links: true,
+            makes_code: true,
+        };
+        // `-x c` makes a source of every file behind it, whatever its name.
+        let mut any_name = false;
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let bytes = argument.as_bytes();
+            if argument == "-c" {
+                inputs.links = false;
+            } else if NO_OBJECT.iter().any(|no| argument == no) {
+                inputs.makes_code = false;
+            } else if argument == "-o" {
+                inputs.output = arguments.next().cloned();
+            } else if argument == "-x" {
+                any_name = arguments.next().is_some_and(|language| language != "none");
+            } else if WITH_ARGUMENT.iter().any(|option| argument == option) {
+                arguments.next();
+            } else if let Some(language) = bytes.strip_prefix(b"-x") {
+                any_name = language != b"none";
+            } else if let Some(attached) = bytes.strip_prefix(b"-o") {
+                inputs.output = Some(OsStr::from_bytes(attached).to_owned());
+            } else if !bytes.starts_with(b"-") && (any_name || is_source(Path::new(argument))) {
+                inputs.sources.push(PathBuf::from(argument));
+            }
+        }
+        inputs
+    }
 }
 
 fn is_source(path: &Path) -> bool {
@@ -108,6 +189,26 @@ impl Compile {
     /// The source file, absolute.
     pub(crate) fn source_path(&self) -> PathBuf {
         self.record.directory.join(&self.source)
+    }
+
+    /// What tells this compile from others.
+    pub(crate) fn identity(&self) -> Identity {
+        Identity {
+            compiler: self.record.compiler.clone(),
+            directory: self.record.directory.clone(),
+            arguments: self.kept_arguments(),
+            source: self.source.clone(),
+        }
+    }
+
+    /// True if the last option about it asks for link-time optimisation.
+    pub(crate) fn asks_for_lto(&self) -> bool {
+        let about = |argument: &&OsString| {
+            let bytes = argument.as_bytes();
+            bytes == b"-flto" || bytes.starts_with(b"-flto=") || bytes == b"-fno-lto"
+        };
+        let last = self.record.arguments.iter().rfind(about);
+        last.is_some_and(|argument| argument != "-fno-lto")
     }
 
     /// True for assembly, whose functions no compiler option separates.

@@ -56,6 +56,13 @@ impl Comparison {
             && !self.loader_calls_differ
     }
 
+    /// Names of what the fix changes in the original: functions, and data.
+    pub(crate) fn names_of_changed(&self) -> Vec<String> {
+        let changed = self.changed.iter().chain(&self.changed_data);
+        let items = changed.filter_map(|&id| self.original.item(id));
+        items.map(|item| item.name.clone()).collect()
+    }
+
     /// The function of the original that an item belongs to: itself, or the one whose cold part it is.
     pub(crate) fn owner(&self, id: ItemId) -> Option<ItemId> {
         owner(&self.original, id)

@@ -1,59 +1,64 @@
-//! Which of the changed files the compiler reads.
+//! Which files the compiler reads.
 //!
-//! A fix may change what is no C: documentation, tests that the build command does not build, sources in other
-//! languages. No compile tells of those, so nothing that they mean for the program is in the patch.
+//! The compiler is asked, with the recorded options: make may not know of all headers, and most packages that are
+//! built from a clean source tell it of none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
-use crate::command::{Compile, compiles};
+use crate::command::{Compile, Identity};
 use crate::compile::{each, preprocessor};
-use crate::record::Record;
 
-/// Those of `files`, which are relative to `tree`, that none of the recorded compiles reads: neither a source nor
-/// included. The tree must be as the last build left it. A file that is no longer there is not looked for.
-pub(crate) fn unread(files: &[PathBuf], records: [&[Record]; 2], tree: &Path) -> Vec<PathBuf> {
-    let with_real_path = |file: &PathBuf| Some((real_path(&tree.join(file))?, file.clone()));
-    let mut unread: BTreeMap<PathBuf, PathBuf> = files.iter().filter_map(with_real_path).collect();
-    let [first, second] = records;
-    // The second build compiles what reads a changed file, if it notices: it knows the answer most often.
-    let mut compiles: Vec<Compile> = second.iter().chain(first).flat_map(compiles).collect();
-    let mut seen = BTreeSet::new();
-    compiles.retain(|compile| seen.insert((compile.output.clone(), compile.source.clone())));
-    // What a configure script tries is gone.
-    compiles.retain(|compile| compile.source_path().is_file());
-    for source in compiles.iter().map(Compile::source_path) {
-        unread.remove(&real_path(&source).unwrap_or(source));
-    }
-    let unread = Mutex::new(unread);
-    let remaining = || unread.lock().unwrap_or_else(PoisonError::into_inner);
-    each(&compiles, |_, compile| {
-        if remaining().is_empty() {
-            return;
-        }
-        match included(compile) {
-            Some(files) => remaining().retain(|path, _| !files.contains(path)),
-            // It may read any of them.
-            None => remaining().clear(),
-        }
-    });
-    let unread = unread.into_inner().unwrap_or_else(PoisonError::into_inner);
-    unread.into_values().collect()
+/// The files that each compile reads, by their real paths.
+pub(crate) struct Reads {
+    files: BTreeMap<Identity, Option<BTreeSet<PathBuf>>>,
 }
 
-fn real_path(path: &Path) -> Option<PathBuf> {
+impl Reads {
+    /// Asks the compiler. The tree must be as the last build left it.
+    pub(crate) fn ask(compiles: &[Compile]) -> Self {
+        let distinct: BTreeMap<_, _> = compiles.iter().map(|c| (c.identity(), c)).collect();
+        let distinct: Vec<_> = distinct.into_iter().collect();
+        let answers = each(&distinct, |_, (_, compile)| included(compile));
+        let identities = distinct.into_iter().map(|(identity, _)| identity);
+        Self {
+            files: identities.zip(answers).collect(),
+        }
+    }
+
+    /// What a compile reads, its source included. `None` if the compiler does not say.
+    pub(crate) fn of(&self, compile: &Compile) -> Option<&BTreeSet<PathBuf>> {
+        self.files.get(&compile.identity())?.as_ref()
+    }
+
+    /// Those of `files`, which are relative to `tree`, that none of the compiles reads. A file that is no longer there
+    /// is not looked for.
+    pub(crate) fn unread(&self, files: &[PathBuf], tree: &Path) -> Vec<PathBuf> {
+        let is_unread = |file: &&PathBuf| {
+            let Some(path) = real_path(&tree.join(file)) else {
+                return false;
+            };
+            let mut read = self.files.values().flatten();
+            !read.any(|files| files.contains(&path))
+        };
+        files.iter().filter(is_unread).cloned().collect()
+    }
+}
+
+pub(crate) fn real_path(path: &Path) -> Option<PathBuf> {
     fs::canonicalize(path).ok()
 }
 
 /// The files that the compile reads. `None` if the compiler does not say.
 fn included(compile: &Compile) -> Option<BTreeSet<PathBuf>> {
+    let source = real_path(&compile.source_path())?;
     let output = preprocessor(compile).output().ok()?;
     let directory = &compile.record.directory;
     let files = prerequisites(&output.stdout).filter_map(|file| real_path(&directory.join(file)));
+    let files = files.chain([source]);
     output.status.success().then(|| files.collect())
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use engraft_patch::WriteError;
 
 use crate::binary::BinaryError;
+use crate::build::Unplaced;
 use crate::compile::CompileError;
 use crate::fix::FixError;
 use crate::refusal::Refusal;
@@ -17,6 +18,8 @@ pub enum Stage {
     Original,
     /// With the fix applied.
     Fixed,
+    /// Of the fixed source once more, for objects that were in the tree before.
+    Rest,
 }
 
 impl std::fmt::Display for Stage {
@@ -24,6 +27,7 @@ impl std::fmt::Display for Stage {
         f.write_str(match self {
             Self::Original => "original",
             Self::Fixed => "fixed",
+            Self::Rest => "rest",
         })
     }
 }
@@ -78,12 +82,24 @@ pub enum BuildError {
         "the build command ran, but no compile was seen (hint: compilers are seen when they are found through PATH under their usual names: cc, gcc, gcc-12, clang, g++, ...; not when the command, CC or a configured tree names one by its full path, as cmake does)"
     )]
     NoCompileRecorded,
-    /// The fix changes source, and nothing was compiled after it.
+    /// The fix changes source, and the build command does nothing about it.
     #[error(
-        "the fix changes {}, but the build command compiled nothing that it was seen to compile before (hint: does the command build these files, and does it notice that they changed?)",
+        "the fix changes {}, and the build command has nothing to do, with it or without: as this tree is configured, these files are no part of what it builds (hint: a feature that is off, another system's source, or a command that builds something else)",
         list(files)
     )]
     NothingRecompiled {
+        /// What the fix changes.
+        files: Vec<PathBuf>,
+    },
+    /// Objects of unknown origin are in a binary, and may have been compiled from what the fix changes.
+    #[error(
+        "the fix changes {}, and nobody knows whether {} read that: they were in the tree before, may be in a binary, and the build command does not make them again (hint: a command that builds everything, such as: -- sh -c 'make clean && make')",
+        list(files),
+        list(objects)
+    )]
+    UnknownCompiles {
+        /// The objects, relative to the tree.
+        objects: Vec<PathBuf>,
         /// What the fix changes.
         files: Vec<PathBuf>,
     },
@@ -108,6 +124,18 @@ pub enum BuildError {
         /// At least one.
         refusals: Vec<Refusal>,
     },
+    /// Part of the fix is in none of the binaries that were named.
+    #[error(
+        "the patch would be half of the fix: in none of {} is\n{}\n(hint: name the files that have it with --binary, or make the partial patch with --partial)",
+        list(binaries),
+        unplaced_lines(unplaced)
+    )]
+    Incomplete {
+        /// What is missing, by source file.
+        unplaced: Vec<Unplaced>,
+        /// The binaries.
+        binaries: Vec<PathBuf>,
+    },
     /// The patch could not be encoded.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -119,6 +147,23 @@ fn list(files: &[PathBuf]) -> String {
         .map(|file| file.display().to_string())
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+fn unplaced_lines(unplaced: &[Unplaced]) -> String {
+    let line = |unplaced: &Unplaced| {
+        let Unplaced {
+            source_file,
+            functions,
+            holders,
+        } = unplaced;
+        let holders = match holders.as_slice() {
+            [] => "in no program or library of the build tree either".to_owned(),
+            holders => format!("in the build tree: {}", list(holders)),
+        };
+        let functions = functions.join(", ");
+        format!("  {functions} of {} ({holders})", source_file.display())
+    };
+    unplaced.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn lines(refusals: &[Refusal]) -> String {

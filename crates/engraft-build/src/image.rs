@@ -30,6 +30,26 @@ pub(crate) struct Placed<'a> {
     pub(crate) correlation: Correlation,
     /// Read-only data of the original whose fixed content comes with the new code.
     pub(crate) shipped: BTreeSet<ItemId>,
+    /// Changed functions that another object brings: the linker kept one of several copies.
+    pub(crate) elsewhere: BTreeSet<ItemId>,
+}
+
+impl<'a> Placed<'a> {
+    /// An object that is not in the binary, for others to refer to.
+    pub(crate) fn new(comparison: &'a Comparison) -> Self {
+        Self {
+            comparison,
+            correlation: Correlation::default(),
+            shipped: BTreeSet::new(),
+            elsewhere: BTreeSet::new(),
+        }
+    }
+
+    /// The functions that get new code from this object.
+    pub(crate) fn changed(&self) -> impl Iterator<Item = ItemId> {
+        let changed = self.comparison.changed.iter().copied();
+        changed.filter(|id| !self.elsewhere.contains(id))
+    }
 }
 
 /// What GOT slots of the image and stubs are for.
@@ -64,7 +84,7 @@ pub(crate) fn build(binary: &Binary, placed: &[Placed<'_>]) -> Result<Object, Ve
     let mut functions = Vec::new();
     for (unit, object) in placed.iter().enumerate() {
         let removed = owners_of_removed(object);
-        for &original in &object.comparison.changed {
+        for original in object.changed() {
             match builder.function(unit, original, &removed) {
                 Ok(changed) => functions.push(changed),
                 Err(refusal) => builder.refusals.push(refusal),

@@ -9,7 +9,8 @@
 //! ```text
 //! record, command      the build's compiles            compile, renumber    our own compiles
 //! tree, fix            source trees, the fix           unit, compare        objects and their differences
-//! dependencies         what compiles read
+//! dependencies         what compiles read          leftovers            objects that no recorded compile made
+//! link_time            link-time optimisation
 //! binary, correlate    the binary, what is where       image, layout        new code for one binary
 //! site, trampoline     the entries of old functions
 //! ```
@@ -32,6 +33,8 @@ mod error;
 mod fix;
 mod image;
 mod layout;
+mod leftovers;
+mod link_time;
 mod place;
 mod record;
 mod refusal;

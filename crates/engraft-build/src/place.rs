@@ -7,10 +7,10 @@ use engraft_patch::LinkAddress;
 
 use crate::binary::Binary;
 use crate::compare::{Comparison, cold_parts};
-use crate::correlate::{Correlation, variable_by_name};
+use crate::correlate::{Correlation, places_by_name, variable_by_name};
 use crate::image::Placed;
 use crate::refusal::Refusal;
-use crate::unit::{Item, ItemId, Kind};
+use crate::unit::{Item, ItemId, Kind, Unit};
 
 /// What became of one object in one binary.
 pub(crate) enum Placement<'a> {
@@ -18,15 +18,23 @@ pub(crate) enum Placement<'a> {
     Placed(Placed<'a>),
     /// It is there, but cannot be patched.
     Refused(Vec<Refusal>),
-    /// It does not seem to be there. What would be to say if it should have been.
-    Absent(Vec<Refusal>),
+    /// It does not seem to be there.
+    Absent,
 }
 
-/// Looks for one changed object in a binary. Also tells where the object's functions were found.
-pub(crate) fn place<'a>(
-    comparison: &'a Comparison,
-    binary: &Binary,
-) -> (Placement<'a>, BTreeSet<u64>) {
+/// One changed object in one binary.
+pub(crate) struct Found<'a> {
+    pub(crate) placement: Placement<'a>,
+    /// Where the object's functions were found, the unchanged ones too.
+    pub(crate) located: BTreeSet<u64>,
+    /// How much of its code that is, in bytes, and how much there is.
+    pub(crate) coverage: (u64, u64),
+    /// Why each changed function that was not found is missing, and where the binary has something of its name.
+    pub(crate) missing: Vec<(Refusal, Vec<u64>)>,
+}
+
+/// Looks for one changed object in a binary.
+pub(crate) fn place<'a>(comparison: &'a Comparison, binary: &Binary) -> Found<'a> {
     let wanted = wanted(comparison);
     let correlation = Correlation::new(&comparison.original, binary, &wanted);
     let located = correlation
@@ -35,20 +43,63 @@ pub(crate) fn place<'a>(
         .map(|found| found.address)
         .collect();
     let is_in = is_in(comparison, &correlation, binary);
-    let missing: Vec<Refusal> = wanted
+    let coverage = correlation.coverage(&comparison.original);
+    let missing: Vec<_> = wanted
         .iter()
         .filter(|id| !correlation.located.contains_key(id))
         .filter(|id| !comparison.removed.contains(id))
-        .map(|&id| missing(comparison, &correlation, binary, id))
+        .map(|&id| {
+            let refusal = missing(comparison, &correlation, binary, id);
+            (refusal, places_by_name(&comparison.original, id, binary))
+        })
         .collect();
-    let placement = if missing.is_empty() && (is_in || !wanted.is_empty()) {
+    // The linker may have dropped the rest.
+    let all_found = || !wanted.is_empty() && !is_of_others(comparison, &correlation, binary);
+    let refusals = || missing.iter().map(|(refusal, _)| refusal.clone()).collect();
+    let placement = if missing.is_empty() && (is_in || all_found()) {
         checked(comparison, correlation)
     } else if is_in {
-        Placement::Refused(missing)
+        Placement::Refused(refusals())
     } else {
-        Placement::Absent(missing)
+        Placement::Absent
     };
-    (placement, located)
+    Found {
+        placement,
+        located,
+        coverage,
+        missing,
+    }
+}
+
+/// True if a binary that has some functions of an object, by name, must have them from another one: it was not
+/// linked from a source file of this name, or has other code for a name that it can have once only.
+fn is_of_others(comparison: &Comparison, correlation: &Correlation, binary: &Binary) -> bool {
+    let unit = &comparison.original;
+    let contradicts = |id: &ItemId| unit.item(*id).is_some_and(|item| item.global);
+    names_other_sources(unit, binary) || correlation.differing.keys().any(contradicts)
+}
+
+/// True if the binary says which source files it is from, and this is none of them.
+fn names_other_sources(unit: &Unit, binary: &Binary) -> bool {
+    let name = unit.source.file_name().unwrap_or_default();
+    !binary.source_files.is_empty() && !binary.source_files.contains(name)
+}
+
+/// True if the binary seems to have the object, going by names alone: what the fix changes may be there in a form
+/// that was not recognised.
+pub(crate) fn may_be_in(comparison: &Comparison, binary: &Binary) -> bool {
+    let unit = &comparison.original;
+    if names_other_sources(unit, binary) {
+        return false;
+    }
+    let (mut named, mut total) = (0, 0);
+    for (id, item) in unit.functions() {
+        total += item.size;
+        if !places_by_name(unit, id, binary).is_empty() {
+            named += item.size;
+        }
+    }
+    total > 0 && named * 2 >= total
 }
 
 /// Refuses what cannot be patched wherever it is.
@@ -64,6 +115,7 @@ fn checked(comparison: &Comparison, correlation: Correlation) -> Placement<'_> {
             comparison,
             correlation,
             shipped,
+            elsewhere: BTreeSet::new(),
         })
     } else {
         Placement::Refused(refusals)

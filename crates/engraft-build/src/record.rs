@@ -4,6 +4,8 @@
 //! `PATH` of the build. Called through one, the executable writes down what it was asked to do and becomes
 //! the real compiler. The build system needs not be known, and nothing in it is changed.
 
+mod response_files;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
@@ -15,6 +17,8 @@ use std::process::{Command, ExitCode};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+
+use crate::command::sources;
 
 /// Where records go; also what tells a wrapper from a plain start of the executable.
 const RECORDS: &str = "ENGRAFT_BUILD_RECORDS";
@@ -51,7 +55,8 @@ pub(crate) struct Record {
     pub(crate) arguments: Vec<OsString>,
     pub(crate) directory: PathBuf,
     pub(crate) environment: BTreeMap<OsString, OsString>,
-    /// When it started: a later compile of the same output replaces an earlier one.
+    /// Links to the source files as they were, by their place on the command line: builds remove what they generate.
+    pub(crate) kept: Vec<PathBuf>,
     time: u128,
 }
 
@@ -62,6 +67,8 @@ struct Stored {
     arguments: Vec<Vec<u8>>,
     directory: Vec<u8>,
     environment: Vec<(Vec<u8>, Vec<u8>)>,
+    #[serde(default)]
+    kept: Vec<Vec<u8>>,
     time: u128,
 }
 
@@ -91,7 +98,9 @@ impl Recorder {
         command
             .env(WRAPPERS, &self.links)
             .env(RECORDS, records)
-            .env(SOURCE, source);
+            .env(SOURCE, source)
+            // What a cache answers, no compiler is started for.
+            .env("CCACHE_DISABLE", "1");
     }
 }
 
@@ -179,26 +188,39 @@ fn write_record(
         .filter_map(|name| Some((name.as_bytes().to_vec(), std::env::var_os(name)?.into_vec())))
         .collect();
     environment.push((b"PATH".to_vec(), path.as_bytes().to_vec()));
+    // One file for each, complete before it gets its name: compiles run side by side.
+    let mut file = tempfile::Builder::new()
+        .prefix("compile-")
+        .tempfile_in(records)?;
+    let arguments = response_files::expand(arguments);
+    let kept = keep_sources(&arguments, directory, file.path());
     let stored = Stored {
         compiler: compiler.as_os_str().as_bytes().to_vec(),
-        arguments: arguments
-            .iter()
-            .map(|argument| argument.as_bytes().to_vec())
-            .collect(),
+        arguments: arguments.into_iter().map(OsString::into_vec).collect(),
         directory: directory.as_os_str().as_bytes().to_vec(),
         environment,
+        kept,
         time: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_nanos(),
     };
-    // One file for each, complete before it gets its name: compiles run side by side.
-    let mut file = tempfile::Builder::new()
-        .prefix("compile-")
-        .tempfile_in(records)?;
     serde_json::to_writer(&mut file, &stored)?;
     let (_, unfinished) = file.keep()?;
     std::fs::rename(&unfinished, unfinished.with_extension("json"))
+}
+
+/// Hard links to the source files, beside the record. None where a link cannot be made: on another file system, or of
+/// what is no file.
+fn keep_sources(arguments: &[OsString], directory: &Path, record: &Path) -> Vec<Vec<u8>> {
+    let keep = |(index, source): (usize, PathBuf)| {
+        let mut kept = record.to_owned().into_os_string();
+        kept.push(format!(".source-{index}"));
+        let linked = std::fs::hard_link(directory.join(source), &kept).is_ok();
+        if linked { kept.into_vec() } else { Vec::new() }
+    };
+    let sources = sources(arguments);
+    sources.into_iter().enumerate().map(keep).collect()
 }
 
 fn path_without(links: &Path) -> io::Result<OsString> {
@@ -238,6 +260,11 @@ impl From<Stored> for Record {
                 .environment
                 .into_iter()
                 .map(|(k, v)| (text(k), text(v)))
+                .collect(),
+            kept: stored
+                .kept
+                .into_iter()
+                .map(|path| text(path).into())
                 .collect(),
             time: stored.time,
         }

@@ -69,6 +69,17 @@ pub enum Refusal {
         /// Where it is there.
         found: Hex,
     },
+    /// The linker made the code, from more than this source.
+    #[error(
+        "{source_file} is compiled for link-time optimisation (LTO), and the fix changes {}: the linker makes that code, from all sources at once, and engraft cannot make it again yet (hint: a binary built with -fno-lto can be patched)",
+        names(functions)
+    )]
+    LinkTimeOptimisation {
+        /// What the fix changes, functions and variables.
+        functions: Vec<String>,
+        /// Its source file.
+        source_file: PathBuf,
+    },
     /// Assembly has no functions that could be told apart.
     #[error("{source_file}: the fix changes code written in assembly")]
     Assembly {
@@ -237,6 +248,13 @@ impl std::fmt::Display for Hex {
 fn hexadecimal(bytes: &[u8]) -> String {
     let bytes = bytes.iter().map(|byte| format!("{byte:02x}"));
     bytes.collect::<Vec<_>>().join(" ")
+}
+
+fn names(names: &[String]) -> String {
+    match names {
+        [] => "code that only the fixed source has".to_owned(),
+        names => names.join(", "),
+    }
 }
 
 fn used_by(users: &[String]) -> String {

@@ -9,7 +9,7 @@ mod frames;
 mod parse;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use object::elf;
 
@@ -100,6 +100,21 @@ pub(crate) enum Flow {
 }
 
 impl Unit {
+    /// What a source file that is not there compiles to.
+    pub(crate) fn empty(source: &Path) -> Self {
+        Self {
+            source: source.to_owned(),
+            items: Vec::new(),
+            names: HashMap::new(),
+            frames: Vec::new(),
+        }
+    }
+
+    /// True if there is nothing in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
     pub(crate) fn item(&self, id: ItemId) -> Option<&Item> {
         self.items.get(id.0)
     }

@@ -8,8 +8,8 @@ mod inconsistency;
 use std::collections::HashSet;
 
 use crate::model::{
-    Function, Image, ImageAddress, ImageRange, Import, LinkAddress, Object, Patch, Relocation,
-    RelocationKind, RelocationTarget, Segment, Trampoline,
+    Function, Image, ImageAddress, ImageRange, Import, LinkAddress, Missing, Object, Patch,
+    Relocation, RelocationKind, RelocationTarget, Segment, Trampoline,
 };
 
 pub use inconsistency::Inconsistency;
@@ -34,6 +34,13 @@ impl Patch {
         }
         if self.objects.is_empty() {
             return Err(Inconsistency::NoObjects);
+        }
+        for Missing { name, source_file } in &self.concessions.missing {
+            check_name(name, "name of what is missing", char::is_control)?;
+            check_name(source_file, "source file", char::is_control)?;
+        }
+        for name in &self.concessions.accepted_layouts {
+            check_name(name, "type name", char::is_control)?;
         }
         let mut build_ids = HashSet::new();
         for object in &self.objects {

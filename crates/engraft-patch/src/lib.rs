@@ -15,6 +15,6 @@ pub mod site;
 pub use check::Inconsistency;
 pub use file::{ReadError, WriteError, read, write};
 pub use model::{
-    BuildId, Function, Image, ImageAddress, ImageRange, Import, LinkAddress, Object, OldPart,
-    Patch, Relocation, RelocationKind, RelocationTarget, Segment, Trampoline,
+    BuildId, Concessions, Function, Image, ImageAddress, ImageRange, Import, LinkAddress, Missing,
+    Object, OldPart, Patch, Relocation, RelocationKind, RelocationTarget, Segment, Trampoline,
 };

@@ -10,6 +10,42 @@ pub struct Patch {
     pub name: String,
     /// The ELF files that the patch changes; no two with the same build-id.
     pub objects: Vec<Object>,
+    /// Where it is less than the fix, or was not proven sound, because its author said so.
+    pub concessions: Concessions,
+}
+
+/// What the author of a patch took upon himself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Concessions {
+    /// What the fix changes and the patch does not (`engraft build --partial`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
+    /// Types whose layout the fix changes (`engraft build --accept-layout`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted_layouts: Vec<String>,
+}
+
+impl Concessions {
+    /// True if part of the fix is missing.
+    pub fn is_partial(&self) -> bool {
+        !self.missing.is_empty()
+    }
+
+    /// True if there is nothing to know.
+    pub fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.accepted_layouts.is_empty()
+    }
+}
+
+/// A function or variable that the fix changes and the patch does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Missing {
+    /// Its name.
+    pub name: String,
+    /// Its source file.
+    pub source_file: String,
 }
 
 /// One ELF file that a patch changes: the main program or a shared library.
@@ -155,6 +191,11 @@ impl BuildId {
         (1..=Self::MAXIMUM_LENGTH)
             .contains(&bytes.len())
             .then(|| Self(bytes.to_vec()))
+    }
+
+    /// The one that stands for none.
+    pub fn zero() -> Self {
+        Self(vec![0])
     }
 
     /// The raw bytes.

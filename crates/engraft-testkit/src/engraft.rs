@@ -34,6 +34,8 @@ pub mod exit {
     pub const NO_SUCH_PATCH: i32 = 10;
     /// The patch's state does not allow what was asked for.
     pub const WRONG_STATE: i32 = 11;
+    /// Part of a fix is in none of the binaries.
+    pub const INCOMPLETE: i32 = 12;
 }
 
 /// How long commands wait for threads, unless that is what is tested: long enough for a loaded machine.

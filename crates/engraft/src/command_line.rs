@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use engraft::{Error, Selected, Status};
 use engraft_build::{BuildRequest, Outcome};
-use engraft_patch::Patch;
+use engraft_patch::{Concessions, Missing, Patch};
 use engraft_process::{GiveWay, Process};
 
 use processes::{Holders, Target, Work};
@@ -44,6 +44,10 @@ enum Command {
         /// Where the patch file goes; NAME.engraft by default.
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Make the patch also if part of what the fix changes is in none of the binaries. The patch is marked
+        /// as partial.
+        #[arg(long)]
+        partial: bool,
         /// What builds the source, run in a copy of it.
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
@@ -154,6 +158,7 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
             binary,
             name,
             output,
+            partial,
             command,
         } => build(&BuildRequest {
             source,
@@ -166,6 +171,7 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
                 source,
             })?,
             output,
+            partial,
         }),
         Command::Apply {
             file,
@@ -210,22 +216,10 @@ fn build(request: &BuildRequest) -> Result<(), Error> {
     let report = engraft_build::build(request)?;
     let Outcome::Patch { patch, file } = report.outcome else {
         let binaries = list(request.binaries.iter().map(|binary| binary.display()));
-        if report.unplaced.is_empty() {
-            say(&format!(
-                "the fix changes no code in {binaries}: there is nothing to patch\n"
-            ));
-            return Ok(());
-        }
-        let functions = list(
-            report
-                .unplaced
-                .iter()
-                .flat_map(|unplaced| &unplaced.functions),
-        );
-        return Err(Error::NotInBinary {
-            functions,
-            binaries,
-        });
+        say(&format!(
+            "the fix changes no code in {binaries}: there is nothing to patch\n"
+        ));
+        return Ok(());
     };
     let path = match &request.output {
         Some(path) => path.clone(),
@@ -250,12 +244,7 @@ fn build(request: &BuildRequest) -> Result<(), Error> {
             say(&format!("  {binary}: adds {}\n", list(&object.new)));
         }
     }
-    for unplaced in &report.unplaced {
-        let (file, functions) = (unplaced.source_file.display(), list(&unplaced.functions));
-        say(&format!(
-            "  not in any of the binaries: {functions} of {file}\n"
-        ));
-    }
+    say(&concessions(&patch));
     if !report.unread.is_empty() {
         let files = list(report.unread.iter().map(|file| file.display()));
         eprintln!(
@@ -264,6 +253,26 @@ fn build(request: &BuildRequest) -> Result<(), Error> {
         );
     }
     Ok(())
+}
+
+/// What the author of a patch took upon himself, a line for each.
+fn concessions(patch: &Patch) -> String {
+    let Concessions {
+        missing,
+        accepted_layouts,
+    } = &patch.concessions;
+    let mut text = String::new();
+    for Missing { name, source_file } in missing {
+        text.push_str(&format!(
+            "  partial: {name} of {source_file} is not in the patch\n"
+        ));
+    }
+    for name in accepted_layouts {
+        text.push_str(&format!(
+            "  accepted: {name} has another layout in the patch than in memory\n"
+        ));
+    }
+    text
 }
 
 fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {

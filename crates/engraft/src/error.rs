@@ -49,14 +49,6 @@ pub enum Error {
     /// No patch was built.
     #[error(transparent)]
     Build(#[from] engraft_build::BuildError),
-    /// The fix changes functions that are in none of the binaries.
-    #[error("the fix changes {functions}, which is in none of: {binaries}")]
-    NotInBinary {
-        /// What it changes.
-        functions: String,
-        /// The binaries.
-        binaries: String,
-    },
     /// The patch is too large for the agent.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),

@@ -1,6 +1,7 @@
 //! Exit codes of the command line; 0 is success. They are part of the interface (docs/exit-codes.md).
 
 use engraft_abi::Outcome;
+use engraft_build::BuildError;
 use engraft_process::{MapsError, MemoryError, ModuleError, OpenError, RemoteCallError, StopError};
 
 use crate::error::Error;
@@ -27,6 +28,8 @@ pub const NOT_PATCHABLE: u8 = 9;
 pub const NO_SUCH_PATCH: u8 = 10;
 /// A patch's state does not allow what was asked for: it is enabled and cannot be removed, ...
 pub const WRONG_STATE: u8 = 11;
+/// Part of a fix is in none of the binaries that were named: the patch would be half of it.
+pub const INCOMPLETE: u8 = 12;
 
 impl Error {
     /// With which code the command ends.
@@ -42,7 +45,8 @@ impl Error {
                 OpenError::System { .. } => INTERNAL,
             },
             Self::ReadFile { .. } | Self::PatchFile { .. } | Self::TooLarge(_) => BAD_PATCH_FILE,
-            Self::Build(_) | Self::NotInBinary { .. } | Self::WriteFile { .. } => BUILD_FAILED,
+            Self::Build(BuildError::Incomplete { .. }) => INCOMPLETE,
+            Self::Build(_) | Self::WriteFile { .. } => BUILD_FAILED,
             Self::WrongBuildId { .. } => DOES_NOT_FIT,
             Self::ThreadInside { .. }
             | Self::InTransition { .. }

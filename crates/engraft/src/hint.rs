@@ -28,7 +28,6 @@ impl Error {
                 "all other threads have switched; `engraft wait` goes on waiting, `engraft status` names the \
                  threads, `engraft disable` or `engraft enable` turns back, `engraft force` ends it"
             }
-            Self::NotInBinary { .. } => "name the file that has the function with --binary",
             Self::LoaderBusy { .. } | Self::AnotherController { .. } => {
                 "try again, or wait longer with --timeout"
             }

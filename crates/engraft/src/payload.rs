@@ -70,11 +70,16 @@ pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>, TooLarge> {
     writer.table(std::slice::from_ref(&header));
     header.version = VERSION;
     header.name = writer.bytes(patch.name.as_bytes());
-    let objects: Vec<_> = patch
+    let mut objects: Vec<_> = patch
         .objects
         .iter()
         .map(|object| encode_object(&mut writer, object))
         .collect();
+    if patch.concessions.is_partial() {
+        objects
+            .iter_mut()
+            .for_each(|object| object.flags |= flags::PARTIAL);
+    }
     header.objects = writer.table(&objects);
     header.length = writer.buffer.len() as u64;
     let Writer {
@@ -221,7 +226,8 @@ fn encode_relocation(
 #[cfg(test)]
 mod tests {
     use engraft_patch::{
-        BuildId, Image, ImageAddress, ImageRange, LinkAddress, OldPart, Segment, Trampoline,
+        BuildId, Concessions, Image, ImageAddress, ImageRange, LinkAddress, OldPart, Segment,
+        Trampoline,
     };
 
     use super::*;
@@ -275,6 +281,7 @@ mod tests {
                 functions: vec![function.clone(), function],
                 image,
             }],
+            concessions: Concessions::default(),
         }
     }
 

@@ -76,6 +76,8 @@ pub struct PatchStatus {
     pub order: Option<usize>,
     /// Where it is in its life.
     pub state: PatchState,
+    /// It is less than its fix (`engraft build --partial`).
+    pub partial: bool,
     /// What it changes.
     pub objects: Vec<ObjectStatus>,
 }
@@ -269,6 +271,7 @@ fn decode_patch(buffer: &[u8], patch: &SnapshotPatch, order: usize) -> Option<Pa
         name: text(buffer, patch.name)?,
         order: (state != PatchState::Disabled).then_some(order),
         state,
+        partial: patch.partial != 0,
         objects: objects
             .iter()
             .map(|object| decode_object(buffer, object))

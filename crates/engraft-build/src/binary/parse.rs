@@ -1,6 +1,7 @@
 //! ELF file → binary.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use engraft_patch::{BuildId, LinkAddress};
@@ -65,6 +66,15 @@ type Elf<'a> = ElfFile64<'a, LittleEndian>;
 
 impl Binary {
     pub(crate) fn read(path: &Path) -> Result<Self, BinaryError> {
+        Self::read_if(path, false)
+    }
+
+    /// Reads one that is only to be looked into, with or without a build-id.
+    pub(crate) fn read_any(path: &Path) -> Result<Self, BinaryError> {
+        Self::read_if(path, true)
+    }
+
+    fn read_if(path: &Path, anonymous: bool) -> Result<Self, BinaryError> {
         let bytes = std::fs::read(path).map_err(|source| BinaryError::Unreadable {
             path: path.to_owned(),
             source,
@@ -87,9 +97,14 @@ impl Binary {
             });
         }
         let build_id = elf.build_id().map_err(malformed)?.and_then(BuildId::new);
-        let build_id = build_id.ok_or_else(|| BinaryError::NoBuildId {
-            path: path.to_owned(),
-        })?;
+        let build_id = match (build_id, anonymous) {
+            (Some(build_id), _) => build_id,
+            (None, true) => BuildId::zero(),
+            (None, false) => {
+                let path = path.to_owned();
+                return Err(BinaryError::NoBuildId { path });
+            }
+        };
         parse(&elf, path, build_id).map_err(malformed)
     }
 }
@@ -106,10 +121,26 @@ fn parse(elf: &Elf<'_>, path: &Path, build_id: BuildId) -> Result<Binary, object
         relative: HashMap::new(),
         is_dynamic,
         has_symtab: elf.symbols().next().is_some(),
+        source_files: source_files(elf)?,
     };
     symbols(elf, &mut binary.symbols)?;
     dynamic_relocations(elf, &mut binary)?;
     Ok(binary)
+}
+
+/// What files the symbol table names. Startup code is in every binary and tells nothing.
+fn source_files(elf: &Elf<'_>) -> Result<HashSet<OsString>, object::Error> {
+    let mut files = HashSet::new();
+    for symbol in elf.symbols() {
+        if symbol.elf_symbol().st_type() == elf::STT_FILE {
+            let name = Path::new(symbol.name()?).file_name();
+            files.extend(
+                name.filter(|name| *name != "crtstuff.c")
+                    .map(ToOwned::to_owned),
+            );
+        }
+    }
+    Ok(files)
 }
 
 /// A static program that is position-independent has a dynamic section, too.

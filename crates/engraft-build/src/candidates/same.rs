@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use crate::link_time::LTO_SECTIONS;
 use object::read::elf::ElfFile64;
 use object::{
     LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget,
@@ -14,7 +15,7 @@ pub(super) fn same_program(first: &Path, second: &Path) -> bool {
     let (Ok(first), Ok(second)) = (std::fs::read(first), std::fs::read(second)) else {
         return false;
     };
-    matches!((contents(&first), contents(&second)), (Ok(first), Ok(second)) if first == second)
+    matches!((contents(&first), contents(&second)), (Ok(Some(first)), Ok(Some(second))) if first == second)
 }
 
 /// What a linker would make use of, debugging information aside.
@@ -38,13 +39,17 @@ struct Section {
 
 type Elf<'a> = ElfFile64<'a, LittleEndian>;
 
-fn contents(bytes: &[u8]) -> Result<Contents, object::Error> {
+/// `None` if the linker makes code of something else than this.
+fn contents(bytes: &[u8]) -> Result<Option<Contents>, object::Error> {
     let elf = Elf::parse(bytes)?;
     let mut sections = Vec::new();
     for section in elf.sections() {
         let SectionFlags::Elf { sh_flags } = section.flags() else {
             continue;
         };
+        if section.name()?.starts_with(LTO_SECTIONS) {
+            return Ok(None);
+        }
         if sh_flags & u64::from(elf::SHF_ALLOC) == 0 {
             continue;
         }
@@ -84,7 +89,7 @@ fn contents(bytes: &[u8]) -> Result<Contents, object::Error> {
             symbols.push((name, section, value, size, kind, raw.st_bind()));
         }
     }
-    Ok(Contents { sections, symbols })
+    Ok(Some(Contents { sections, symbols }))
 }
 
 fn section_name(

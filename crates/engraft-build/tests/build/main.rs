@@ -6,6 +6,8 @@
 )]
 
 mod changes;
+mod commands;
+mod complete;
 mod references;
 mod refusals;
 mod registers;

@@ -104,6 +104,7 @@ impl Project {
             command: vec![OsString::from("make")],
             wrapper: env!("CARGO_BIN_EXE_engraft-build-test-wrapper").into(),
             output: None,
+            partial: false,
         }
     }
 

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::model::{
-    BuildId, Function, ImageAddress, Import, LinkAddress, Object, Patch, RelocationTarget, Segment,
+    BuildId, Concessions, Function, ImageAddress, Import, LinkAddress, Object, Patch,
+    RelocationTarget, Segment,
 };
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -14,6 +15,8 @@ use crate::model::{
 pub(super) struct Manifest {
     pub(super) format_version: u32,
     pub(super) name: String,
+    #[serde(default, skip_serializing_if = "Concessions::is_empty")]
+    pub(super) concessions: Concessions,
     pub(super) objects: Vec<ObjectEntry>,
 }
 
@@ -77,6 +80,7 @@ impl Manifest {
         Self {
             format_version,
             name: patch.name.clone(),
+            concessions: patch.concessions.clone(),
             objects: objects.collect(),
         }
     }

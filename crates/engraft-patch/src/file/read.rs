@@ -97,6 +97,7 @@ pub fn read(bytes: &[u8]) -> Result<Patch, ReadError> {
         .collect();
     let patch = Patch {
         name: manifest.name,
+        concessions: manifest.concessions,
         objects: objects?,
     };
     patch.check()?;

@@ -1,8 +1,8 @@
 //! Patches to test with: one that has everything, and any consistent one.
 
 use engraft_patch::{
-    BuildId, Function, Image, ImageAddress, ImageRange, Import, LinkAddress, Object, OldPart,
-    Patch, Relocation, RelocationKind, RelocationTarget, Segment, Trampoline,
+    BuildId, Concessions, Function, Image, ImageAddress, ImageRange, Import, LinkAddress, Missing,
+    Object, OldPart, Patch, Relocation, RelocationKind, RelocationTarget, Segment, Trampoline,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -131,6 +131,13 @@ pub(crate) fn example() -> Patch {
     Patch {
         name: "CVE-2024-1".to_owned(),
         objects: vec![first, second],
+        concessions: Concessions {
+            missing: vec![Missing {
+                name: "elsewhere".to_owned(),
+                source_file: "tools/other.c".to_owned(),
+            }],
+            accepted_layouts: vec!["struct example".to_owned()],
+        },
     }
 }
 
@@ -329,6 +336,10 @@ pub(crate) fn patch() -> impl Strategy<Value = Patch> {
     ("[A-Za-z0-9._-]{1,63}", vec(object(), 1..4)).prop_map(|(name, mut objects)| {
         objects.sort_by(|a, b| a.build_id.cmp(&b.build_id));
         objects.dedup_by(|a, b| a.build_id == b.build_id);
-        Patch { name, objects }
+        Patch {
+            name,
+            objects,
+            concessions: Concessions::default(),
+        }
     })
 }

@@ -10,7 +10,7 @@ use engraft_patch::Patch;
 use engraft_process::{OpenError, Process};
 
 use super::show::describe_unwinder;
-use super::{complain, say};
+use super::{complain, concessions, say};
 
 /// How long the last of hundreds of threads of a killed process may take to end, after the one that we noticed.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
@@ -264,6 +264,7 @@ fn say_waiting(pid: i32, waiting: &[Waiting]) {
 
 pub(super) fn check(patch: &Patch, pids: &[i32]) -> Result<(), Error> {
     let name = &patch.name;
+    say(&concessions(patch));
     Work::with_numbers(pids).each(|process| {
         let pid = process.pid();
         let checked = engraft::check(process, patch)?;

@@ -32,7 +32,8 @@ pub(super) fn describe(status: &Status) -> String {
         };
         // A disabled one has no place in the order.
         let place = patch.order.map_or("-".into(), |order| format!("{order}."));
-        let _ = writeln!(text, "  {place} {} ({state})", patch.name);
+        let partial = if patch.partial { ", partial" } else { "" };
+        let _ = writeln!(text, "  {place} {} ({state}{partial})", patch.name);
         if matches!(patch.state, PatchState::Enabling | PatchState::Disabling)
             && let Some(transition) = &status.transition
         {
