@@ -103,6 +103,9 @@ pub struct Control {
     /// Start and end of what contains the `r_debug`s of further namespaces, if [`Self::debug`] does not lead to
     /// them: glibc's `_rtld_global` before 2.35. Both 0 if there is no such thing.
     pub unchained: [u64; 2],
+    /// Number of the patch into whose trampolines the controller has led threads that stood inside sites. Its images
+    /// stay mapped until [`Command::Remove`], even if the patch never comes into effect.
+    pub led_into: u64,
 }
 
 // What is behind it in its page is for lists of threads.
@@ -236,6 +239,8 @@ pub struct CodeRange {
     pub start: u64,
     /// One past the last.
     pub end: u64,
+    /// Of a site: where the same instructions are, each as far from this address as it is from `start`. Otherwise 0.
+    pub moved: u64,
     /// Name of the function, cut if longer, padded with zeroes.
     pub name: [u8; 64],
 }

@@ -215,7 +215,7 @@ impl Agent {
         let visited = self.core.leaving(patch, target, |leaving| {
             if result.is_ok() {
                 let pushed = host.push_ranges(&mut ranges, leaving);
-                result = pushed.and_then(|()| host.push_site(&mut sites, leaving));
+                result = pushed.and_then(|()| host.push_site(&mut sites, leaving, patch));
             }
         });
         visited.map_err(refusal)?;

@@ -51,6 +51,13 @@ impl ControlBlock {
             != 0
     }
 
+    /// Number of the patch into whose images the controller has led threads; 0 for none.
+    pub(crate) fn led_into(self) -> u64 {
+        // ORDERING: written by the controller while all threads are stopped.
+        self.word(offset_of!(Control, led_into))
+            .load(Ordering::Relaxed)
+    }
+
     /// Whether threads may read their thread pointer with `rdfsbase`.
     pub(crate) fn has_fsgsbase(self) -> bool {
         // ORDERING: written by the controller before the first call.

@@ -40,6 +40,7 @@ pub(crate) struct Host {
     pub unwinders: Unwinders,
     /// Who writes code.
     pub writer: Writer,
+    control: ControlBlock,
     /// The agent's own code, and where stubs go in it.
     text: Range<u64>,
     dispatch: u64,
@@ -54,7 +55,7 @@ pub(crate) struct PlacedImage {
     pub object: ObjectId,
     module: ModuleId,
     pub image: Image,
-    /// Sites have led here. From then on the program may hold pointers to its data: constants and
+    /// Sites, or the controller, have led threads here. From then on the program may hold pointers to its data: constants and
     /// variables of new code are passed on like any others. So it stays after its patch has been
     /// disabled, for as long as the module does (the kernel, too, keeps a disabled patch's module),
     /// and is used again if the same patch comes again.
@@ -72,6 +73,7 @@ impl Host {
             sites: Sites::new(),
             unwinders: Unwinders::new(),
             writer: Writer::Controller(control),
+            control,
             text: facts.text..facts.text + facts.text_length,
             dispatch: facts.dispatch,
             trouble: None,

@@ -103,13 +103,14 @@ impl Unwinders {
         }
     }
 
-    /// The bytes that [`lead`](Self::lead) is going to write over.
-    pub(crate) fn sites(&self) -> impl Iterator<Item = Range<u64>> {
+    /// The bytes that [`lead`](Self::lead) is going to write over, and where the same instructions are.
+    pub(crate) fn sites(&self) -> impl Iterator<Item = (Range<u64>, u64)> {
         self.list
             .iter()
             .filter_map(|unwinder| match &unwinder.state {
-                State::Ready { site, .. } if site.is_original() => {
-                    Some(site.address..site.address + DETOUR_LENGTH as u64)
+                State::Ready { site, image } if site.is_original() => {
+                    let range = site.address..site.address + DETOUR_LENGTH as u64;
+                    Some((range, image.base + Detour::MOVED as u64))
                 }
                 _ => None,
             })

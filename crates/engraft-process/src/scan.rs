@@ -134,7 +134,19 @@ impl<'s> StackScan<'s> {
             range: range.clone(),
             ends_in_call: may_end_in_call(process, range.end),
         };
-        let mut ranges: Vec<_> = ranges.iter().map(prepare).collect();
+        Self::with(process, maps, ranges.iter().map(prepare).collect())
+    }
+
+    /// The same for bytes that are about to be overwritten: who returns right behind them does not execute them.
+    pub fn of_bytes(process: &'s Process, maps: &'s Maps, ranges: &[Range<TargetAddress>]) -> Self {
+        let prepare = |range: &Range<TargetAddress>| Target {
+            range: range.clone(),
+            ends_in_call: false,
+        };
+        Self::with(process, maps, ranges.iter().map(prepare).collect())
+    }
+
+    fn with(process: &'s Process, maps: &'s Maps, mut ranges: Vec<Target>) -> Self {
         ranges.sort_by_key(|target| target.range.start);
         let code: Vec<_> = maps
             .iter()

@@ -66,12 +66,11 @@ impl Session<'_> {
     fn try_to_take_away(&self) -> Result<(), Error> {
         // What failed may be at work still, and may have prepared a patch.
         self.settle()?;
-        let Snapshot {
-            prepared, patches, ..
-        } = Snapshot::read(&self.agent)?;
-        if let Some(prepared) = prepared {
+        if let Some(prepared) = Snapshot::read(&self.agent)?.prepared {
             self.command(Command::Abandon, [prepared, 0])?;
         }
+        // Images of the patch that was given up may have to stay.
+        let patches = Snapshot::read(&self.agent)?.patches;
         let mut states = patches.iter().map(|patch| patch.state);
         if states.any(|state| state != PatchState::Disabled) {
             return Ok(());

@@ -165,6 +165,7 @@ pub(crate) fn remove(
         let range = CodeRange {
             start: range.start.get(),
             end: range.end.get(),
+            moved: 0,
             name: name_of_agent(),
         };
         if let Some(inside) = first_not_clear(&process, &maps, stopped.threads(), range, context) {

@@ -18,6 +18,7 @@ mod hint;
 mod holders;
 mod in_the_way;
 mod inject;
+mod lead_out;
 mod look;
 mod module_list;
 mod objects;

@@ -64,10 +64,11 @@ impl<'p> Look<'p> {
     pub(crate) fn eyes(&self) -> Eyes<'_> {
         let scan =
             |ranges: &[CodeRange]| StackScan::new(self.process, &self.maps, &addresses(ranges));
+        let sites = addresses(&self.plan.sites);
         let walk = |context| StackWalk::new(self.process, &self.maps, context);
         Eyes {
             scan: scan(&self.plan.ranges),
-            sites: scan(&self.plan.sites),
+            sites: StackScan::of_bytes(self.process, &self.maps, &sites),
             walk: self.context.as_ref().map(walk),
             plan: &self.plan,
         }
@@ -95,9 +96,21 @@ impl Eyes<'_> {
         finding(thread, verdict, &self.plan.ranges)
     }
 
-    /// Whether the thread may execute the middle of what will be overwritten. A thread on a stack that is not
-    /// its own has no such address on this one; what else it has is unknown here as everywhere.
-    pub(crate) fn is_in_site(&self, thread: &ThreadState) -> bool {
+    /// Where a thread finds the instructions that it is about to execute, if these are in the middle of what will be
+    /// overwritten.
+    pub(crate) fn way_out(&self, thread: &ThreadState) -> Option<TargetAddress> {
+        if thread.is_kernel_worker {
+            return None;
+        }
+        let at = thread.registers.instruction_pointer().get();
+        let inside = |site: &&CodeRange| site.start < at && at < site.end && site.moved != 0;
+        let site = self.plan.sites.iter().find(inside)?;
+        Some(TargetAddress::new(site.moved + (at - site.start)))
+    }
+
+    /// Whether a thread that is not clear may return into the middle of what will be overwritten. A thread on a stack
+    /// that is not its own has no such address on this one; what else it has is unknown here as everywhere.
+    pub(crate) fn may_return_into_site(&self, thread: &ThreadState) -> bool {
         if self.plan.sites.is_empty() {
             return false;
         }

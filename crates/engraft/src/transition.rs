@@ -9,10 +9,11 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use engraft_abi::Command;
-use engraft_process::ThreadState;
+use engraft_process::{TargetAddress, ThreadState};
 
 use crate::drive::{complete, drive};
 use crate::error::Error;
+use crate::lead_out::lead_out;
 use crate::look::{Eyes, Finding, Look, prepare_look};
 use crate::session::{STOP_TIMEOUT, Session};
 use crate::status::{OpenTransition, PatchState, Snapshot};
@@ -135,6 +136,7 @@ impl Change {
         }
         let behind: Vec<u64> = findings.behind.iter().map(|it| it.pointer).collect();
         list.write(&behind)?;
+        lead_out(session, &mut stopped, self.number(), &findings.led)?;
         let answer = session.command_stopped(&mut stopped, self.command(), arguments)?;
         stopped.detach()?;
         let stopped_for = since.elapsed();
@@ -238,16 +240,23 @@ pub(crate) struct Findings {
     /// Those that are not clear.
     pub(crate) behind: Vec<Finding>,
     in_site: Option<Finding>,
+    /// Those that execute the middle of what will be overwritten, and where they find the same instructions.
+    led: Vec<(i32, TargetAddress)>,
 }
 
 impl Findings {
     fn look(&mut self, eyes: &Eyes<'_>, thread: &ThreadState) {
         let pointer = thread.registers.thread_pointer().get();
         self.pointers.insert(thread.tid, pointer);
+        // Also if it is clear: it may be in an unwinder, which gets a site as well.
+        let way_out = eyes.way_out(thread);
+        self.led.extend(way_out.map(|to| (thread.tid, to)));
         let Some(finding) = eyes.finding(thread) else {
             return;
         };
-        if eyes.is_in_site(thread) {
+        let mut led = *thread;
+        led.registers.rip = way_out.map_or(led.registers.rip, TargetAddress::get);
+        if eyes.may_return_into_site(&led) {
             self.in_site.get_or_insert_with(|| finding.clone());
         }
         self.behind.push(finding);

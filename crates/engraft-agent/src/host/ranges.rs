@@ -4,9 +4,9 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use engraft_abi::{CodeRange, PayloadPart};
-use engraft_core::{Code, FuncId, Leaving, ObjectId};
+use engraft_core::{Code, FuncId, Leaving, LinkAddress, ModuleId, ObjectId, PatchId};
 
-use super::Host;
+use super::{Host, PlacedImage};
 use crate::code::DETOUR_LENGTH;
 use crate::dispatch;
 use crate::failure::Failure;
@@ -60,11 +60,12 @@ impl Host {
     }
 
     /// Adds the bytes that will be overwritten for a body that is the old function itself: no thread may be
-    /// about to execute the middle of them.
+    /// about to execute the middle of them. `patch` has trampolines to lead it to.
     pub(crate) fn push_site(
         &self,
         sites: &mut Vec<CodeRange>,
         leaving: Leaving,
+        patch: PatchId,
     ) -> Result<(), Failure> {
         let known = self.sites.get(leaving.module, leaving.function);
         if leaving.code != Code::Original || known.is_some_and(|site| !site.is_original()) {
@@ -73,13 +74,25 @@ impl Host {
         let module = self.module(leaving.module)?;
         let (view, old) = self.old_function(module, leaving.function)?;
         let start = module.elf.load_bias.wrapping_add(leaving.function.0) + old.site_offset;
-        push_range(sites, start..start + DETOUR_LENGTH as u64, view.name(old))
+        let range = start..start + DETOUR_LENGTH as u64;
+        let moved = self.trampoline(patch, leaving.module, leaving.function);
+        push(sites, range, moved.unwrap_or(0), view.name(old))
+    }
+
+    /// Address of the trampoline of an old function in an image of this patch.
+    fn trampoline(&self, patch: PatchId, module: ModuleId, function: LinkAddress) -> Option<u64> {
+        let of_patch = |it: &&PlacedImage| it.module == module && it.object.patch == patch;
+        let mut placed = self.images.iter().filter(of_patch);
+        placed.find_map(|placed| {
+            let known = self.function(placed.object, function)?;
+            Some(placed.image.base + known.trampoline_offset)
+        })
     }
 
     /// Adds the bytes of unwinders that will be overwritten before a patch comes into effect.
     pub(crate) fn push_unwinder_sites(&self, sites: &mut Vec<CodeRange>) -> Result<(), Failure> {
         let mut ranges = self.unwinders.sites();
-        ranges.try_for_each(|range| push_range(sites, range, b"_Unwind_Find_FDE"))
+        ranges.try_for_each(|(range, moved)| push(sites, range, moved, b"_Unwind_Find_FDE"))
     }
 }
 
@@ -95,6 +108,15 @@ pub(crate) fn push_inside(
 }
 
 fn push_range(ranges: &mut Vec<CodeRange>, range: Range<u64>, name: &[u8]) -> Result<(), Failure> {
+    push(ranges, range, 0, name)
+}
+
+fn push(
+    ranges: &mut Vec<CodeRange>,
+    range: Range<u64>,
+    moved: u64,
+    name: &[u8],
+) -> Result<(), Failure> {
     let mut padded = [0; 64];
     for (to, from) in padded.iter_mut().zip(name) {
         *to = *from;
@@ -105,6 +127,7 @@ fn push_range(ranges: &mut Vec<CodeRange>, range: Range<u64>, name: &[u8]) -> Re
     ranges.push(CodeRange {
         start: range.start,
         end: range.end,
+        moved,
         name: padded,
     });
     Ok(())

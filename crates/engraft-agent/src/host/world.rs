@@ -53,6 +53,10 @@ impl World for Host {
 
     fn release_object(&mut self, object: ObjectId, module: ModuleId) -> Result<(), Failure> {
         self.sites.forget_original();
+        if self.control.led_into() == u64::from(object.patch.0) {
+            // A thread may be in a trampoline, although no site has led there.
+            self.use_image(object, module);
+        }
         let unused = |placed: &PlacedImage| {
             placed.object == object && placed.module == module && !placed.used
         };

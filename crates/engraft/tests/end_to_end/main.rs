@@ -11,6 +11,7 @@ mod changed_initialiser;
 mod confined;
 mod crowd;
 mod dry_run;
+mod entries;
 mod expat;
 mod family;
 mod files_gone;
