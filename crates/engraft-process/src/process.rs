@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::auxv::AuxiliaryVector;
+use crate::crowd::Crowd;
 use crate::gadgets::Gadgets;
 use crate::interrupted_calls::InterruptedCalls;
 use crate::liveliness::Liveliness;
@@ -90,6 +91,7 @@ pub(crate) struct Shared {
     pub(crate) quiet_tid: AtomicI32,
     pub(crate) liveliness: Liveliness,
     pub(crate) interrupted_calls: InterruptedCalls,
+    pub(crate) crowd: Crowd,
     pub(crate) gadgets: OnceLock<Gadgets>,
 }
 
@@ -161,6 +163,7 @@ impl Process {
                 quiet_tid: AtomicI32::new(0),
                 liveliness: Liveliness::default(),
                 interrupted_calls: InterruptedCalls::default(),
+                crowd: Crowd::default(),
                 gadgets: OnceLock::new(),
             }),
         };
