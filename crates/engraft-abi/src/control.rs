@@ -106,6 +106,9 @@ pub struct Control {
     /// Number of the patch into whose trampolines the controller has led threads that stood inside sites. Its images
     /// stay mapped until [`Command::Remove`], even if the patch never comes into effect.
     pub led_into: u64,
+    /// When the transition that is on was begun or turned round, in nanoseconds since 1970 by the controller's clock; 0
+    /// if that is not known.
+    pub begun: u64,
 }
 
 // What is behind it in its page is for lists of threads.

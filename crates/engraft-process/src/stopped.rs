@@ -160,7 +160,12 @@ impl StoppedProcess {
 
     /// Lets the process go, runners first.
     pub fn detach(mut self) -> Result<(), StopError> {
-        self.tracees.release()?;
+        // A thread that made a call gets a processor at once as long as the others stand still.
+        let finished = match self.tracees.process.is_crowded() {
+            true => self.tracees.finish_call(),
+            false => Ok(()),
+        };
+        self.tracees.release().and(finished)?;
         if self.tracees.process.is_alive() {
             Ok(())
         } else {

@@ -2,7 +2,7 @@
 
 use std::mem::offset_of;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engraft_abi::{
     CodeRange, Command, Control, MAGIC, Outcome, VERSION, WriteRequest, request_state,
@@ -147,6 +147,23 @@ impl RunningAgent {
     pub(crate) fn keep_images(&self, patch: u64) -> Result<(), Error> {
         let field = self.address + offset_of!(Control, led_into) as u64;
         Ok(self.process.memory().write(field, &patch.to_ne_bytes())?)
+    }
+
+    /// Notes that a transition begins now, for whoever asks how long it has been on.
+    pub(crate) fn note_begin(&self) -> Result<(), Error> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(0));
+        let field = self.address + offset_of!(Control, begun) as u64;
+        Ok(self.process.memory().write(field, &now.to_ne_bytes())?)
+    }
+
+    /// For how long the transition has been on, if that is known.
+    pub(crate) fn time_since_begin(&self) -> Result<Option<Duration>, Error> {
+        let begun = self.control()?.begun;
+        let begun = UNIX_EPOCH.checked_add(Duration::from_nanos(begun));
+        let begun = begun.filter(|begun| *begun != UNIX_EPOCH);
+        // No time has passed if the clock was set back.
+        Ok(begun.map(|begun| begun.elapsed().unwrap_or_default()))
     }
 
     fn control(&self) -> Result<Control, Error> {

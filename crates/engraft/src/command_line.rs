@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use engraft::{Error, Selected, Status};
+use engraft::{Error, OnTimeout, Selected, Status};
 use engraft_build::{BuildRequest, Outcome};
 use engraft_patch::{Concessions, Missing, Patch};
 use engraft_process::{GiveWay, Process};
@@ -60,6 +60,8 @@ enum Command {
         target: Target,
         #[command(flatten)]
         patience: Patience,
+        #[command(flatten)]
+        end: End,
     },
     /// Say what would keep a patch from being applied to a process. Touches nothing; ends with the exit code
     /// that `apply` would end with.
@@ -117,6 +119,8 @@ enum Command {
         holders: Holders,
         #[command(flatten)]
         patience: Patience,
+        #[command(flatten)]
+        end: End,
     },
     /// Take the memory of a disabled patch, or the agent, out of processes.
     Remove {
@@ -144,6 +148,32 @@ struct Patience {
 impl Patience {
     fn duration(&self) -> Duration {
         Duration::from_secs(self.timeout)
+    }
+}
+
+/// What becomes of a transition that is not over when the time is up.
+#[derive(Debug, clap::Args)]
+struct End {
+    /// What becomes of the patch if threads have yet to switch to it when the time is up.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
+    on_timeout: WhenTimeIsUp,
+}
+
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum WhenTimeIsUp {
+    /// The transition stays open.
+    #[default]
+    Leave,
+    /// The patch is taken back.
+    Reverse,
+}
+
+impl From<End> for OnTimeout {
+    fn from(end: End) -> Self {
+        match end.on_timeout {
+            WhenTimeIsUp::Leave => Self::Leave,
+            WhenTimeIsUp::Reverse => Self::Reverse,
+        }
     }
 }
 
@@ -177,7 +207,8 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
             file,
             target,
             patience,
-        } => processes::apply(&read_patch(&file)?, target, patience.duration()),
+            end,
+        } => processes::apply(&read_patch(&file)?, target, patience.duration(), end.into()),
         Command::Check { file, pid } => processes::check(&read_patch(&file)?, &pid),
         Command::Status { pid, json } => status(pid, json),
         Command::Disable {
@@ -199,7 +230,8 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
             name,
             holders,
             patience,
-        } => processes::enable(&name, holders, patience.duration()),
+            end,
+        } => processes::enable(&name, holders, patience.duration(), end.into()),
         Command::Remove {
             name,
             holders,

@@ -68,7 +68,9 @@ pub enum Error {
     },
     /// Threads did not leave the code that is to be replaced.
     #[error(
-        "thread {tid} ({thread_name}) of process {pid} {reason} function '{function}' for more than {timeout:?}"
+        "thread {tid} ({thread_name}) of process {pid} {reason} function '{function}'{} when it was last looked at, \
+         after {timeout:?}",
+        frame.as_ref().map(|frame| format!(" ({frame})")).unwrap_or_default()
     )]
     ThreadInside {
         /// The process.
@@ -81,6 +83,8 @@ pub enum Error {
         reason: Inside,
         /// The function.
         function: String,
+        /// Where it is in there, in words.
+        frame: Option<String>,
         /// How long we tried.
         timeout: Duration,
     },
@@ -138,6 +142,28 @@ pub enum Error {
         pid: i32,
         /// How long we tried.
         timeout: Duration,
+    },
+    /// There is one transition at a time in a process, and another patch's did not end.
+    #[error("patch '{name}' has to wait: {source}")]
+    HasToWait {
+        /// The patch.
+        name: String,
+        /// Who has yet to switch, and to which patch: an [`Error::InTransition`].
+        source: Box<Self>,
+    },
+    /// A patch that threads had yet to switch to when the time was up was turned round.
+    #[error(
+        "{source}; {}",
+        match left {
+            None => "it was taken back: every thread runs the code from before".to_owned(),
+            Some(left) => format!("taking it back is not over: {left}"),
+        }
+    )]
+    TakenBack {
+        /// Who had yet to switch: an [`Error::InTransition`].
+        source: Box<Self>,
+        /// Why the way back has not come to its end.
+        left: Option<Box<Self>>,
     },
     /// Another controller is at work.
     #[error("another engraft was at work on process {pid} for more than {timeout:?}")]
@@ -357,6 +383,17 @@ impl Error {
             Self::RemoteCall(RemoteCallError::ThreadEnded { .. }) => true,
             Self::NotUndone { source, .. } => source.is_of_ended_thread(),
             _ => false,
+        }
+    }
+
+    /// This error, if it is why a change has to wait that a command makes with a patch.
+    pub(crate) fn keeps_waiting(self, name: &str) -> Self {
+        match self {
+            Self::InTransition { .. } if !name.is_empty() => Self::HasToWait {
+                name: name.to_owned(),
+                source: self.into(),
+            },
+            error => error,
         }
     }
 

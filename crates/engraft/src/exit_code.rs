@@ -57,7 +57,9 @@ impl Error {
                 NOT_PATCHABLE
             }
             Self::TooManyRemains { .. } => NOT_PATCHABLE,
-            Self::NotUndone { source, .. } => source.exit_code(),
+            Self::NotUndone { source, .. }
+            | Self::TakenBack { source, .. }
+            | Self::HasToWait { source, .. } => source.exit_code(),
             Self::StillEnabled { .. } | Self::PatchesLeft { .. } | Self::NotInTransition { .. } => {
                 WRONG_STATE
             }

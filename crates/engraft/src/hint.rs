@@ -24,7 +24,11 @@ impl Error {
             Self::ThreadInside { .. } | Self::ThreadRefers { .. } => {
                 "try again when the thread is elsewhere, or wait longer with --timeout"
             }
-            Self::InTransition { .. } => {
+            Self::TakenBack { left: None, .. } => {
+                "try again when the thread is elsewhere, or wait longer with --timeout"
+            }
+            Self::HasToWait { source, .. } => return source.hint(),
+            Self::InTransition { .. } | Self::TakenBack { .. } => {
                 "all other threads have switched; `engraft wait` goes on waiting, `engraft status` names the \
                  threads, `engraft disable` or `engraft enable` turns back, `engraft force` ends it"
             }

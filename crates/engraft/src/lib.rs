@@ -28,6 +28,7 @@ mod retired;
 mod selection;
 mod session;
 mod status;
+mod take_back;
 mod target_memory;
 mod thread_list;
 mod transition;
@@ -45,3 +46,4 @@ pub use status::{
     AgentStatus, ModuleStatus, ObjectStatus, PatchState, PatchStatus, Status, TransitionStatus,
     UnwinderStatus, status,
 };
+pub use take_back::OnTimeout;

@@ -248,6 +248,7 @@ impl Finding {
             tid: self.tid,
             reason: self.reason,
             function: self.function,
+            frame: self.frame,
             timeout,
         }
     }

@@ -49,6 +49,8 @@ pub struct TransitionStatus {
     /// Whether threads were let go at all; if not, the engraft that began it has died, and everybody is where
     /// they were.
     pub started: bool,
+    /// For how many seconds it has been on, or on its way back; `None` if that is not known.
+    pub seconds: Option<u64>,
     /// The threads that have yet to switch, and why; see [`crate::holders`].
     pub threads: Vec<Holder>,
 }
@@ -133,7 +135,7 @@ pub(crate) struct ImageStatus {
 /// Reads the status of a process.
 pub fn status(process: &Process) -> Result<Status, Error> {
     let pid = process.pid();
-    let Some(agent) = RunningAgent::find(process)? else {
+    let Some(running) = RunningAgent::find(process)? else {
         return Ok(Status {
             pid,
             agent: None,
@@ -142,15 +144,17 @@ pub fn status(process: &Process) -> Result<Status, Error> {
             unwinders: Vec::new(),
         });
     };
-    let snapshot = Snapshot::read(&agent)?;
+    let snapshot = Snapshot::read(&running)?;
     let agent = AgentStatus {
         version: engraft_abi::VERSION,
-        memory_bytes: agent.resident_memory(snapshot.images(None))?,
+        memory_bytes: running.resident_memory(snapshot.images(None))?,
         broken: snapshot.broken,
     };
+    let since = running.time_since_begin()?;
     let transition = snapshot.transition.map(|transition| TransitionStatus {
         waiting: transition.waiting.len(),
         started: transition.started,
+        seconds: since.map(|since| since.as_secs()),
         threads: Vec::new(),
     });
     Ok(Status {

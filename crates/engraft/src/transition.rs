@@ -137,6 +137,7 @@ impl Change {
         let behind: Vec<u64> = findings.behind.iter().map(|it| it.pointer).collect();
         list.write(&behind)?;
         lead_out(session, &mut stopped, self.number(), &findings.led)?;
+        session.agent.note_begin()?;
         let answer = session.command_stopped(&mut stopped, self.command(), arguments)?;
         stopped.detach()?;
         let stopped_for = since.elapsed();
@@ -272,7 +273,7 @@ pub(crate) fn take_over(session: &Session<'_>, ours: &str) -> Result<(), Error> 
             if open.name == ours && !open.canceled {
                 return Ok(());
             }
-            go_on(session, &open)?;
+            go_on(session, &open).map_err(|error| error.keeps_waiting(ours))?;
             continue;
         }
         let Some(prepared) = snapshot.prepared else {

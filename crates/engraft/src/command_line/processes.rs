@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use engraft::{Applied, Error, PatchState, Selected, Waiting, exit_code};
+use engraft::{Applied, Error, OnTimeout, PatchState, Selected, Waiting, exit_code};
 use engraft_patch::Patch;
 use engraft_process::{OpenError, Process};
 
@@ -179,7 +179,12 @@ fn report_hidden(hidden: &[(i32, Error)]) {
     }
 }
 
-pub(super) fn apply(patch: &Patch, target: Target, timeout: Duration) -> Result<(), Error> {
+pub(super) fn apply(
+    patch: &Patch,
+    target: Target,
+    timeout: Duration,
+    end: OnTimeout,
+) -> Result<(), Error> {
     let name = &patch.name;
     let (find, wanted): (Box<dyn Fn() -> Result<Selected, Error>>, _) =
         match (target.exe, target.all) {
@@ -193,7 +198,7 @@ pub(super) fn apply(patch: &Patch, target: Target, timeout: Duration) -> Result<
             }
             (None, false) => {
                 return Work::with_numbers(&target.pid)
-                    .each(|process| apply_to(process, patch, timeout));
+                    .each(|process| apply_to(process, patch, timeout, end));
             }
         };
     let mut work = Work::on(find()?).implicitly();
@@ -203,7 +208,7 @@ pub(super) fn apply(patch: &Patch, target: Target, timeout: Duration) -> Result<
     let mut seen = BTreeSet::new();
     loop {
         seen.extend(work.processes.iter().map(|(pid, _)| *pid));
-        work.some(|process| apply_to(process, patch, timeout));
+        work.some(|process| apply_to(process, patch, timeout, end));
         // Who was born meanwhile to a process that had its turn later. A child of a patched process has the
         // patch, so this comes to an end.
         let born = find()?.processes.into_iter();
@@ -222,8 +227,14 @@ fn has(process: &Process, name: &str) -> bool {
     patches.any(|patch| patch.name == name && patch.state != PatchState::Disabled)
 }
 
-fn apply_to(process: &Process, patch: &Patch, timeout: Duration) -> Result<(), Error> {
-    let applied = engraft::apply(process, patch, timeout)?;
+fn apply_to(
+    process: &Process,
+    patch: &Patch,
+    timeout: Duration,
+    end: OnTimeout,
+) -> Result<(), Error> {
+    let applied = engraft::apply(process, patch, timeout);
+    let applied = applied.map_err(|error| end.settle(process, &patch.name, error))?;
     say_applied(process.pid(), &patch.name, "applied to", applied);
     note_unwinders(process);
     Ok(())
@@ -299,10 +310,16 @@ pub(super) fn disable(name: &str, holders: Holders, timeout: Duration) -> Result
     })
 }
 
-pub(super) fn enable(name: &str, holders: Holders, timeout: Duration) -> Result<(), Error> {
+pub(super) fn enable(
+    name: &str,
+    holders: Holders,
+    timeout: Duration,
+    end: OnTimeout,
+) -> Result<(), Error> {
     let work = holders.work(has_patch(name), || Selected::with_patch(name))?;
     work.each(|process| {
-        let enabled = engraft::enable(process, name, timeout)?;
+        let enabled = engraft::enable(process, name, timeout);
+        let enabled = enabled.map_err(|error| end.settle(process, name, error))?;
         say_applied(process.pid(), name, "enabled in", enabled);
         note_unwinders(process);
         Ok(())

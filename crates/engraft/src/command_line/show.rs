@@ -81,6 +81,10 @@ pub(super) fn describe_unwinder(unwinder: &UnwinderStatus) -> Option<String> {
 
 /// Who has yet to switch, and why.
 fn describe_transition(text: &mut String, transition: &TransitionStatus) {
+    let since = transition
+        .seconds
+        .map(|seconds| format!(", after {seconds} s"));
+    let since = since.unwrap_or_default();
     // Writing to a String cannot fail.
     let _ = match (transition.started, transition.waiting) {
         (false, _) => writeln!(
@@ -91,8 +95,8 @@ fn describe_transition(text: &mut String, transition: &TransitionStatus) {
             text,
             "     every thread has switched; `engraft wait` ends it"
         ),
-        (true, 1) => writeln!(text, "     1 thread has yet to switch"),
-        (true, count) => writeln!(text, "     {count} threads have yet to switch"),
+        (true, 1) => writeln!(text, "     1 thread has yet to switch{since}"),
+        (true, count) => writeln!(text, "     {count} threads have yet to switch{since}"),
     };
     for holder in &transition.threads {
         let Holder {

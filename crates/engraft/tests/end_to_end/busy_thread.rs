@@ -31,6 +31,7 @@ fn holder(engraft: &Engraft, pid: u32) -> Result<i64> {
     let status = engraft.status(pid)?;
     let thread = &status["transition"]["threads"][0];
     ensure!(status["transition"]["waiting"] == 1, "{status}");
+    ensure!(status["transition"]["seconds"].is_u64(), "{status}");
     ensure!(thread["name"] == "lingerer", "{status}");
     ensure!(thread["function"] == "linger", "{status}");
     ensure!(thread["reason"] == "sleeping", "{status}");
@@ -146,10 +147,37 @@ fn another_patch_waits_for_the_transition() -> Result<()> {
     apply.arg(&other).args(["--pid", &pid, "--timeout", "1"]);
     run(&mut apply, TIME_LIMIT)?
         .exits(exit::TARGET_BUSY)?
-        .says(&["patience", "lingerer"])?;
+        .says(&["'another' has to wait", "patience", "lingerer"])?;
     program.expect("version", "2")?;
     program.expect("leave", "outside")?;
     engraft.apply(&other, program.pid())?.exits(exit::OK)?;
     ensure!(engraft.patches(program.pid())? == ["patience", "another"]);
+    program.finish()
+}
+
+#[test]
+fn a_patch_is_taken_back_when_the_time_is_up() -> Result<()> {
+    let (engraft, victim) = (engraft(), victim("linger")?);
+    let patch = victim.patch(&engraft, "fix.patch", "patience", &["linger"])?;
+    let mut program = victim.start("linger", &[])?;
+    let pid = program.pid().to_string();
+    program.expect("enter", "inside")?;
+    let reverse = ["--pid", &pid, "--timeout", "0", "--on-timeout", "reverse"];
+    let mut apply = engraft.command(["apply"]);
+    apply.arg(&patch).args(reverse);
+    let enable = engraft.command(["enable", "patience"].into_iter().chain(reverse));
+    for mut command in [apply, enable] {
+        run(&mut command, TIME_LIMIT)?
+            .exits(exit::TARGET_BUSY)?
+            .says(&["lingerer", "it was taken back"])?;
+        let status = engraft.status(program.pid())?;
+        ensure!(status["patches"][0]["state"] == "disabled", "{status}");
+        ensure!(status["transition"].is_null(), "{status}");
+        program.expect("version", "1")?;
+    }
+    // Nothing keeps the next one from its work.
+    program.expect("leave", "outside")?;
+    engraft.apply(&patch, program.pid())?.exits(exit::OK)?;
+    program.expect("version", "2")?;
     program.finish()
 }
