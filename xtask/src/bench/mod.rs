@@ -6,6 +6,7 @@ mod memory;
 mod page;
 mod pause;
 mod picture;
+mod progress;
 mod report;
 mod scene;
 mod statistics;
@@ -43,6 +44,7 @@ enum Part {
     Calls,
     Loading,
     Memory,
+    Progress,
 }
 
 /// Measures what was asked for and prints it; with `--write`, the page of documentation is written.
@@ -75,6 +77,9 @@ pub fn run(options: &Options) -> Result<()> {
     if wanted(Part::Memory) {
         let rounds = if options.long { 1000 } else { 50 };
         show(memory::measure(&engraft, processes, rounds)?);
+    }
+    if wanted(Part::Progress) {
+        show(progress::measure(&engraft, processes)?);
     }
     if let (true, Some(pauses)) = (options.write, pauses) {
         let picture = picture::draw(&pauses, &machine);

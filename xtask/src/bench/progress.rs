@@ -1,0 +1,121 @@
+//! How long it takes until every thread has switched, where threads are hard to find outside of what is replaced.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use engraft_testkit::{Engraft, exit, run};
+
+use super::report::{Row, Section};
+use super::scene::{Scene, ask, in_each, milliseconds};
+
+const NAME: &str = "bench-progress";
+
+/// What the command gets, in seconds.
+const PATIENCE: &str = "10";
+/// Far more than the command may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// One kind of program, with what is to be reached.
+struct Case {
+    kind: &'static str,
+    threads: u32,
+    what: &'static str,
+    reach: &'static str,
+}
+
+const fn case(kind: &'static str, threads: u32, what: &'static str, reach: &'static str) -> Case {
+    Case {
+        kind,
+        threads,
+        what,
+        reach,
+    }
+}
+
+const LOOP: &str = "asleep in a function in a loop, 300 ms a turn";
+const TINY: &str = "busy in a tiny function";
+const ELSEWHERE: &str = "computing elsewhere";
+const INSIDE: &str = "computing inside, 50 ms a call";
+
+const CASES: [Case; 11] = [
+    case("asleep", 1, LOOP, "under 350"),
+    case("asleep", 100, LOOP, "under 350"),
+    case("tiny", 1, TINY, "under 2000"),
+    case("tiny", 4, TINY, "under 2000"),
+    case("tiny", 16, TINY, "under 2000"),
+    case("tiny", 64, TINY, "under 2000"),
+    case("elsewhere", 64, ELSEWHERE, "under 1000"),
+    case("elsewhere", 256, ELSEWHERE, "under 3000"),
+    case("inside", 2, INSIDE, "under 500"),
+    case("inside", 8, INSIDE, "under 500"),
+    case("inside", 64, INSIDE, "under 2000"),
+];
+
+/// What came of one apply.
+struct Outcome {
+    all_have_switched: bool,
+    took: f64,
+}
+
+pub(super) fn measure(engraft: &Engraft, processes: usize) -> Result<Section> {
+    let scene = Scene::new(engraft, "progress")?;
+    let patch = scene.patch("fix.patch", NAME)?;
+    let mut outcomes: Vec<Vec<Outcome>> = CASES.iter().map(|_| Vec::new()).collect();
+    // The cases take turns, so that what changes meanwhile on the machine is the same for all.
+    let rounds = in_each("progress", processes, || {
+        let cases = CASES.iter().map(|case| one(&scene, &patch, case));
+        cases.collect::<Result<Vec<_>>>()
+    })?;
+    for round in rounds {
+        let each = outcomes.iter_mut().zip(round);
+        each.for_each(|(of_case, outcome)| of_case.push(outcome));
+    }
+    let rows = CASES.iter().zip(&outcomes);
+    Ok(Section {
+        title: "Until every thread has switched",
+        meaning: MEANING,
+        rows: rows
+            .flat_map(|(case, outcomes)| rows_of(case, outcomes))
+            .collect(),
+    })
+}
+
+const MEANING: &str = "\
+Wall time of a first `engraft apply --timeout 10`, from the start of its process to its end, at which every thread has
+switched. Only those that succeeded; the rows with % say how many did. *Asleep in a function in a loop* are threads that
+call the function again as soon as it has returned: it sleeps in poll for 300 ms. *Computing elsewhere* are threads that
+never call what is replaced.";
+
+fn rows_of(case: &Case, outcomes: &[Outcome]) -> [Row; 2] {
+    let what = format!("{}, {} threads", case.what, case.threads);
+    let succeeded = outcomes.iter().filter(|outcome| outcome.all_have_switched);
+    let share = |outcome: &Outcome| {
+        if outcome.all_have_switched {
+            100.0
+        } else {
+            0.0
+        }
+    };
+    [
+        Row::new(format!("{what}: succeeds"), "%", outcomes.iter().map(share)).reaching("100"),
+        Row::new(what, "ms", succeeded.map(|outcome| outcome.took)).reaching(case.reach),
+    ]
+}
+
+fn one(scene: &Scene<'_>, patch: &Path, case: &Case) -> Result<Outcome> {
+    let mut program = scene.start(&[case.kind, &case.threads.to_string()])?;
+    ask(&mut program, "version", "version")?;
+    let pid = program.pid().to_string();
+    let mut apply = scene.engraft.command(["apply"]);
+    apply
+        .arg(patch)
+        .args(["--pid", &pid, "--timeout", PATIENCE]);
+    let started = Instant::now();
+    let outcome = run(&mut apply, LIMIT)?;
+    let took = milliseconds(started.elapsed());
+    Ok(Outcome {
+        all_have_switched: outcome.code == Some(exit::OK),
+        took,
+    })
+}
