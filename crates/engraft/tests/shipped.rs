@@ -1,5 +1,4 @@
 //! What users get holds no hook of the tests.
-#![expect(clippy::unwrap_used, reason = "a test fails so")]
 
 use std::path::Path;
 use std::process::Command;
