@@ -12,7 +12,7 @@ use crate::table::Bytes;
 pub const MAGIC: [u8; 16] = *b"engraft agent\n\0\0";
 
 /// Version of everything in this crate. A controller talks only to an agent of its own version.
-pub const VERSION: u64 = 7;
+pub const VERSION: u64 = 8;
 
 /// Name of the agent's memory in `/proc/PID/maps` (as a memfd or as named anonymous memory; where it can have none,
 /// there is a [`Landmark`](crate::Landmark)).
@@ -109,6 +109,11 @@ pub struct Control {
     /// When the transition that is on was begun or turned round, in nanoseconds since 1970 by the controller's clock; 0
     /// if that is not known.
     pub begun: u64,
+    /// 1 if the agent found its own state damaged: it answers all commands with [`Outcome::Broken`], and refuses
+    /// libraries that enabled patches concern.
+    pub broken: u64,
+    /// How many loads it has let in since, without looking what they brought.
+    pub loads_since: u64,
 }
 
 // What is behind it in its page is for lists of threads.

@@ -12,8 +12,6 @@ use crate::table::{Bytes, Table};
 pub struct SnapshotHeader {
     /// Size of the whole snapshot in bytes.
     pub length: u64,
-    /// 1 if the agent found its own state damaged and refuses all changes.
-    pub broken: u64,
     /// Patches, in the order in which they were enabled ([`SnapshotPatch`]).
     pub patches: Table,
     /// Number of the patch that is prepared and not yet enabled; 0 if there is none.

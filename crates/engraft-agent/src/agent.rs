@@ -10,6 +10,7 @@ use engraft_core::{
 };
 use zerocopy::FromBytes;
 
+use crate::broken;
 use crate::control::{Answer, ControlBlock};
 use crate::elf::LoadedElf;
 use crate::failure::{Failure, Text};
@@ -261,6 +262,7 @@ impl Agent {
 
     /// Publishes what is true now. Without memory for it, the last snapshot stays.
     pub(crate) fn publish(&mut self) {
+        broken::note(&self.core, &self.host.modules);
         let Ok(snapshot) = snapshot::render(&self.core, &self.host) else {
             return;
         };

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::lock::{self, Guard};
 use crate::memory::{bytes, read};
 use crate::request::Writer;
-use crate::{dispatch, system};
+use crate::{broken, dispatch, system};
 
 /// Carries out a command; the [`Outcome`] as a number. Further details are in the control block, whose
 /// address is `control`.
@@ -48,7 +48,7 @@ pub unsafe extern "C" fn remote_command(
     };
     // SAFETY: the caller's promise.
     let Some(agent) = (unsafe { installed(&mut guard, control) }) else {
-        return Outcome::Broken as u64;
+        return control.respond_broken() as u64;
     };
     agent.host.writer = Writer::Controller(control);
     if agent.forget_lapsed() {
@@ -82,6 +82,7 @@ unsafe fn installed(guard: &mut Guard, control: ControlBlock) -> Option<&mut Age
         // ORDERING: read by threads in stubs, which are written later.
         dispatch::HAS_FSGSBASE.store(control.has_fsgsbase(), Ordering::Relaxed);
         control.store(offset_of!(Control, holder), lock::holder_address());
+        broken::begin(control.address());
         guard.install(Agent::new(control));
     }
     guard.agent()
@@ -89,6 +90,8 @@ unsafe fn installed(guard: &mut Guard, control: ControlBlock) -> Option<&mut Age
 
 /// # Safety
 /// As for [`remote_command`].
+// Not inlined: a test makes it panic.
+#[inline(never)]
 unsafe fn carry_out(agent: &mut Agent, command: Command, first: u64, second: u64) -> Answer {
     let patch = PatchId(first as u32);
     match command {

@@ -37,6 +37,11 @@ impl ControlBlock {
         unsafe { read(self.0) }
     }
 
+    /// Where it is.
+    pub(crate) fn address(self) -> u64 {
+        self.0
+    }
+
     fn word(self, offset: usize) -> &'static AtomicU64 {
         let pointer = core::ptr::with_exposed_provenance::<AtomicU64>(self.0 as usize + offset);
         // SAFETY: an aligned word of the block (all offsets come from `offset_of!` of u64 fields).
@@ -160,6 +165,21 @@ impl ControlBlock {
         let bytes = unsafe { bytes_mut(field, size_of::<Response>()) };
         bytes.copy_from_slice(response.as_bytes());
         outcome
+    }
+
+    /// The response of an agent that is broken, for which no memory is needed.
+    pub(crate) fn respond_broken(self) -> Outcome {
+        const TEXT: &[u8] = b"the agent found its own state damaged";
+        let response = offset_of!(Control, response);
+        self.store(
+            response + offset_of!(Response, text_length),
+            TEXT.len() as u64,
+        );
+        let text = self.0 + (response + offset_of!(Response, text)) as u64;
+        // SAFETY: the field belongs to the agent while it carries out a command.
+        let text = unsafe { bytes_mut(text, TEXT.len()) };
+        text.iter_mut().zip(TEXT).for_each(|(to, from)| *to = *from);
+        Outcome::Broken
     }
 
     /// Points readers to a new snapshot. A reader takes the generation before and after it has read;

@@ -24,6 +24,7 @@ use engraft_abi::Outcome;
 use engraft_core::ModuleId;
 
 use crate::agent::Agent;
+use crate::broken;
 use crate::calls;
 use crate::failure::{Failure, Text};
 use crate::loader::{self, Activity, LinkMap, Namespace, PoisonedDynamic};
@@ -90,12 +91,22 @@ fn something_changed(entry_stack: u64) -> *const Raise {
     // that risk is taken: POSIX does not allow dlopen there, and the filter may not allow the call.
     let signals = (!filtered).then(|| block_signals(SignalSet::ALL));
     let mut guard = Guard::acquire(entry_stack, signals, filtered);
-    let raise = guard.agent().map_or(null(), Agent::loader_event);
+    let raise = if guard.is_broken() {
+        broken::loader_event()
+    } else {
+        guard.agent().map_or(null(), Agent::loader_event)
+    };
     drop(guard);
     if let Some(signals) = signals {
         block_signals(signals);
     }
     raise
+}
+
+/// The same once more, after a panic in the middle of it.
+#[cfg(feature = "freestanding")]
+pub(crate) extern "C" fn begin_again(entry_stack: u64) -> *const Raise {
+    something_changed(entry_stack)
 }
 
 impl Hook {
@@ -214,6 +225,8 @@ fn unknown_break_function(address: u64) -> Failure {
 
 impl Agent {
     /// The loader has done something; finds out what.
+    // Not inlined: a test makes it panic.
+    #[inline(never)]
     fn loader_event(&mut self) -> *const Raise {
         let Some(debug) = self.hook.as_ref().map(|hook| hook.debug) else {
             return null();
@@ -224,6 +237,7 @@ impl Agent {
         let activity = Activity::of(debug);
         calls::count(matches!(activity, Activity::None));
         let was_adding = calls::replace_adding(false);
+        broken::note_event(was_adding);
         let lapsed = self.forget_lapsed();
         let before = calls::known();
         let mut changes = self.forget_vanished(debug);

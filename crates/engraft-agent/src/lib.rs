@@ -13,6 +13,7 @@ extern crate alloc;
 extern crate std;
 
 mod agent;
+mod broken;
 mod calls;
 mod code;
 mod commands;

@@ -312,6 +312,11 @@ impl PoisonedDynamic {
         Self([const { AtomicU64::new(0) }; 4])
     }
 
+    /// Whether it is the section at this address.
+    pub(crate) fn is_at(&'static self, address: u64) -> bool {
+        core::ptr::from_ref(self).expose_provenance() as u64 == address
+    }
+
     /// The address of the section, after it was given its entry.
     fn set(&'static self, tag: u64, value: u64) -> u64 {
         let [first, second, ..] = &self.0;

@@ -14,6 +14,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::agent::Agent;
+use crate::broken;
 use crate::system::{self, SignalSet};
 
 /// In place of the process's number, where asking for it may be forbidden. Such a holder does not survive a
@@ -33,6 +34,9 @@ static SIGNALS: AtomicU64 = AtomicU64::new(0);
 
 /// Whether [`SIGNALS`] is to be restored.
 static SIGNALS_KNOWN: AtomicBool = AtomicBool::new(false);
+
+/// The holder is in the loader's hook, not in a command.
+static BY_LOADER: AtomicBool = AtomicBool::new(false);
 
 /// The state behind the lock cannot be trusted any more.
 static BROKEN: AtomicBool = AtomicBool::new(false);
@@ -89,8 +93,11 @@ impl Guard {
                 .ok()?;
             // ORDERING: read by later holders only, after an Acquire of the lock.
             BROKEN.store(true, Ordering::Relaxed);
+            broken::declare();
         }
-        // ORDERING: these three are read only by this same thread, in `declare_broken`.
+        // ORDERING: these four are read only by this same thread, in `declare_broken`.
+        BY_LOADER.store(false, Ordering::Relaxed);
+        // ORDERING: as above.
         ENTRY_STACK.store(entry_stack, Ordering::Relaxed);
         SIGNALS.store(signals.map_or(0, SignalSet::bits), Ordering::Relaxed);
         SIGNALS_KNOWN.store(signals.is_some(), Ordering::Relaxed);
@@ -102,6 +109,8 @@ impl Guard {
     pub(crate) fn acquire(entry_stack: u64, signals: Option<SignalSet>, filtered: bool) -> Self {
         loop {
             if let Some(guard) = Self::try_acquire(entry_stack, signals, filtered) {
+                // ORDERING: read only by this same thread, in `declare_broken`.
+                BY_LOADER.store(true, Ordering::Relaxed);
                 return guard;
             }
             match filtered {
@@ -147,19 +156,48 @@ pub(crate) fn holder() -> usize {
     HOLDER.load(Ordering::Relaxed) as usize
 }
 
-/// After a panic of the holder: marks the state, releases the lock, and tells where to return to.
+/// How the holder that has panicked goes back.
 #[cfg(feature = "freestanding")]
-pub(crate) fn declare_broken() -> u64 {
+pub(crate) struct WayBack {
+    /// Where the return address of its entry point is.
+    pub stack: u64,
+    /// It is the loader's hook, which has not panicked before, and is to look at the event once more.
+    pub again: bool,
+    /// It is a command.
+    pub is_command: bool,
+}
+
+/// After a panic of the holder: marks the state, releases the lock, and tells how to go back.
+#[cfg(feature = "freestanding")]
+pub(crate) fn declare_broken() -> WayBack {
     // ORDERING: visible to the next holder by the Release below.
-    BROKEN.store(true, Ordering::Relaxed);
-    // ORDERING: these three were written by this thread in `try_acquire`.
+    let was_broken = BROKEN.swap(true, Ordering::Relaxed);
+    // ORDERING: these four were written by this thread in `try_acquire_as` and `acquire`.
+    let by_loader = BY_LOADER.load(Ordering::Relaxed);
+    // ORDERING: as above.
     let stack = ENTRY_STACK.load(Ordering::Relaxed);
+    // ORDERING: as above.
     let signals = SignalSet::from_bits(SIGNALS.load(Ordering::Relaxed));
+    // ORDERING: as above.
     let known = SIGNALS_KNOWN.load(Ordering::Relaxed);
+    let again = by_loader && !was_broken;
+    if !was_broken {
+        broken::declare();
+    }
+    if again {
+        broken::begin_event_again();
+    }
+    if !by_loader {
+        broken::respond();
+    }
     // ORDERING: Release pairs with the Acquire in `try_acquire`.
     HOLDER.store(0, Ordering::Release);
     if known {
         system::block_signals(signals);
     }
-    stack
+    WayBack {
+        stack,
+        again,
+        is_command: !by_loader,
+    }
 }

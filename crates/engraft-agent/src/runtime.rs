@@ -8,10 +8,11 @@ use core::arch::{asm, naked_asm};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
 
+use engraft_abi::Outcome;
 use linked_list_allocator::Heap;
 
 use crate::dispatch::{HAS_FSGSBASE, choose};
-use crate::{loader_hook, lock, remote_command};
+use crate::{hook, loader_hook, lock, remote_command};
 
 // The entry points; the controller finds them by name in the blob.
 
@@ -167,15 +168,32 @@ unsafe impl GlobalAlloc for AgentHeap {
 /// and goes back to whoever called it.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    let stack = lock::declare_broken();
-    // SAFETY: `stack` is where the return address of the current entry lies (both entries pass it); what
-    // is below it belongs to functions that are given up here.
+    let back = lock::declare_broken();
+    if back.again {
+        // SAFETY: `stack` is where the return address of the current entry lies (both entries pass it), as at the
+        // first instruction of a function; what is below it belongs to functions that are given up here.
+        unsafe {
+            asm!(
+                "mov rsp, rdi",
+                "jmp {begin_again}",
+                begin_again = sym hook::begin_again,
+                in("rdi") back.stack,
+                options(noreturn),
+            );
+        }
+    }
+    // For the loader: no error to raise.
+    let answer = match back.is_command {
+        true => Outcome::Broken as u64,
+        false => 0,
+    };
+    // SAFETY: as above.
     unsafe {
         asm!(
             "mov rsp, {stack}",
-            "xor eax, eax",
             "ret",
-            stack = in(reg) stack,
+            stack = in(reg) back.stack,
+            in("rax") answer,
             options(noreturn),
         );
     }

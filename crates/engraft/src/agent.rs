@@ -166,6 +166,12 @@ impl RunningAgent {
         Ok(begun.map(|begun| begun.elapsed().unwrap_or_default()))
     }
 
+    /// Whether the agent found its own state damaged, and how many loads of libraries it has let in since.
+    pub(crate) fn damage(&self) -> Result<(bool, u64), Error> {
+        let control = self.control()?;
+        Ok((control.broken != 0, control.loads_since))
+    }
+
     fn control(&self) -> Result<Control, Error> {
         let mut control = Control::new_zeroed();
         self.process

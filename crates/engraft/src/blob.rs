@@ -267,4 +267,76 @@ mod tests {
         }
         assert!(seen.len() > 50, "{} instructions", seen.len());
     }
+
+    /// A panic goes back to where the holder of the agent's lock came in. So what runs without the lock must not reach
+    /// one: dispatch, and what the loader's hook does before it takes the lock.
+    #[test]
+    fn what_runs_without_the_lock_cannot_panic() {
+        let blob = Blob::embedded().unwrap();
+        let named = |part: &str| {
+            let file = ElfFile64::<LittleEndian>::parse(BLOB).unwrap();
+            let mut addresses = std::collections::BTreeSet::new();
+            for symbol in file.symbols().filter(|symbol| symbol.is_definition()) {
+                if symbol.name().is_ok_and(|name| name.contains(part)) {
+                    addresses.insert(symbol.address());
+                }
+            }
+            assert!(!addresses.is_empty(), "no symbol is named {part}");
+            addresses
+        };
+        let panics = named("rust_begin_unwind");
+        let locked = named("something_changed");
+        for entry in [blob.dispatch, blob.hook] {
+            let (reached, is_certain) = reached_from(&blob, entry, &locked);
+            assert!(is_certain, "an indirect call from {entry:#x}");
+            assert!(reached.is_disjoint(&panics), "from {entry:#x}");
+        }
+        // The walk does find panics where there are some.
+        let (reached, _) = reached_from(&blob, blob.enter, &locked);
+        assert!(!reached.is_disjoint(&panics));
+    }
+
+    /// The addresses of all instructions that can be reached without entering `avoided`, and whether these are all:
+    /// where an indirect call leads is not known.
+    fn reached_from(
+        blob: &Blob,
+        entry: u64,
+        avoided: &std::collections::BTreeSet<u64>,
+    ) -> (std::collections::BTreeSet<u64>, bool) {
+        use iced_x86::{Decoder, DecoderOptions, FlowControl};
+        let text = blob.text();
+        let (mut reached, mut is_certain) = (std::collections::BTreeSet::new(), true);
+        let mut todo = vec![entry];
+        while let Some(start) = todo.pop() {
+            let code = &blob.content[start as usize..text.end as usize];
+            for instruction in Decoder::with_ip(64, code, start, DecoderOptions::NONE) {
+                let is_new =
+                    !avoided.contains(&instruction.ip()) && reached.insert(instruction.ip());
+                if !is_new || instruction.is_invalid() {
+                    break;
+                }
+                let target = instruction.near_branch_target();
+                match instruction.flow_control() {
+                    FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {
+                        todo.push(target);
+                    }
+                    // A system call has no target.
+                    FlowControl::Call if target != 0 => todo.push(target),
+                    FlowControl::IndirectCall => is_certain = false,
+                    _ => {}
+                }
+                // The entries' own last jumps lead out of the agent.
+                let ends = [
+                    FlowControl::UnconditionalBranch,
+                    FlowControl::IndirectBranch,
+                    FlowControl::Return,
+                    FlowControl::Exception,
+                ];
+                if ends.contains(&instruction.flow_control()) {
+                    break;
+                }
+            }
+        }
+        (reached, is_certain)
+    }
 }

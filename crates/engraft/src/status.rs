@@ -64,6 +64,8 @@ pub struct AgentStatus {
     pub memory_bytes: u64,
     /// It found its own state damaged and refuses all changes.
     pub broken: bool,
+    /// How many loads of libraries it has let in since, without looking what they brought.
+    pub loads_since_broken: u64,
 }
 
 /// One patch.
@@ -145,10 +147,12 @@ pub fn status(process: &Process) -> Result<Status, Error> {
         });
     };
     let snapshot = Snapshot::read(&running)?;
+    let (broken, loads_since_broken) = running.damage()?;
     let agent = AgentStatus {
         version: engraft_abi::VERSION,
         memory_bytes: running.resident_memory(snapshot.images(None))?,
-        broken: snapshot.broken,
+        broken,
+        loads_since_broken,
     };
     let since = running.time_since_begin()?;
     let transition = snapshot.transition.map(|transition| TransitionStatus {
@@ -169,7 +173,6 @@ pub fn status(process: &Process) -> Result<Status, Error> {
 /// All that the agent says.
 #[derive(Default)]
 pub(crate) struct Snapshot {
-    pub(crate) broken: bool,
     pub(crate) patches: Vec<PatchStatus>,
     /// The number of the patch that is prepared.
     pub(crate) prepared: Option<u64>,
@@ -244,7 +247,6 @@ fn decode(buffer: &[u8]) -> Option<Snapshot> {
         .map(|(patch, order)| decode_patch(buffer, patch, order))
         .collect();
     Some(Snapshot {
-        broken: header.broken != 0,
         patches: patches?,
         prepared: (header.prepared != 0).then_some(header.prepared),
         transition,

@@ -15,8 +15,13 @@ pub(super) fn describe(status: &Status) -> String {
         (Some(_), 1) => writeln!(text, "process {pid}: 1 patch"),
         (Some(_), count) => writeln!(text, "process {pid}: {count} patches"),
     };
-    if status.agent.as_ref().is_some_and(|agent| agent.broken) {
-        text.push_str("  the agent found its own state damaged; it refuses all changes\n");
+    if let Some(agent) = status.agent.as_ref().filter(|agent| agent.broken) {
+        let _ = writeln!(
+            text,
+            "  the agent found its own state damaged: it refuses all changes, and libraries that patches concern; \
+             loads of others since: {}",
+            agent.loads_since_broken
+        );
     }
     for unwinder in &status.unwinders {
         if let Some(words) = describe_unwinder(unwinder) {

@@ -6,6 +6,7 @@
 mod apply_and_disable;
 mod bad_patch_files;
 mod bad_targets;
+mod broken_agent;
 mod busy_thread;
 mod changed_initialiser;
 mod confined;
