@@ -220,7 +220,11 @@ impl Agent {
             }
         });
         visited.map_err(refusal)?;
-        let result = result.and_then(|()| host.push_own_range(&mut ranges));
+        // Where nothing is left, nobody can be on the way to it.
+        let result = match ranges.is_empty() {
+            true => result,
+            false => result.and_then(|()| host.push_own_range(&mut ranges)),
+        };
         if target == PatchState::Patched {
             self.host.push_unwinder_sites(&mut sites)?;
         }

@@ -130,10 +130,12 @@ pub(crate) fn program_headers(
         .collect())
 }
 
-/// The description of the first GNU build-id note among these notes.
-fn find_build_id(mut notes: &[u8], alignment: usize) -> Option<BuildId> {
+/// The description of the first GNU build-id note among these notes, and its offset.
+fn find_build_id(all: &[u8], alignment: usize) -> Option<(BuildId, usize)> {
+    let mut notes = all;
     // namesz, descsz, type; then the name and the description, each padded.
     while notes.len() >= 12 {
+        let offset = all.len() - notes.len();
         let name_size = half(notes, 0) as usize;
         let description_size = half(notes, 4) as usize;
         let kind = half(notes, 8);
@@ -143,26 +145,27 @@ fn find_build_id(mut notes: &[u8], alignment: usize) -> Option<BuildId> {
         let name = notes.get(12..name_end)?;
         let description = notes.get(start..end)?;
         if kind == elf::NT_GNU_BUILD_ID && name == b"GNU\0" {
-            return Some(BuildId(description.to_vec()));
+            return Some((BuildId(description.to_vec()), offset + start));
         }
         notes = notes.get(end.checked_next_multiple_of(alignment)?..)?;
     }
     None
 }
 
-/// The build-id of the file that is loaded with these headers at this bias.
+/// The build-id of the file that is loaded with these headers at this bias, and where its bytes are.
 pub(crate) fn build_id(
     memory: Memory<'_>,
     headers: &[ProgramHeader],
     bias: u64,
-) -> Option<BuildId> {
+) -> Option<(BuildId, TargetAddress)> {
     let notes = headers.iter().filter(|header| header.kind == elf::PT_NOTE);
     notes.into_iter().find_map(|header| {
         let at = TargetAddress::new(header.address) + bias;
         let bytes = memory.read_bytes(at, header.memory_size, MAX_NOTES).ok()?;
         // Notes are padded to 4 bytes, except in segments that say 8 (.note.gnu.property).
         let alignment = if header.alignment == 8 { 8 } else { 4 };
-        find_build_id(&bytes, alignment)
+        let (id, offset) = find_build_id(&bytes, alignment)?;
+        Some((id, at + offset as u64))
     })
 }
 
@@ -217,8 +220,9 @@ mod tests {
             notes.extend(text);
             notes.resize(notes.len().next_multiple_of(4), 0);
         }
-        let found = find_build_id(&notes, 4).unwrap();
+        let (found, offset) = find_build_id(&notes, 4).unwrap();
         assert_eq!(found.to_string(), "12ab");
+        assert!(notes[offset..].starts_with(&[0x12, 0xab]));
     }
 
     #[test]

@@ -80,6 +80,7 @@ mod requests;
 mod resident;
 mod restart;
 mod scan;
+mod shared_name;
 mod signal_context;
 mod some_threads;
 mod stack_end;

@@ -86,6 +86,8 @@ pub struct Module {
     pub program_headers: Vec<ProgramHeader>,
     /// Its identity.
     pub build_id: Option<BuildId>,
+    /// Where the identity was read.
+    pub(crate) build_id_at: Option<TargetAddress>,
     /// Its dynamic section, if it has one.
     pub dynamic: Option<TargetAddress>,
     /// The loader's record of it, if the loader has one.
@@ -216,11 +218,39 @@ impl Modules {
         self.loader.as_ref()
     }
 
-    /// Does the loader still list the same modules, with nothing coming or going? For a process that stands
-    /// still: a look that costs microseconds.
+    /// Does the loader still list the same modules, with nothing coming or going, and has each the build-id that was
+    /// found? A look that costs microseconds. In a process that stands still the answer is certain. In one that runs,
+    /// libraries that take turns at one place may hide from it, but not often.
     pub fn are_current(&self, process: &Process) -> bool {
         let loader = self.loader.as_ref();
-        loader.is_none_or(|loader| loader.is_current(process.memory()))
+        // In this order: a module that was listed with the build-id of another one, which was at its place for a
+        // moment, has its own again by now.
+        loader.is_none_or(|loader| {
+            loader.is_current(process.memory()) && self.have_their_build_ids(process.memory())
+        })
+    }
+
+    fn have_their_build_ids(&self, memory: Memory<'_>) -> bool {
+        let expected: Vec<_> = self
+            .modules
+            .iter()
+            .filter_map(|module| Some((module.build_id.as_ref()?.as_bytes(), module.build_id_at?)))
+            .collect();
+        let mut found: Vec<Vec<u8>> = expected.iter().map(|(id, _)| vec![0; id.len()]).collect();
+        let places = expected.iter().map(|(_, at)| *at);
+        let mut reads: Vec<_> = places
+            .zip(found.iter_mut().map(Vec::as_mut_slice))
+            .collect();
+        let read = memory.read_many(&mut reads);
+        let expected = expected.iter().map(|(id, _)| *id);
+        read.is_ok() && expected.eq(found.iter().map(Vec::as_slice))
+    }
+
+    /// Can the process load a library later, so that it is seen? Not if it is linked statically and has no dynamic
+    /// loader. One that has only just started has a loader, though that does not say anything yet.
+    pub fn can_grow(&self) -> bool {
+        let is_loader = |module: &Module| module.kind == ModuleKind::Loader;
+        self.loader.is_some() || self.modules.iter().any(is_loader)
     }
 
     pub(crate) fn discover(process: &Process) -> Result<Self, ModuleError> {
@@ -317,6 +347,7 @@ impl Search<'_> {
         let header = |kind| headers.iter().find(|header| header.kind == kind);
         let at = |header: &ProgramHeader| TargetAddress::new(header.address) + bias;
         let mapping = header(elf::PT_LOAD).and_then(|load| self.maps.find(at(load)));
+        let (build_id, build_id_at) = build_id(self.memory, &headers, bias).unzip();
         Module {
             kind,
             name: OsString::new(),
@@ -324,7 +355,8 @@ impl Search<'_> {
                 .and_then(|mapping| mapping.path())
                 .map(PathBuf::from),
             load_bias: bias,
-            build_id: build_id(self.memory, &headers, bias),
+            build_id,
+            build_id_at,
             dynamic: header(elf::PT_DYNAMIC).map(at),
             link_map: None,
             namespace: 0,

@@ -10,7 +10,7 @@ use crate::agent::Answer;
 use crate::deadline::Deadline;
 use crate::drive::{complete, end};
 use crate::error::Error;
-use crate::objects::{Waiting, check_build_ids, waiting};
+use crate::objects::{Reach, check_build_ids, check_reach};
 use crate::payload;
 use crate::retired::take_out;
 use crate::session::Session;
@@ -20,10 +20,10 @@ use crate::transition::{Change, go_on, take_over, turn};
 /// What applying a patch came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
-    /// It is in effect.
+    /// It is in effect, in all objects that are loaded: if none is, it waits.
     Now {
-        /// The objects that are not loaded; they are patched when they are.
-        waiting: Vec<Waiting>,
+        /// What is loaded, and what is not: that is patched when it is.
+        reach: Reach,
         /// How long the threads stood still while the change was made.
         stopped_for: Duration,
     },
@@ -42,6 +42,7 @@ pub struct Disabled {
 pub fn apply(process: &Process, patch: &Patch, timeout: Duration) -> Result<Applied, Error> {
     let deadline = Deadline::after(timeout);
     let modules = check_build_ids(process, patch, &deadline)?;
+    check_reach(process, patch, &modules)?;
     let payload = payload::encode(patch)?;
     let session = Session::find_or_inject(process, &modules, deadline)?;
     let applied = session
@@ -129,7 +130,7 @@ fn enable(session: &Session<'_>, patch: &Patch, payload: &[u8]) -> Result<Applie
     let pid = session.pid();
     if let Some(stopped_for) = resume_enabling(session, &patch.name)? {
         return Ok(Applied::Now {
-            waiting: waiting(session.process, patch)?,
+            reach: Reach::of_enabled(session, &patch.name)?,
             stopped_for,
         });
     }
@@ -154,7 +155,7 @@ fn enable(session: &Session<'_>, patch: &Patch, payload: &[u8]) -> Result<Applie
         }
     })?;
     Ok(Applied::Now {
-        waiting: waiting(session.process, patch)?,
+        reach: Reach::of_enabled(session, &patch.name)?,
         stopped_for,
     })
 }

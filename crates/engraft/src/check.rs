@@ -5,22 +5,30 @@
 //! policies (`PR_SET_MDWE`, SELinux), which the kernel shows nobody.
 
 use std::io;
+use std::time::Duration;
 
 use engraft_abi::Outcome;
 use engraft_patch::{Object, OldPart, Patch, RelocationTarget, site};
 use engraft_process::{
-    BuildId, Maps, Module, Modules, Obstacles, Process, RemoteCallError, StopError, find_gap,
-    may_suspend_filters,
+    BuildId, Maps, MemoryError, Module, Modules, Obstacles, Process, RemoteCallError, StopError,
+    find_gap, may_suspend_filters,
 };
 
 use crate::agent::RunningAgent;
+use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::inject::Injection;
-use crate::objects::{Waiting, is_loaded, other_build, waiting};
+use crate::objects::{Reach, check_reach, find_objects, wrong_build_id};
 use crate::payload;
-use crate::status::{PatchState, Status, status};
+use crate::status::{PatchState, PatchStatus, Status, status};
 
 const PAGE: u64 = 4096;
+
+/// How often a process is looked at, at most, until no library comes or goes around two looks.
+const MOST_LOOKS: usize = 20;
+
+/// How often however little time there is.
+const FEWEST_LOOKS: usize = 3;
 
 /// What a dry run has found.
 #[derive(Debug, Default)]
@@ -29,51 +37,82 @@ pub struct Checked {
     pub problems: Vec<Error>,
     /// What may be in the way, or not: in words.
     pub doubts: Vec<String>,
-    /// The objects that are not loaded: the patch would wait for them.
-    pub waiting: Vec<Waiting>,
+    /// What is loaded, and what is not: for that the patch would wait.
+    pub reach: Reach,
     /// The patch is enabled already, so that `apply` would do nothing.
     pub already: bool,
 }
 
-/// Looks at a process as `apply` would, and changes nothing.
-pub fn check(process: &Process, patch: &Patch) -> Result<Checked, Error> {
-    let mut checked = Checked::default();
-    let modules = process.modules()?;
-    let maps = process.maps()?;
-    let absent = patch.objects.iter();
-    let absent = absent.filter(|object| !is_loaded(&modules, object));
-    let other = absent.filter_map(|object| other_build(process, &modules, object));
-    checked.problems.extend(other.map(|(error, _)| error));
-    checked
-        .problems
-        .extend(payload::encode(patch).err().map(Error::from));
-    let status = checked.agent(process, &modules, &maps);
-    checked.obstacles(process)?;
-    if let Some(status) = &status {
-        let mut patches = status.patches.iter();
-        checked.already =
-            patches.any(|it| it.name == patch.name && it.state != PatchState::Disabled);
+/// Looks at a process as `apply` would, and changes nothing. Looks again while libraries come and go, up to
+/// `timeout`.
+pub fn check(process: &Process, patch: &Patch, timeout: Duration) -> Result<Checked, Error> {
+    let deadline = Deadline::after(timeout);
+    let pid = process.pid();
+    let mut believed = None;
+    let mut looks = 0;
+    loop {
+        looks += 1;
+        let (modules, others) = find_objects(process, patch, &deadline)?;
+        let mut checked = Checked::default();
+        let others = others.into_iter();
+        checked
+            .problems
+            .extend(others.map(|(object, found)| wrong_build_id(process, object, found)));
+        let looked = checked.look(process, patch, &modules);
+        let is_current = modules.are_current(process);
+        let words: Vec<_> = checked.problems.iter().map(ToString::to_string).collect();
+        let is_certain = words.is_empty() || believed.as_ref() == Some(&words);
+        let waited = deadline.wait_briefly();
+        let is_over = looks >= MOST_LOOKS || looks >= FEWEST_LOOKS && waited.is_err();
+        match looked {
+            Ok(()) if is_current && is_certain => return Ok(checked),
+            Ok(()) if is_over && words.is_empty() => {
+                let doubt =
+                    "libraries came and went all the while, which may have hidden something";
+                checked.doubts.push(doubt.to_owned());
+                return Ok(checked);
+            }
+            // Of what came or went meanwhile, another look has to tell; and two have to agree on a problem.
+            Ok(()) if is_current && !is_over => believed = Some(words),
+            Ok(()) | Err(Error::Memory(MemoryError::Unmapped { .. })) if !is_over => {}
+            Ok(()) => return Err(Error::LoaderBusy { pid, timeout }),
+            Err(error) => return Err(error),
+        }
     }
-    if !checked.already {
+}
+
+impl Checked {
+    fn look(&mut self, process: &Process, patch: &Patch, modules: &Modules) -> Result<(), Error> {
+        self.reach = Reach::of_patch(patch, modules);
+        let maps = process.maps()?;
+        let unreachable = check_reach(process, patch, modules).err();
+        let too_large = payload::encode(patch).err().map(Error::from);
+        self.problems
+            .extend(unreachable.into_iter().chain(too_large));
+        let status = self.agent(process, modules, &maps);
+        self.obstacles(process)?;
+        let patches = status.as_ref().map_or(&[][..], |status| &status.patches);
+        let is_it = |it: &PatchStatus| it.name == patch.name && it.state != PatchState::Disabled;
+        self.already = patches.iter().any(is_it);
+        if self.already {
+            return Ok(());
+        }
         for object in &patch.objects {
             let id = BuildId::new(object.build_id.as_bytes());
             for module in modules.with_build_id(&id) {
                 let target = Target {
                     process,
-                    modules: &modules,
+                    modules,
                     object,
                     module,
                     status: status.as_ref(),
                 };
-                target.check(&maps, &mut checked.problems)?;
+                target.check(&maps, &mut self.problems)?;
             }
         }
+        Ok(())
     }
-    checked.waiting = waiting(process, patch)?;
-    Ok(checked)
-}
 
-impl Checked {
     /// The agent that is there, or the room for one.
     fn agent(&mut self, process: &Process, modules: &Modules, maps: &Maps) -> Option<Status> {
         let pid = process.pid();

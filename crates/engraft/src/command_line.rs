@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand};
 use engraft::{Error, OnTimeout, Selected, Status};
 use engraft_build::{BuildRequest, Outcome};
 use engraft_patch::{Concessions, Missing, Patch};
@@ -68,17 +68,18 @@ enum Command {
     Check {
         /// The patch, made by `engraft build`.
         file: PathBuf,
-        /// The process; may be given several times.
-        #[arg(long, required = true)]
-        pid: Vec<i32>,
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        patience: Patience,
     },
     /// Show the patches of a process in the order in which they were enabled, disabled ones last. Without
     /// --pid: of all processes that have an agent.
     Status {
-        /// The process.
-        #[arg(long)]
-        pid: Option<i32>,
-        /// For programs: one JSON object with --pid, an array of such objects without.
+        /// A process; may be given several times.
+        #[arg(long, value_name = "PID")]
+        pid: Vec<i32>,
+        /// For programs: one JSON object with one --pid, otherwise an array of such objects.
         #[arg(long)]
         json: bool,
     },
@@ -123,13 +124,18 @@ enum Command {
         end: End,
     },
     /// Take the memory of a disabled patch, or the agent, out of processes.
+    #[command(group(ArgGroup::new("places").args(["pid", "all"])))]
     Remove {
         /// The patch's name.
         #[arg(required_unless_present = "agent", conflicts_with = "agent")]
         name: Option<String>,
-        /// The agent instead of a patch: nothing of engraft is left then. It must know no patch any more.
-        #[arg(long)]
+        /// The agent instead of a patch: nothing of engraft is left then. It must know no patch any more. Asks for
+        /// --pid or --all.
+        #[arg(long, requires = "places")]
         agent: bool,
+        /// With --agent: every process of this machine that has one.
+        #[arg(long, requires = "agent", conflicts_with = "name")]
+        all: bool,
         #[command(flatten)]
         holders: Holders,
         #[command(flatten)]
@@ -208,9 +214,18 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
             target,
             patience,
             end,
-        } => processes::apply(&read_patch(&file)?, target, patience.duration(), end.into()),
-        Command::Check { file, pid } => processes::check(&read_patch(&file)?, &pid),
-        Command::Status { pid, json } => status(pid, json),
+        } => processes::apply(
+            &read_patch(&file)?,
+            &target,
+            patience.duration(),
+            end.into(),
+        ),
+        Command::Check {
+            file,
+            target,
+            patience,
+        } => processes::check(&read_patch(&file)?, &target, patience.duration()),
+        Command::Status { pid, json } => status(&pid, json),
         Command::Disable {
             name,
             holders,
@@ -331,35 +346,33 @@ fn read_patch(path: &Path) -> Result<Patch, Error> {
     })
 }
 
-fn status(pid: Option<i32>, json: bool) -> Result<(), Error> {
-    if let Some(pid) = pid {
-        let status = status_with_holders(&Process::open(pid)?)?;
-        say(&match json {
-            true => format!("{}\n", serde_json::json!(status)),
-            false => describe(&status),
-        });
-        return Ok(());
-    }
+fn status(pids: &[i32], json: bool) -> Result<(), Error> {
     let mut all = Vec::new();
-    let selected = Selected::with_agent()?;
-    let result = Work::on(selected).implicitly().each(|process| {
-        let status = status_with_holders(process)?;
+    let work = match pids {
+        [] => Work::on(Selected::with_agent()?).implicitly(),
+        pids => Work::with_numbers(pids),
+    };
+    let result = work.each(|process| {
+        let status = full_status(process)?;
         if !json {
             say(&describe(&status));
         }
         all.push(status);
         Ok(())
     });
-    if json {
-        say(&format!("{}\n", serde_json::json!(all)));
-    } else if all.is_empty() {
-        say("no process has an agent\n");
+    match (json, pids, all.as_slice()) {
+        // With its error, there is nothing to show.
+        (true, [_], []) => {}
+        (true, [_], [status]) => say(&format!("{}\n", serde_json::json!(status))),
+        (true, ..) => say(&format!("{}\n", serde_json::json!(all))),
+        (false, [], []) => say("no process has an agent\n"),
+        (false, ..) => {}
     }
     result
 }
 
-/// The status, with the threads that hold a transition up if one is on.
-fn status_with_holders(process: &Process) -> Result<Status, Error> {
+/// The status, with the threads that hold a transition up if one is on, and with other builds of what is patched.
+fn full_status(process: &Process) -> Result<Status, Error> {
     let mut status = engraft::status(process)?;
     if let Some(transition) = &mut status.transition {
         match engraft::holders(process) {
@@ -368,6 +381,11 @@ fn status_with_holders(process: &Process) -> Result<Status, Error> {
             // The rest is true all the same.
             Err(error) => eprintln!("note: cannot look at the threads: {error}"),
         }
+    }
+    match engraft::find_other_builds(process, &mut status) {
+        Err(error) if !process.is_alive() => return Err(error),
+        Err(error) => eprintln!("note: cannot look for other builds: {error}"),
+        Ok(()) => {}
     }
     Ok(status)
 }

@@ -54,17 +54,31 @@ pub enum Error {
     TooLarge(#[from] TooLarge),
     /// The process has another build of an object.
     #[error(
-        "process {pid} runs another build of {file_name}: build-id {found}, the patch is for {expected}"
+        "process {pid} runs another build of {file_name}: {path} has build-id {found}, the patch is for {expected}"
     )]
     WrongBuildId {
         /// The process.
         pid: i32,
         /// The object.
         file_name: String,
+        /// The file of what is loaded.
+        path: String,
         /// What is loaded.
         found: String,
         /// What the patch was made for.
         expected: String,
+    },
+    /// The process has loaded nothing that the patch changes, and would not be seen to load it.
+    #[error(
+        "nothing to patch in process {pid}: it has loaded none of {}, and runs a static program, which no library \
+         that comes later is seen in",
+        objects.join(", ")
+    )]
+    NothingToPatch {
+        /// The process.
+        pid: i32,
+        /// What the patch is for.
+        objects: Vec<String>,
     },
     /// Threads did not leave the code that is to be replaced.
     #[error(
@@ -345,7 +359,11 @@ impl Error {
     /// What the system said when a process was looked at.
     pub(crate) fn looking_at(process: &Process) -> impl FnOnce(std::io::Error) -> Self {
         let pid = process.pid();
-        move |source| OpenError::System { pid, source }.into()
+        move |source| match source.raw_os_error() {
+            // It is ending: its files in /proc say so before it has ended.
+            Some(libc::ESRCH) => OpenError::NoSuchProcess { pid }.into(),
+            _ => OpenError::System { pid, source }.into(),
+        }
     }
 
     /// This error, with what became of undoing what had been done before it.

@@ -47,7 +47,7 @@ impl Error {
             Self::ReadFile { .. } | Self::PatchFile { .. } | Self::TooLarge(_) => BAD_PATCH_FILE,
             Self::Build(BuildError::Incomplete { .. }) => INCOMPLETE,
             Self::Build(_) | Self::WriteFile { .. } => BUILD_FAILED,
-            Self::WrongBuildId { .. } => DOES_NOT_FIT,
+            Self::WrongBuildId { .. } | Self::NothingToPatch { .. } => DOES_NOT_FIT,
             Self::ThreadInside { .. }
             | Self::InTransition { .. }
             | Self::AnotherController { .. }

@@ -92,6 +92,10 @@ impl Eyes<'_> {
 
     /// Looks at one thread; `None` if it is clear.
     pub(crate) fn finding(&self, thread: &ThreadState) -> Option<Finding> {
+        if self.plan.ranges.is_empty() {
+            // There is nothing to be inside of, whatever its stack looks like.
+            return None;
+        }
         let verdict = self.check(&self.scan, thread);
         finding(thread, verdict, &self.plan.ranges)
     }

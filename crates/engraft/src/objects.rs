@@ -3,8 +3,12 @@
 use engraft_patch::{Object, Patch};
 use engraft_process::{BuildId, Modules, Process};
 
+use crate::certain::certain;
 use crate::deadline::Deadline;
 use crate::error::Error;
+use crate::other_builds::{OtherBuild, other_builds};
+use crate::session::Session;
+use crate::status::{PatchState, Snapshot};
 
 /// An object that is not loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,19 +19,60 @@ pub struct Waiting {
     pub build_id: String,
 }
 
-/// The objects of the patch that are not loaded.
-pub(crate) fn waiting(process: &Process, patch: &Patch) -> Result<Vec<Waiting>, Error> {
-    let modules = process.modules()?;
-    let absent = patch
-        .objects
-        .iter()
-        .filter(|object| !is_loaded(&modules, object));
-    Ok(absent
-        .map(|object| Waiting {
+/// Where a patch is in effect in a process, and where it waits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// The objects that are not loaded.
+    pub waiting: Vec<Waiting>,
+    /// Whether an object is loaded.
+    pub any_loaded: bool,
+}
+
+impl Reach {
+    /// Of an enabled patch, as the agent sees it: it has followed each load.
+    pub(crate) fn of_enabled(session: &Session<'_>, name: &str) -> Result<Self, Error> {
+        let patches = Snapshot::read(&session.agent)?.patches.into_iter();
+        let mut enabled = patches.filter(|it| it.state != PatchState::Disabled);
+        let patch = enabled.find(|patch| patch.name == name);
+        let objects = patch.map(|patch| patch.objects).unwrap_or_default();
+        let any_loaded = objects.iter().any(|object| !object.modules.is_empty());
+        let absent = objects.into_iter().filter(|it| it.modules.is_empty());
+        let waiting = absent.map(|object| Waiting {
+            file_name: object.file_name,
+            build_id: object.build_id,
+        });
+        Ok(Self {
+            waiting: waiting.collect(),
+            any_loaded,
+        })
+    }
+
+    /// Of a patch that is to be applied to a process with these modules.
+    pub(crate) fn of_patch(patch: &Patch, modules: &Modules) -> Self {
+        let (loaded, absent): (Vec<_>, Vec<_>) = patch
+            .objects
+            .iter()
+            .partition(|object| is_loaded(modules, object));
+        Self {
+            waiting: absent.into_iter().map(Waiting::from).collect(),
+            any_loaded: !loaded.is_empty(),
+        }
+    }
+}
+
+impl From<&Object> for Waiting {
+    fn from(object: &Object) -> Self {
+        Self {
             file_name: object.file_name.clone(),
             build_id: object.build_id.to_string(),
-        })
-        .collect())
+        }
+    }
+}
+
+impl std::fmt::Display for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (build-id {})", self.file_name, self.build_id)
+    }
 }
 
 pub(crate) fn is_loaded(modules: &Modules, object: &Object) -> bool {
@@ -35,49 +80,62 @@ pub(crate) fn is_loaded(modules: &Modules, object: &Object) -> bool {
     modules.with_build_id(&id).next().is_some()
 }
 
-/// Finds the modules, and makes sure that no object is there in another build: a patch that silently waits
-/// for a build that never comes is no success.
+/// Finds the modules, and makes sure that no object is there in another build only: a patch that silently waits for a
+/// build that never comes is no success.
 pub(crate) fn check_build_ids(
     process: &Process,
     patch: &Patch,
     deadline: &Deadline,
 ) -> Result<Modules, Error> {
-    loop {
-        let modules = process.modules()?;
-        let error = patch
-            .objects
-            .iter()
-            .filter(|object| !is_loaded(&modules, object))
-            .find_map(|object| other_build(process, &modules, object));
-        match error {
-            None => return Ok(modules),
-            // The process goes on while we look: a library that is just coming or going shows its name
-            // before or after it can be read.
-            Some((error, None)) => deadline.wait_briefly().map_err(|_| error)?,
-            Some((error, Some(_))) => return Err(error),
-        }
+    let (modules, others) = find_objects(process, patch, deadline)?;
+    match others.into_iter().next() {
+        None => Ok(modules),
+        Some((object, found)) => Err(wrong_build_id(process, object, found)),
     }
 }
 
-/// A module with the name of an object and another build-id, which comes with the error.
-pub(crate) fn other_build<'m>(
+/// An object, and the other build that is there instead of it.
+pub(crate) type Mistaken<'p> = (&'p Object, OtherBuild);
+
+/// The modules, and the objects of the patch that are there in another build only.
+pub(crate) fn find_objects<'p>(
     process: &Process,
-    modules: &'m Modules,
-    object: &Object,
-) -> Option<(Error, Option<&'m BuildId>)> {
-    let module = modules.iter().find(|module| {
-        let names = [module.path.as_deref(), Some(module.name.as_ref())];
-        names.into_iter().flatten().any(|path| {
-            path.file_name()
-                .is_some_and(|name| name == object.file_name.as_str())
-        })
-    })?;
-    let found = module.build_id.as_ref();
-    let error = Error::WrongBuildId {
+    patch: &'p Patch,
+    deadline: &Deadline,
+) -> Result<(Modules, Vec<Mistaken<'p>>), Error> {
+    certain(process, deadline, |modules| {
+        let absent = patch.objects.iter().filter(|it| !is_loaded(modules, it));
+        let others = absent.filter_map(|object| {
+            let build_id = object.build_id.to_string();
+            let found = other_builds(process, modules, &object.file_name, &build_id);
+            Some((object, found.into_iter().next()?))
+        });
+        others.collect()
+    })
+}
+
+pub(crate) fn wrong_build_id(process: &Process, object: &Object, found: OtherBuild) -> Error {
+    Error::WrongBuildId {
         pid: process.pid(),
         file_name: object.file_name.clone(),
-        found: found.map_or("none".into(), ToString::to_string),
+        path: found.path,
+        found: found.build_id.unwrap_or_else(|| "none".into()),
         expected: object.build_id.to_string(),
-    };
-    Some((error, found))
+    }
+}
+
+/// An error if the process has loaded nothing that the patch changes, and would not be seen to load it.
+pub(crate) fn check_reach(
+    process: &Process,
+    patch: &Patch,
+    modules: &Modules,
+) -> Result<(), Error> {
+    let reach = Reach::of_patch(patch, modules);
+    match reach.any_loaded || modules.can_grow() {
+        true => Ok(()),
+        false => Err(Error::NothingToPatch {
+            pid: process.pid(),
+            objects: reach.waiting.iter().map(ToString::to_string).collect(),
+        }),
+    }
 }

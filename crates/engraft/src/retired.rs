@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::in_the_way::Reference;
 use crate::inject;
 use crate::look::{addresses, check, walk_context};
-use crate::objects::Waiting;
+use crate::objects::Reach;
 use crate::remains;
 use crate::session::Session;
 use crate::status::{Snapshot, status};
@@ -38,7 +38,7 @@ pub fn enable(process: &Process, name: &str, timeout: Duration) -> Result<Applie
     take_over(&session, name)?;
     if let Some(stopped_for) = resume_enabling(&session, name)? {
         return Ok(Applied::Now {
-            waiting: waiting(process, name)?,
+            reach: Reach::of_enabled(&session, name)?,
             stopped_for,
         });
     }
@@ -51,7 +51,7 @@ pub fn enable(process: &Process, name: &str, timeout: Duration) -> Result<Applie
         .and_then(|()| enable_again(&session, number));
     match enabled {
         Ok(Some(stopped_for)) => Ok(Applied::Now {
-            waiting: waiting(process, name)?,
+            reach: Reach::of_enabled(&session, name)?,
             stopped_for,
         }),
         Ok(None) => Ok(Applied::Already),
@@ -187,20 +187,6 @@ fn enable_again(session: &Session<'_>, number: u64) -> Result<Option<Duration>, 
     }
     answer.done(session.pid())?;
     Change::Enable(number).make(session).map(Some)
-}
-
-/// The objects of an enabled patch that are not loaded, as the agent sees it.
-fn waiting(process: &Process, name: &str) -> Result<Vec<Waiting>, Error> {
-    let patches = status(process)?.patches;
-    let patch = patches.into_iter().find(|patch| patch.name == name);
-    let objects = patch.map(|patch| patch.objects).unwrap_or_default();
-    let absent = objects.into_iter().filter(|it| it.modules.is_empty());
-    Ok(absent
-        .map(|object| Waiting {
-            file_name: object.file_name,
-            build_id: object.build_id,
-        })
-        .collect())
 }
 
 /// What is looked for before the images of a patch are taken away.

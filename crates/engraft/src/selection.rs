@@ -11,6 +11,7 @@ use engraft_process::{OpenError, Process};
 use object::Object as _;
 
 use crate::agent::RunningAgent;
+use crate::capabilities::may_trace_others;
 use crate::error::Error;
 use crate::exit_code;
 use crate::objects::is_loaded;
@@ -23,12 +24,16 @@ pub struct Selected {
     pub processes: Vec<Process>,
     /// Those that could not be looked at, and might be meant.
     pub hidden: Vec<(i32, Error)>,
+    /// Those that this user can never look at, although it may trace the processes of others: they have privileges
+    /// that it has not, as the first process outside of a container.
+    pub out_of_reach: Vec<i32>,
 }
 
 impl Selected {
     /// All processes that `is_meant` says yes to. One that ends meanwhile is not meant, nor are threads of
     /// the kernel, programs of another architecture, and we ourselves.
     fn find(is_meant: impl Fn(&Process) -> Result<bool, Error>) -> Result<Self, Error> {
+        let may_trace = may_trace_others();
         let mut selected = Self::default();
         for pid in all_processes()? {
             let found = match Process::open(pid) {
@@ -41,6 +46,9 @@ impl Selected {
             match found {
                 Ok(process) => selected.processes.extend(process),
                 Err(error) if error.exit_code() == exit_code::NO_SUCH_PROCESS => {}
+                Err(Error::Open(OpenError::PermissionDenied { .. })) if may_trace => {
+                    selected.out_of_reach.push(pid);
+                }
                 Err(error) => selected.hidden.push((pid, error)),
             }
         }

@@ -13,6 +13,7 @@ use zerocopy::FromBytes;
 use crate::agent::RunningAgent;
 use crate::error::Error;
 use crate::holders::Holder;
+use crate::other_builds::OtherBuild;
 
 /// The patches of one process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -111,6 +112,9 @@ pub struct ObjectStatus {
     pub functions: Vec<String>,
     /// The loaded modules that are this object; empty while it is not loaded.
     pub modules: Vec<ModuleStatus>,
+    /// The loaded modules that are other builds of it, for which the patch is not made, as far as they were looked
+    /// for ([`crate::find_other_builds`]).
+    pub other_builds: Vec<OtherBuild>,
 }
 
 /// One module that is an object of a patch.
@@ -309,6 +313,7 @@ fn decode_object(buffer: &[u8], object: &SnapshotObject) -> Option<ObjectStatus>
                 })
             })
             .collect::<Option<_>>()?,
+        other_builds: Vec::new(),
     })
 }
 

@@ -56,7 +56,7 @@ impl Host {
 
     /// Adds the agent's own code, where a thread may be on its way from a stub to a body.
     pub(crate) fn push_own_range(&self, ranges: &mut Vec<CodeRange>) -> Result<(), Failure> {
-        push_inside(ranges, self.text.clone(), b"engraft's dispatch")
+        push_inside(ranges, self.text.clone(), b"engraft's own code")
     }
 
     /// Adds the bytes that will be overwritten for a body that is the old function itself: no thread may be

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use engraft::{Applied, Error, OnTimeout, PatchState, Selected, Waiting, exit_code};
+use engraft::{Applied, Error, OnTimeout, PatchState, Reach, Selected, Waiting, exit_code};
 use engraft_patch::Patch;
 use engraft_process::{OpenError, Process};
 
-use super::show::describe_unwinder;
+use super::show::{describe_other_build, describe_unwinder};
 use super::{complain, concessions, say};
 
 /// How long the last of hundreds of threads of a killed process may take to end, after the one that we noticed.
@@ -36,6 +36,34 @@ pub(super) struct Holders {
     /// A process; may be given several times. Without it: every process that has what is named.
     #[arg(long, value_name = "PID")]
     pid: Vec<i32>,
+}
+
+impl Target {
+    /// The processes, if they are not named; without these, it is for nothing.
+    fn find(&self, patch: &Patch) -> Result<Selected, Error> {
+        match &self.exe {
+            Some(path) => Selected::running(path),
+            None => Selected::holding(patch),
+        }
+    }
+
+    /// What is to be done for a patch in the named processes, or else in those that are found.
+    fn work(&self, patch: &Patch) -> Result<Work, Error> {
+        if !self.pid.is_empty() {
+            return Ok(Work::with_numbers(&self.pid));
+        }
+        let selected = self.find(patch)?;
+        report_out_of_reach(&selected.out_of_reach);
+        let work = Work::on(selected).implicitly();
+        let wanted = || match &self.exe {
+            Some(path) => format!("runs {}", path.display()),
+            None => format!("has loaded anything that patch '{}' changes", patch.name),
+        };
+        match work.is_empty() {
+            true => Err(Error::NoneSelected { wanted: wanted() }),
+            false => Ok(work),
+        }
+    }
 }
 
 impl Holders {
@@ -81,7 +109,7 @@ impl Work {
         }
     }
 
-    fn with_numbers(pids: &[i32]) -> Self {
+    pub(super) fn with_numbers(pids: &[i32]) -> Self {
         // Each once, in the order in which they were given.
         let mut seen = BTreeSet::new();
         let pids = pids.iter().filter(|pid| seen.insert(**pid));
@@ -174,36 +202,39 @@ fn report_hidden(hidden: &[(i32, Error)]) {
         reasons.push(error.to_string());
     }
     if !hidden.is_empty() {
-        let (count, reasons) = (hidden.len(), reasons.join("; "));
-        eprintln!("note: {count} processes could not be looked at: {reasons}");
+        let (count, reasons) = (
+            count(hidden.len(), "process", "processes"),
+            reasons.join("; "),
+        );
+        eprintln!("note: {count} could not be looked at: {reasons}");
     }
+}
+
+/// Says which processes "all" does not mean, because nobody with our privileges could patch them.
+fn report_out_of_reach(pids: &[i32]) {
+    if !pids.is_empty() {
+        let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
+        eprintln!(
+            "note: passed over what has privileges that this user has not: {}",
+            pids.join(", ")
+        );
+    }
+}
+
+/// A number of things in words.
+fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 pub(super) fn apply(
     patch: &Patch,
-    target: Target,
+    target: &Target,
     timeout: Duration,
     end: OnTimeout,
 ) -> Result<(), Error> {
-    let name = &patch.name;
-    let (find, wanted): (Box<dyn Fn() -> Result<Selected, Error>>, _) =
-        match (target.exe, target.all) {
-            (Some(path), _) => {
-                let wanted = format!("runs {}", path.display());
-                (Box::new(move || Selected::running(&path)), wanted)
-            }
-            (None, true) => {
-                let wanted = format!("has loaded anything that patch '{name}' changes");
-                (Box::new(|| Selected::holding(patch)), wanted)
-            }
-            (None, false) => {
-                return Work::with_numbers(&target.pid)
-                    .each(|process| apply_to(process, patch, timeout, end));
-            }
-        };
-    let mut work = Work::on(find()?).implicitly();
-    if work.is_empty() {
-        return Err(Error::NoneSelected { wanted });
+    let mut work = target.work(patch)?;
+    if !work.implicit {
+        return work.each(|process| apply_to(process, patch, timeout, end));
     }
     let mut seen = BTreeSet::new();
     loop {
@@ -211,8 +242,9 @@ pub(super) fn apply(
         work.some(|process| apply_to(process, patch, timeout, end));
         // Who was born meanwhile to a process that had its turn later. A child of a patched process has the
         // patch, so this comes to an end.
-        let born = find()?.processes.into_iter();
-        let born = born.filter(|process| !seen.contains(&process.pid()) && !has(process, name));
+        let born = target.find(patch)?.processes.into_iter();
+        let born =
+            born.filter(|process| !seen.contains(&process.pid()) && !has(process, &patch.name));
         work.processes = born.map(|process| (process.pid(), Ok(process))).collect();
         if work.is_empty() {
             return work.finish();
@@ -236,65 +268,98 @@ fn apply_to(
     let applied = engraft::apply(process, patch, timeout);
     let applied = applied.map_err(|error| end.settle(process, &patch.name, error))?;
     say_applied(process.pid(), &patch.name, "applied to", applied);
-    note_unwinders(process);
+    note_limits(process, &patch.name);
     Ok(())
 }
 
 fn say_applied(pid: i32, name: &str, verb: &str, applied: Applied) {
     match applied {
         Applied::Already => say(&format!("patch '{name}' is already {verb} process {pid}\n")),
-        Applied::Now {
-            waiting,
-            stopped_for,
-        } => {
+        Applied::Now { reach, .. } if !reach.any_loaded => {
+            say_nothing_to_patch(pid, &reach, "waits")
+        }
+        Applied::Now { reach, stopped_for } => {
             say(&format!(
                 "patch '{name}' {verb} process {pid}, stopped for {stopped_for:.1?}\n"
             ));
-            say_waiting(pid, &waiting);
+            say_waiting(pid, &reach.waiting);
         }
     }
 }
 
-/// Says what does not get through new code.
-fn note_unwinders(process: &Process) {
-    let unwinders = engraft::status(process).map(|status| status.unwinders);
-    let unwinders = unwinders.unwrap_or_default();
-    for words in unwinders.iter().filter_map(describe_unwinder) {
-        eprintln!("note: process {}: {words}", process.pid());
+/// Says what does not get through new code, and what the patch is not in effect in although it has the name.
+fn note_limits(process: &Process, name: &str) {
+    let pid = process.pid();
+    let Ok(mut status) = engraft::status(process) else {
+        return;
+    };
+    for words in status.unwinders.iter().filter_map(describe_unwinder) {
+        eprintln!("note: process {pid}: {words}");
     }
+    // As far as that can be found out: the patch is applied all the same.
+    let _ = engraft::find_other_builds(process, &mut status);
+    let patches = status.patches.iter().filter(|patch| patch.name == name);
+    for object in patches.flat_map(|patch| &patch.objects) {
+        for other in &object.other_builds {
+            eprintln!(
+                "note: process {pid}: {}",
+                describe_other_build(object, other)
+            );
+        }
+    }
+}
+
+/// Says that a patch waits, or would wait, for all that it is for.
+fn say_nothing_to_patch(pid: i32, reach: &Reach, waits: &str) {
+    let objects: Vec<_> = reach.waiting.iter().map(ToString::to_string).collect();
+    say(&format!(
+        "nothing to patch in process {pid}: it has loaded none of {}; the patch {waits}\n",
+        objects.join(", ")
+    ));
 }
 
 fn say_waiting(pid: i32, waiting: &[Waiting]) {
     for object in waiting {
         say(&format!(
-            "{} (build-id {}) is not loaded in process {pid}: the patch waits for it\n",
-            object.file_name, object.build_id
+            "{object} is not loaded in process {pid}: the patch waits for it\n"
         ));
     }
 }
 
-pub(super) fn check(patch: &Patch, pids: &[i32]) -> Result<(), Error> {
-    let name = &patch.name;
+pub(super) fn check(patch: &Patch, target: &Target, timeout: Duration) -> Result<(), Error> {
     say(&concessions(patch));
-    Work::with_numbers(pids).each(|process| {
-        let pid = process.pid();
-        let checked = engraft::check(process, patch)?;
-        say_waiting(pid, &checked.waiting);
-        for doubt in checked.doubts {
-            say(&format!("process {pid}: {doubt}\n"));
-        }
-        let mut problems = checked.problems.into_iter();
-        let Some(first) = problems.next() else {
-            say(&match checked.already {
-                true => format!("patch '{name}' is already applied to process {pid}\n"),
-                false => format!("patch '{name}' can be applied to process {pid}\n"),
-            });
+    target
+        .work(patch)?
+        .each(|process| check_one(process, patch, timeout))
+}
+
+fn check_one(process: &Process, patch: &Patch, timeout: Duration) -> Result<(), Error> {
+    let (pid, name) = (process.pid(), &patch.name);
+    let checked = engraft::check(process, patch, timeout)?;
+    for doubt in checked.doubts {
+        say(&format!("process {pid}: {doubt}\n"));
+    }
+    let mut problems = checked.problems.into_iter();
+    let first = problems.next();
+    // What would wait is worth a line even if something else is in the way.
+    match first {
+        None if !checked.reach.any_loaded && !checked.already => {
+            say_nothing_to_patch(pid, &checked.reach, "would wait");
             return Ok(());
-        };
-        // The first one is what the command ends with.
-        problems.for_each(|problem| complain(&problem));
-        Err(first)
-    })
+        }
+        _ if !checked.reach.any_loaded => {}
+        _ => say_waiting(pid, &checked.reach.waiting),
+    }
+    let Some(first) = first else {
+        say(&match checked.already {
+            true => format!("patch '{name}' is already applied to process {pid}\n"),
+            false => format!("patch '{name}' can be applied to process {pid}\n"),
+        });
+        return Ok(());
+    };
+    // The first one is what the command ends with.
+    problems.for_each(|problem| complain(&problem));
+    Err(first)
 }
 
 pub(super) fn disable(name: &str, holders: Holders, timeout: Duration) -> Result<(), Error> {
@@ -321,7 +386,7 @@ pub(super) fn enable(
         let enabled = engraft::enable(process, name, timeout);
         let enabled = enabled.map_err(|error| end.settle(process, name, error))?;
         say_applied(process.pid(), name, "enabled in", enabled);
-        note_unwinders(process);
+        note_limits(process, name);
         Ok(())
     })
 }

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use engraft::{Holder, PatchState, Status, TransitionStatus, UnwinderStatus};
+use engraft::{
+    Holder, ObjectStatus, OtherBuild, PatchState, Status, TransitionStatus, UnwinderStatus,
+};
 
 /// The status in words.
 pub(super) fn describe(status: &Status) -> String {
@@ -57,12 +59,18 @@ pub(super) fn describe(status: &Status) -> String {
                 } else {
                     &module.path
                 };
-                let what = if module.patched {
-                    "patched"
-                } else {
-                    "not patched"
+                let what = match (module.patched, patch.state) {
+                    (true, PatchState::Enabled) => "patched",
+                    (true, PatchState::Enabling | PatchState::Disabling) => {
+                        "in transition: some threads may run the old code"
+                    }
+                    (false, _) | (true, PatchState::Disabled) => "not patched",
                 };
                 let _ = writeln!(text, "       {path}: {what}");
+            }
+            for other in &object.other_builds {
+                let words = describe_other_build(object, other);
+                let _ = writeln!(text, "       {words}");
             }
             if object.modules.is_empty() && patch.state != PatchState::Disabled {
                 text.push_str("       waits for it to be loaded\n");
@@ -70,6 +78,18 @@ pub(super) fn describe(status: &Status) -> String {
         }
     }
     text
+}
+
+/// Which module is not what the patch was made for.
+pub(super) fn describe_other_build(object: &ObjectStatus, other: &OtherBuild) -> String {
+    let found = match &other.build_id {
+        Some(found) => format!("build-id {found}"),
+        None => "no build-id".to_owned(),
+    };
+    format!(
+        "{}: not patched: another build of {} ({found}, the patch is for {})",
+        other.path, object.file_name, object.build_id
+    )
 }
 
 /// What does not work; `None` if all does.

@@ -12,7 +12,9 @@ fn a_patch_waits_for_its_library() -> Result<()> {
     let mut program = victim.start("host", &[])?;
 
     let outcome = engraft.apply(&patch, program.pid())?;
-    outcome.exits(exit::OK)?.says(&["library.so", "wait"])?;
+    outcome
+        .exits(exit::OK)?
+        .says(&["nothing to patch", "library.so", "the patch waits"])?;
     program.expect("ask", "a=100 b=-")?;
     program.expect(
         &format!("open {}", victim.file("library.so").display()),

@@ -159,8 +159,25 @@ fn every_process_that_has_loaded_an_object() -> Result<()> {
         let mut listed = all.as_array().into_iter().flatten();
         ensure!(listed.any(|it| it["pid"] == program.pid()), "{all}");
     }
+    let named = programs
+        .iter()
+        .flat_map(|it| ["--pid".to_owned(), it.pid().to_string()]);
+    let command = ["status", "--json"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(named);
+    let outcome = engraft.run(command)?.exits(exit::OK)?;
+    let all: serde_json::Value = serde_json::from_str(&outcome.stdout)?;
+    ensure!(all.as_array().is_some_and(|all| all.len() == 3), "{all}");
     let outcome = engraft.run(["disable", "own"])?.exits(exit::OK)?;
     lines_for(&outcome, "disabled", &programs)?;
+    let mut check = engraft.command(["check"]);
+    let outcome = run(check.arg(&patch).arg("--all"), TIME_LIMIT)?.exits(exit::OK)?;
+    lines_for(&outcome, "can be applied", &programs)?;
+    let mut check = engraft.command(["check"]);
+    check.arg(&patch).arg("--exe").arg(victim.file("workers"));
+    let outcome = run(&mut check, TIME_LIMIT)?.exits(exit::OK)?;
+    lines_for(&outcome, "can be applied", &programs[..2])?;
     let again = engraft.run(["disable", "own"])?;
     again
         .exits(exit::NO_SUCH_PATCH)?

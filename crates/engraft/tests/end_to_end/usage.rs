@@ -21,6 +21,11 @@ fn a_wrong_command_line_is_explained() -> Result<()> {
         &["enable"],
         &["remove"],
         &["remove", "name", "--agent"],
+        // The agents of the whole machine, only if that is said.
+        &["remove", "--agent"],
+        &["remove", "--agent", "--all", "--pid", "1"],
+        &["remove", "name", "--all"],
+        &["check", "file.engraft", "--pid", "1", "--all"],
         &["disable", "--pid", "1"],
         &["status", "--yaml"],
         &["build", "--source", "."],

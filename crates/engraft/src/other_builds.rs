@@ -1,0 +1,99 @@
+//! Modules that are other builds of what a patch changes: the patch is not for them.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use engraft_process::{Module, ModuleKind, Modules, Process};
+use serde::Serialize;
+
+use crate::certain::certain;
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::status::{ObjectStatus, PatchState, Status};
+
+/// How long a status may take to find a moment at which no library comes or goes.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A module that has the name of an object and another build-id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OtherBuild {
+    /// Where its file is, or the loader's name of it.
+    pub path: String,
+    /// Its build-id in hexadecimal digits; `None` if it has none.
+    pub build_id: Option<String>,
+}
+
+/// The modules that are other builds of the object with this file name and build-id.
+pub(crate) fn other_builds(
+    process: &Process,
+    modules: &Modules,
+    file_name: &str,
+    build_id: &str,
+) -> Vec<OtherBuild> {
+    let others = modules.iter().filter_map(|module| {
+        let found = module.build_id.as_ref().map(ToString::to_string);
+        let is_other = found.as_deref() != Some(build_id);
+        (is_other && is_build_of(process, module, file_name)).then(|| OtherBuild {
+            path: path(module),
+            build_id: found,
+        })
+    });
+    others.collect()
+}
+
+/// Adds to the status of a process the modules that are other builds of what its patches change.
+pub fn find_other_builds(process: &Process, status: &mut Status) -> Result<(), Error> {
+    let deadline = Deadline::after(LOOK_TIMEOUT);
+    let patches = status.patches.iter_mut();
+    let enabled = patches.filter(|patch| patch.state != PatchState::Disabled);
+    let mut objects: Vec<&mut ObjectStatus> = enabled.flat_map(|it| &mut it.objects).collect();
+    if objects.is_empty() {
+        return Ok(());
+    }
+    let (_, found) = certain(process, &deadline, |modules| {
+        let numbered = objects.iter().enumerate();
+        let found = numbered.flat_map(|(number, object)| {
+            let others = other_builds(process, modules, &object.file_name, &object.build_id);
+            others.into_iter().map(move |other| (number, other))
+        });
+        found.collect()
+    })?;
+    for (number, other) in found {
+        if let Some(object) = objects.get_mut(number) {
+            object.other_builds.push(other);
+        }
+    }
+    Ok(())
+}
+
+/// Where the module's file is; the loader's name of it if the kernel names none.
+fn path(module: &Module) -> String {
+    let path = module.path.as_deref().map(Path::as_os_str);
+    let path = path.unwrap_or(&module.name);
+    path.to_string_lossy().into_owned()
+}
+
+/// Whether a module is a build of the file of this name: by the name of its own file, or by the one under which it is
+/// needed, to which a version may be added (`libz.so.1` is needed, `libz.so.1.3.1` is the file).
+fn is_build_of(process: &Process, module: &Module, file_name: &str) -> bool {
+    let names = [module.path.as_deref(), Some(module.name.as_ref())];
+    let mut names = names.into_iter().flatten().filter_map(Path::file_name);
+    if names.any(|name| without_mark(name.as_bytes()) == file_name.as_bytes()) {
+        return true;
+    }
+    if module.kind != ModuleKind::Library {
+        return false;
+    }
+    let needed = module.shared_name(process.memory());
+    let needed = needed.as_deref().map(OsStr::as_bytes).unwrap_or_default();
+    let version = file_name.as_bytes().strip_prefix(needed);
+    let is_version = |rest: &[u8]| rest.is_empty() || rest.starts_with(b".");
+    !needed.is_empty() && version.is_some_and(is_version)
+}
+
+/// The name of a file without what the kernel appends to it when it was deleted or replaced.
+fn without_mark(name: &[u8]) -> &[u8] {
+    name.strip_suffix(b" (deleted)").unwrap_or(name)
+}

@@ -1,0 +1,5 @@
+// One of two libraries that take turns.
+int f(void)
+{
+    return 200;
+}
