@@ -3,7 +3,7 @@
 use crate::address::TargetAddress;
 
 /// `/proc/PID/auxv`, parsed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AuxiliaryVector {
     entries: Vec<(u64, u64)>,
 }

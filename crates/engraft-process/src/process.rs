@@ -93,6 +93,8 @@ pub(crate) struct Shared {
     pub(crate) interrupted_calls: InterruptedCalls,
     pub(crate) crowd: Crowd,
     pub(crate) gadgets: OnceLock<Gadgets>,
+    /// What the kernel told the program that it ran when it was opened.
+    pub(crate) started_as: OnceLock<AuxiliaryVector>,
 }
 
 /// A running process. Cheap to clone; all clones are the same handle.
@@ -165,6 +167,7 @@ impl Process {
                 interrupted_calls: InterruptedCalls::default(),
                 crowd: Crowd::default(),
                 gadgets: OnceLock::new(),
+                started_as: OnceLock::new(),
             }),
         };
         let started = Instant::now();
@@ -220,7 +223,10 @@ impl Process {
         let pid = self.pid();
         match self.auxiliary_vector() {
             Ok(None) => Err(OpenError::NoSuchProcess { pid }),
-            Ok(Some(vector)) if vector.is_64_bit() => Ok(()),
+            Ok(Some(vector)) if vector.is_64_bit() => {
+                self.shared.started_as.get_or_init(|| vector);
+                Ok(())
+            }
             Ok(_) if !self.is_alive() => Err(OpenError::NoSuchProcess { pid }),
             Ok(_) => Err(OpenError::ForeignArchitecture { pid }),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {

@@ -22,7 +22,7 @@ pub enum RemoteCallError {
         tid: i32,
     },
     /// The system call was carried out, and failed.
-    #[error("system call {number} in the target failed: {}", io::Error::from_raw_os_error(*errno))]
+    #[error("{} in the target failed: {}", name(*number), io::Error::from_raw_os_error(*errno))]
     SystemCall {
         /// Which.
         number: i64,
@@ -111,6 +111,23 @@ pub enum RemoteCallError {
         /// What it said.
         source: io::Error,
     },
+}
+
+/// The name of a system call, of those that are made in targets.
+fn name(number: i64) -> String {
+    let name = match number {
+        libc::SYS_mmap => "mmap",
+        libc::SYS_munmap => "munmap",
+        libc::SYS_mprotect => "mprotect",
+        libc::SYS_madvise => "madvise",
+        libc::SYS_memfd_create => "memfd_create",
+        libc::SYS_ftruncate => "ftruncate",
+        libc::SYS_fcntl => "fcntl",
+        libc::SYS_close => "close",
+        libc::SYS_prctl => "prctl",
+        _ => return format!("system call {number}"),
+    };
+    format!("the system call {name}")
 }
 
 impl RemoteCallError {

@@ -62,7 +62,8 @@ pub enum StopError {
     /// file system, a device).
     #[error(
         "thread {tid} of process {pid} has been in an uninterruptible sleep for more than \
-         {timeout:?} ({activity:?}); try again when that is over"
+         {timeout:?}{}; try again when that is over",
+        activity.map(|activity| format!(" {activity}")).unwrap_or_default()
     )]
     Uninterruptible {
         /// The process.
@@ -73,6 +74,14 @@ pub enum StopError {
         timeout: Duration,
         /// Where it sleeps.
         activity: Option<Activity>,
+    },
+    /// Its control group keeps it from running.
+    #[error("process {pid} is frozen by its control group {group}; thaw it first")]
+    Frozen {
+        /// The process.
+        pid: i32,
+        /// The group's path below that of the freezer.
+        group: String,
     },
     /// A thread did not stop in time, for no known reason.
     #[error("thread {tid} of process {pid} did not stop within {timeout:?}; try a longer time")]

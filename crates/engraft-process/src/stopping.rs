@@ -260,7 +260,10 @@ impl Tracees {
         match task.stat() {
             Ok(Some(stat)) if stat.state == TaskState::Uninterruptible => {
                 let activity = task.activity().ok().flatten();
-                StopError::uninterruptible(pid, tid, timeout, activity)
+                match self.process.frozen_by() {
+                    Some(group) => StopError::Frozen { pid, group },
+                    None => StopError::uninterruptible(pid, tid, timeout, activity),
+                }
             }
             _ if !self.process.is_alive() => self.gone(),
             _ => StopError::TimedOut { pid, tid, timeout },

@@ -2,6 +2,7 @@
 //!
 //! Costs on a small machine: `stat` and `syscall` about 4 us each, `schedstat` 3 us, `status` 9-30 us.
 
+use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -75,6 +76,29 @@ pub enum Activity {
         /// Where it will go on in user mode.
         instruction_pointer: TargetAddress,
     },
+}
+
+impl fmt::Display for Activity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running => f.write_str("on its way to a processor"),
+            Self::InSystemCall {
+                number,
+                instruction_pointer,
+                ..
+            } => write!(
+                f,
+                "in system call {number}, called before {instruction_pointer}"
+            ),
+            Self::Blocked {
+                instruction_pointer,
+                ..
+            } => write!(
+                f,
+                "in the kernel, which it entered at {instruction_pointer}"
+            ),
+        }
+    }
 }
 
 /// `/proc/PID/task/TID/schedstat`. Two equal readings mean: it did not run in between.

@@ -14,6 +14,7 @@ use engraft_process::{
 use zerocopy::{FromBytes, FromZeros, IntoBytes, TryFromBytes};
 
 use crate::error::{Error, is_busy};
+use crate::explain::with_error_in_words;
 use crate::status::ImageStatus;
 use crate::whereabouts::whereabouts;
 
@@ -307,7 +308,7 @@ impl RunningAgent {
             .text
             .get(..response.text_length as usize)
             .unwrap_or_default();
-        let text = String::from_utf8_lossy(text).into_owned();
+        let text = with_error_in_words(String::from_utf8_lossy(text).into_owned());
         Ok(Answer {
             outcome,
             value: response.value,

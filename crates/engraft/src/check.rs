@@ -161,7 +161,9 @@ impl Checked {
         if core_dumping {
             self.problems.push(StopError::CoreDumping { pid }.into());
         }
-        if let Some(tid) = uninterruptible {
+        if let Some(group) = process.frozen_by() {
+            self.problems.push(StopError::Frozen { pid, group }.into());
+        } else if let Some(tid) = uninterruptible {
             self.doubts.push(format!(
                 "thread {tid} is in an uninterruptible sleep: if that lasts, the process cannot be stopped"
             ));

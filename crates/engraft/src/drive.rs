@@ -72,6 +72,8 @@ struct Driver {
     /// The last finding about each thread, and when that was; no time where only the conservative scan has
     /// looked.
     findings: HashMap<i32, (Finding, Option<Instant>)>,
+    /// How often all that are waited for were looked at, or seen sleeping where they slept.
+    looks: usize,
 }
 
 impl Driver {
@@ -82,6 +84,7 @@ impl Driver {
             findings: findings
                 .map(|finding| (finding.tid, (finding, None)))
                 .collect(),
+            looks: 0,
         }
     }
 
@@ -123,6 +126,7 @@ impl Driver {
         open: &OpenTransition,
         look: &Look<'_>,
     ) -> Result<usize, Error> {
+        self.looks += 1;
         let eyes = look.eyes();
         let mut left = open.waiting.len();
         let mut unknown = false;
@@ -269,7 +273,8 @@ impl Driver {
             name: open.name.clone(),
             to_patched: open.to_patched,
             waiting,
-            inside: first.map(|finding| finding.inside(session.process, timeout).into()),
+            inside: first
+                .map(|finding| finding.inside(session.process, self.looks, timeout).into()),
         }
     }
 }

@@ -82,9 +82,9 @@ pub enum Error {
     },
     /// Threads did not leave the code that is to be replaced.
     #[error(
-        "thread {tid} ({thread_name}) of process {pid} {reason} function '{function}'{} when it was last looked at, \
-         after {timeout:?}",
-        frame.as_ref().map(|frame| format!(" ({frame})")).unwrap_or_default()
+        "thread {tid} ({thread_name}) of process {pid} {reason} function '{function}' {}{}",
+        at_each(*looks, *timeout),
+        frame.as_ref().map(|frame| format!(" (in the end: {frame})")).unwrap_or_default()
     )]
     ThreadInside {
         /// The process.
@@ -99,6 +99,8 @@ pub enum Error {
         function: String,
         /// Where it is in there, in words.
         frame: Option<String>,
+        /// How often we looked: it may have been elsewhere in between.
+        looks: usize,
         /// How long we tried.
         timeout: Duration,
     },
@@ -195,6 +197,18 @@ pub enum Error {
         /// Why undoing failed.
         undo: Box<Self>,
     },
+    /// There is no memory for it, because of a limit.
+    #[error(
+        "{source}: the address space of process {pid} is limited to {limit} bytes (RLIMIT_AS, `ulimit -v`)"
+    )]
+    AddressSpace {
+        /// The process.
+        pid: i32,
+        /// The limit in bytes.
+        limit: u64,
+        /// What failed.
+        source: Box<Self>,
+    },
     /// No transition is on.
     #[error("no patch{} is in transition in process {pid}", named(name))]
     NotInTransition {
@@ -205,7 +219,7 @@ pub enum Error {
     },
     /// A thread holds an address inside the memory that is to be taken away.
     #[error(
-        "thread {tid} ({thread_name}) of process {pid} {reference} the memory of patch '{name}' for more than {timeout:?}"
+        "thread {tid} ({thread_name}) of process {pid} {reference} the memory of patch '{name}' at the last of {looks} looks in {timeout:?}"
     )]
     ThreadRefers {
         /// The process.
@@ -218,6 +232,8 @@ pub enum Error {
         name: String,
         /// Where the address is.
         reference: Reference,
+        /// How often we looked.
+        looks: usize,
         /// How long we tried.
         timeout: Duration,
     },
@@ -350,6 +366,14 @@ fn named(name: &Option<String>) -> String {
         .unwrap_or_default()
 }
 
+/// At how many looks something was seen; between them, nobody knows.
+fn at_each(looks: usize, timeout: Duration) -> String {
+    match looks {
+        0 | 1 => format!("when it was looked at, after {timeout:?}"),
+        looks => format!("at each of {looks} looks in {timeout:?}"),
+    }
+}
+
 /// Whether a command that ended so may work a moment later.
 pub(crate) fn is_busy(outcome: Outcome) -> bool {
     matches!(outcome, Outcome::Busy | Outcome::LoaderBusy)
@@ -415,10 +439,10 @@ impl Error {
         }
     }
 
-    /// This error, after it was waited for that long.
-    pub(crate) fn within(mut self, waited: Duration) -> Self {
-        if let Self::ThreadInside { timeout, .. } = &mut self {
-            *timeout = waited;
+    /// This error, after it was waited for that long with so many looks.
+    pub(crate) fn within(mut self, waited: Duration, tried: usize) -> Self {
+        if let Self::ThreadInside { timeout, looks, .. } = &mut self {
+            (*timeout, *looks) = (waited, tried);
         }
         self
     }

@@ -58,6 +58,7 @@ impl Error {
             }
             Self::TooManyRemains { .. } => NOT_PATCHABLE,
             Self::NotUndone { source, .. }
+            | Self::AddressSpace { source, .. }
             | Self::TakenBack { source, .. }
             | Self::HasToWait { source, .. } => source.exit_code(),
             Self::StillEnabled { .. } | Self::PatchesLeft { .. } | Self::NotInTransition { .. } => {
@@ -90,6 +91,7 @@ impl Error {
                 StopError::AlreadyTraced { .. } | StopError::CoreDumping { .. } => NOT_PATCHABLE,
                 StopError::Vfork { .. }
                 | StopError::Uninterruptible { .. }
+                | StopError::Frozen { .. }
                 | StopError::TimedOut { .. } => TARGET_BUSY,
                 StopError::System { .. } => INTERNAL,
             },

@@ -169,7 +169,7 @@ pub(crate) fn remove(
             name: name_of_agent(),
         };
         if let Some(inside) = first_not_clear(&process, &maps, stopped.threads(), range, context) {
-            return Err(inside.inside(&process, Duration::ZERO));
+            return Err(inside.inside(&process, 1, Duration::ZERO));
         }
     }
     let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;

@@ -16,6 +16,7 @@ mod deadline;
 mod drive;
 mod error;
 pub mod exit_code;
+mod explain;
 mod hint;
 mod holders;
 mod in_the_way;

@@ -245,7 +245,7 @@ pub(crate) fn prepare_look<'p>(
 
 impl Finding {
     /// The thread is in the way for too long.
-    pub(crate) fn inside(self, process: &Process, timeout: Duration) -> Error {
+    pub(crate) fn inside(self, process: &Process, looks: usize, timeout: Duration) -> Error {
         Error::ThreadInside {
             pid: process.pid(),
             thread_name: process.task(self.tid).name().unwrap_or_default(),
@@ -253,6 +253,7 @@ impl Finding {
             reason: self.reason,
             function: self.function,
             frame: self.frame,
+            looks,
             timeout,
         }
     }

@@ -87,7 +87,9 @@ pub(crate) fn take_out(
     let (process, pid) = (session.process, session.pid());
     let arguments = [number, 0];
     let mut context = None;
+    let mut looks = 0;
     loop {
+        looks += 1;
         let maps = process.maps()?;
         let mut stopped = session.stop()?;
         let planned = session.command_stopped(&mut stopped, Command::PlanRemoval, arguments)?;
@@ -120,6 +122,7 @@ pub(crate) fn take_out(
             thread_name: process.task(tid).name().unwrap_or_default(),
             name: name.to_owned(),
             reference,
+            looks,
             timeout,
         })?;
         let snapshot = Snapshot::read(&session.agent)?;
@@ -147,7 +150,9 @@ fn take_agent_out(process: &Process, timeout: Duration) -> Result<bool, Error> {
         return Err(Error::PatchesLeft { pid, names });
     }
     let mut context = None;
+    let mut looks = 0;
     loop {
+        looks += 1;
         let mut stopped = session.stop()?;
         let removed = inject::remove(&mut stopped, &session.agent, context.as_ref());
         stopped.detach()?;
@@ -160,7 +165,7 @@ fn take_agent_out(process: &Process, timeout: Duration) -> Result<bool, Error> {
                 context = Some(walk_context(process, std::iter::empty())?);
             }
             Err(error) if error.is_busy() => session.wait_for_loader()?,
-            Err(error) => return Err(error.within(timeout)),
+            Err(error) => return Err(error.within(timeout, looks)),
         }
     }
 }

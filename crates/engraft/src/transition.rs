@@ -81,7 +81,9 @@ impl Change {
 
     fn begin(self, session: &Session<'_>, list: &ThreadList<'_>) -> Result<Begun, Error> {
         let mut precise = false;
+        let mut looks = 0;
         loop {
+            looks += 1;
             // All that can be done while everybody runs. A stack that is mapped later is not in the map, and
             // counts as not clear; a module that comes later changes the plan's generation.
             let look = prepare_look(session, self.number(), self.to_patched(), precise)?;
@@ -94,7 +96,7 @@ impl Change {
                 Attempt::LoaderBusy => session.wait_for_loader()?,
                 Attempt::InSite(finding) => {
                     let waited = session.deadline.wait();
-                    waited.map_err(|timeout| finding.inside(session.process, timeout))?;
+                    waited.map_err(|timeout| finding.inside(session.process, looks, timeout))?;
                     precise = true;
                 }
             }

@@ -15,6 +15,9 @@ use super::{complain, concessions, say};
 /// How long the last of hundreds of threads of a killed process may take to end, after the one that we noticed.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How many programs that a process runs one after the other are worked on.
+const MOST_PROGRAMS: usize = 5;
+
 /// The processes that a patch is applied to: exactly one way to say so.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
@@ -151,7 +154,7 @@ impl Work {
         for (pid, process) in processes {
             let done = process.map_err(Error::from).and_then(|it| {
                 // Whatever failed, if the process has ended, then because of that.
-                work(&it).map_err(|error| {
+                again_after_exec(it, &mut work).map_err(|(it, error)| {
                     let ended = match error.is_of_ended_thread() {
                         true => it.wait_for_end(END_TIMEOUT),
                         false => !it.is_alive(),
@@ -161,7 +164,10 @@ impl Work {
             });
             let Err(error) = done else { continue };
             if self.implicit && error.exit_code() == exit_code::NO_SUCH_PROCESS {
-                eprintln!("note: process {pid} has ended meanwhile");
+                match error.is_exec() {
+                    true => eprintln!("note: {error}"),
+                    false => eprintln!("note: process {pid} has ended meanwhile"),
+                }
                 continue;
             }
             if !single {
@@ -181,6 +187,32 @@ impl Work {
                 of: self.count,
                 exit_code: error.exit_code(),
             }),
+        }
+    }
+}
+
+/// Does the work, and does it again if the process has begun to run another program in the middle of it. The process
+/// comes back with an error.
+fn again_after_exec(
+    mut process: Process,
+    work: &mut impl FnMut(&Process) -> Result<(), Error>,
+) -> Result<(), (Process, Error)> {
+    let mut programs = 1;
+    loop {
+        let Err(error) = work(&process) else {
+            return Ok(());
+        };
+        if !process.is_alive() {
+            return Err((process, error));
+        }
+        let error = error.explained(&process);
+        if !error.is_exec() || programs == MOST_PROGRAMS {
+            return Err((process, error));
+        }
+        programs += 1;
+        match Process::open(process.pid()) {
+            Ok(opened) => process = opened,
+            Err(error) => return Err((process, error.into())),
         }
     }
 }

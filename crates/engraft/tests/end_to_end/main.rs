@@ -35,6 +35,7 @@ mod other_build_later;
 mod other_loaders;
 mod patch_file;
 mod plain_threads;
+mod plain_words;
 mod plugins;
 mod races_with_the_loader;
 mod refusals;

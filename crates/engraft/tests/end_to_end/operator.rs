@@ -72,7 +72,7 @@ fn the_program_gets_no_memory() -> Result<()> {
     set_limits(pid, &["--as=4096:unlimited"])?;
     let before = Snapshot::take(pid)?;
     let outcome = engraft.apply(&patch, pid)?.exits(exit::NOT_PATCHABLE)?;
-    outcome.says(&["allocate memory"])?;
+    outcome.says(&["allocate memory", "address space", "limited to 4096 bytes"])?;
     before.expect_untouched()?;
     program.expect("seven", "old: seven, 2")?;
     set_limits(pid, &["--as=unlimited:unlimited"])?;

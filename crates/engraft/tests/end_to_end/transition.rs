@@ -70,7 +70,7 @@ impl House {
             .args(["--pid", &pid, "--timeout", "1"]);
         run(&mut apply, TIME_LIMIT)?
             .exits(exit::TARGET_BUSY)?
-            .says(&[&self.name, "hint:"])
+            .says(&[&self.name, "looks in 1s", "hint:"])
     }
 
     /// Waits for the end of the transition; in all processes that have it if `pid` is `None`.
