@@ -3,7 +3,7 @@
 //! is killed.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -105,7 +105,7 @@ impl Sleeper<'_> {
         run(&mut command, TIME_LIMIT)
     }
 
-    fn patch(&self, words: &[&str], patch: &PathBuf) -> Result<Outcome> {
+    fn patch(&self, words: &[&str], patch: &Path) -> Result<Outcome> {
         let patch = patch.to_str().context("a path that is no text")?;
         let (command, rest) = words.split_first().context("no command")?;
         self.command(&[&[*command, patch], rest].concat(), &[])
