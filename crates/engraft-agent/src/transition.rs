@@ -88,6 +88,8 @@ impl Agent {
     /// Ends a transition that waits for nobody. All threads are stopped.
     pub(crate) fn complete(&mut self, patch: PatchId) -> Answer {
         self.settle()?;
+        // What an earlier command could not undo was for that to report. Its controller may have died.
+        self.host.trouble = None;
         let completed = self.core.complete(&mut self.host, patch);
         completed.map_err(|error| self.describe(error))?;
         if let Some(failure) = self.host.trouble.take() {
