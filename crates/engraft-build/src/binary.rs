@@ -5,6 +5,7 @@ mod parse;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use engraft_patch::{BuildId, LinkAddress};
@@ -25,6 +26,10 @@ pub(crate) struct Binary {
     versions: HashMap<String, String>,
     /// Pointers that the loader relocates: place → link-time address.
     relative: HashMap<u64, u64>,
+    /// `.eh_frame`, with its address.
+    pub(crate) frames: Option<(u64, Vec<u8>)>,
+    /// Where `.init` is.
+    pub(crate) initialiser: Option<Range<u64>>,
     /// False for a static program: nothing can be imported.
     pub(crate) is_dynamic: bool,
     pub(crate) has_symtab: bool,

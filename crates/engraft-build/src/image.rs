@@ -3,12 +3,14 @@
 //! Starting from the changed functions, everything that new code refers to is either named in the old binary
 //! or taken along: new functions and variables, strings, constants, jump tables.
 
+mod caller;
 mod references;
 mod slots;
 mod thread_local;
 mod unwind;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
 use engraft_patch::{Function, ImageAddress, LinkAddress, Object, OldPart, Segment, Trampoline};
 
@@ -21,6 +23,7 @@ use crate::site;
 use crate::trampoline::MovedCode;
 use crate::unit::{Item, ItemId, Kind};
 
+use caller::Callers;
 use references::Extent;
 pub(crate) use references::object_target;
 
@@ -58,6 +61,8 @@ enum SlotKey {
     Name(String),
     Item(usize, ItemId),
     ThreadLocal(u64),
+    /// A function that looks at its caller: its thunk, or a slot with the thunk's address.
+    Caller(String),
 }
 
 struct Builder<'a> {
@@ -74,6 +79,9 @@ struct Builder<'a> {
     new_globals: HashMap<String, (usize, ItemId)>,
     /// Where the binary has global functions of the objects.
     old_globals: HashMap<String, u64>,
+    callers: Callers,
+    /// Where the functions are in the binary that get new code.
+    replaced: Vec<Range<u64>>,
     escapes: bool,
     refusals: Vec<Refusal>,
 }
@@ -99,6 +107,7 @@ pub(crate) fn build(binary: &Binary, placed: &[Placed<'_>]) -> Result<Object, Ve
     let unwind = builder.unwind(&old_code);
     // What cleans up may be the fix's own.
     builder.take_along();
+    builder.finish_thunks();
     if !builder.refusals.is_empty() {
         builder.refusals.dedup();
         return Err(builder.refusals);
@@ -125,6 +134,8 @@ impl<'a> Builder<'a> {
             stubs: HashMap::new(),
             new_globals: HashMap::new(),
             old_globals: HashMap::new(),
+            callers: Callers::default(),
+            replaced: Vec::new(),
             escapes: false,
             refusals: Vec::new(),
         };
@@ -194,6 +205,9 @@ impl<'a> Builder<'a> {
             });
         }
         let site = site::check(&name, &parts)?;
+        let ranges = parts.iter();
+        let ranges = ranges.map(|part| part.address.0..part.address.0 + part.code.len() as u64);
+        self.replaced.extend(ranges);
         let entry = parts.first().ok_or_else(|| not_found(name.clone()))?;
         let moved = MovedCode::new(&name, entry, site)?;
         let fixed = comparison
@@ -273,6 +287,19 @@ impl<'a> Builder<'a> {
         spot
     }
 
+    /// Puts the first instructions of an old function into the image.
+    fn trampoline(&mut self, function: &str, moved: &MovedCode) -> (Spot, u64) {
+        let mut thunks = HashMap::new();
+        for called in moved.called() {
+            match self.thunk_of_moved(function, called) {
+                Ok(Some(thunk)) => drop(thunks.insert(called, thunk)),
+                Ok(None) => {}
+                Err(refusal) => self.refusals.push(refusal),
+            }
+        }
+        moved.place(&mut self.layout, &thunks)
+    }
+
     fn refuse_unmovable(&mut self, unit: usize, item: &Item) {
         let function = item.name.clone();
         if item.has_strange_frames {
@@ -307,7 +334,7 @@ struct Changed {
 impl Changed {
     /// Brings its trampoline, which goes behind all new code.
     fn finish(self, builder: &mut Builder<'_>, old_code: &mut Vec<OldCode>) -> Function {
-        let (spot, size) = self.moved.place(&mut builder.layout);
+        let (spot, size) = builder.trampoline(&self.name, &self.moved);
         old_code.push(OldCode {
             unit: self.unit,
             function: self.original,

@@ -81,6 +81,11 @@ impl Layout {
         }
     }
 
+    /// How much code there is.
+    pub(crate) fn text_size(&self) -> u32 {
+        u32::try_from(self.text.len()).unwrap_or(u32::MAX)
+    }
+
     pub(crate) fn address(&self, spot: Spot) -> ImageAddress {
         let base = (self.data.len() as u64).next_multiple_of(BSS_ALIGNMENT);
         match spot.area {

@@ -23,6 +23,7 @@
 mod assemble;
 mod binary;
 mod build;
+mod call_point;
 mod candidates;
 mod command;
 mod compare;

@@ -221,6 +221,28 @@ pub enum Refusal {
         /// The old function.
         symbol: String,
     },
+    /// New code hands out a function that takes its return address for its caller.
+    #[error(
+        "{function} takes the address of {symbol}, which looks up the module of its caller, and new code is in no module (hint: new code that calls {symbol} directly is taken for its module)"
+    )]
+    CallerByAddress {
+        /// The new code.
+        function: String,
+        /// What it takes the address of.
+        symbol: String,
+    },
+    /// New code calls a function that takes its return address for its caller, and the binary cannot call it instead.
+    #[error(
+        "{function} calls {symbol}, which looks up the module of its caller; new code is in no module, and no instructions of {binary} could make the call for it (hint: functions that the fix leaves alone can call {symbol})"
+    )]
+    NoCallPoint {
+        /// The new code.
+        function: String,
+        /// What it calls.
+        symbol: String,
+        /// The binary's file name.
+        binary: String,
+    },
     /// A relocation that is not handled.
     #[error(
         "{function} refers to {symbol} by relocation type {r_type} of the x86-64 psABI, which is not supported"

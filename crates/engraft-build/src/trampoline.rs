@@ -10,6 +10,7 @@
 //! So each instruction is as far from the first one as it was, and what the compiler said of the frame at each of
 //! them is true of the trampoline, too: one of them may be a call, from which an exception comes.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use engraft_patch::check::ADDRESS_LIMIT;
@@ -74,6 +75,8 @@ struct Field {
     tail: usize,
     /// The link-time address it leads to.
     target: u64,
+    /// That is called, or holds the address that is.
+    is_call: bool,
 }
 
 impl MovedCode {
@@ -152,6 +155,12 @@ impl MovedCode {
         self.end
     }
 
+    /// What its calls call, or where that address is.
+    pub(crate) fn called(&self) -> impl Iterator<Item = u64> {
+        let calls = self.fields.iter().filter(|field| field.is_call);
+        calls.map(|field| field.target)
+    }
+
     /// Size in bytes of what was moved, and of the jump to the rest.
     pub(crate) fn covered(&self) -> u64 {
         self.covered as u64
@@ -172,7 +181,8 @@ impl MovedCode {
         }
         if instruction.is_ip_rel_memory_operand() {
             let target = instruction.ip_rel_memory_address();
-            self.copy(bytes, fields.displacement_offset(), target);
+            let is_call = instruction.is_call_near_indirect();
+            self.copy(bytes, fields.displacement_offset(), target, is_call);
             return Ok(());
         }
         match instruction.op0_kind() {
@@ -200,7 +210,7 @@ impl MovedCode {
             if is_narrow_for_some(bytes) {
                 return Err(Unmovable::Narrow);
             }
-            self.copy(bytes, place, target);
+            self.copy(bytes, place, target, instruction.is_call_near());
             return Ok(());
         }
         if instruction.is_jmp_short() {
@@ -214,11 +224,12 @@ impl MovedCode {
     }
 
     /// An instruction whose field at `place` is relocated.
-    fn copy(&mut self, bytes: &[u8], place: usize, target: u64) {
+    fn copy(&mut self, bytes: &[u8], place: usize, target: u64, is_call: bool) {
         self.fields.push(Field {
             offset: self.bytes.len() + place,
             tail: bytes.len().saturating_sub(place),
             target,
+            is_call,
         });
         let (before, rest) = bytes.split_at_checked(place).unwrap_or((bytes, &[]));
         self.bytes.extend_from_slice(before);
@@ -229,19 +240,23 @@ impl MovedCode {
 
     /// A branch whose displacement comes last.
     fn branch(&mut self, opcode: &[u8], target: u64) {
-        self.copy(&[opcode, &[0; FIELD]].concat(), opcode.len(), target);
+        self.copy(&[opcode, &[0; FIELD]].concat(), opcode.len(), target, false);
     }
 
     /// Puts the trampoline behind the text that there is, with room for what was in front of its first instruction:
     /// its call frame information begins there, as the function's does.
-    /// Where, and its size.
-    pub(crate) fn place(&self, layout: &mut Layout) -> (Spot, u64) {
+    /// Where, and its size. Calls that have a thunk call that.
+    pub(crate) fn place(&self, layout: &mut Layout, thunks: &HashMap<u64, Spot>) -> (Spot, u64) {
         let filler = vec![FILLER; usize::try_from(self.start).unwrap_or(0)];
         layout.add(Area::Text, &filler, self.start, 1);
         let size = self.bytes.len() as u64;
         let start = layout.add(Area::Text, &self.bytes, size, ALIGNMENT);
         for field in &self.fields {
-            let (target, rest) = self.target(field.target);
+            let thunk = thunks.get(&field.target).filter(|_| field.is_call);
+            let (target, rest) = match thunk {
+                Some(&thunk) => (Target::Spot(thunk), 0),
+                None => self.target(field.target),
+            };
             layout.fixup(Fixup {
                 place: Spot {
                     area: Area::Text,

@@ -81,3 +81,22 @@ fn with_file<R>(
     });
     of_file.eq(of_module).then(|| look(file)).flatten()
 }
+
+/// Those of some names that the program's file has a function of.
+pub(crate) fn functions_named<'n>(
+    process: &Process,
+    module: &Module,
+    names: &[&'n str],
+) -> Vec<&'n str> {
+    let found = with_file(process, module, |file| {
+        let symbols = file.symbols().chain(file.dynamic_symbols());
+        let functions = symbols.filter(|it| it.is_definition() && it.kind() == SymbolKind::Text);
+        let mut found = Vec::new();
+        for function in functions {
+            let name = function.name_bytes().unwrap_or_default();
+            found.extend(names.iter().find(|wanted| wanted.as_bytes() == name));
+        }
+        Some(found)
+    });
+    found.unwrap_or_default()
+}

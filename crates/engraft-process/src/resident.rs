@@ -53,3 +53,31 @@ impl Process {
         Ok(pages)
     }
 }
+
+/// The parts of a range that the process has touched: those in memory, and those that were swapped out. All of it if
+/// that is not known.
+pub(crate) fn touched_pages(
+    pages: Option<&File>,
+    range: &Range<TargetAddress>,
+) -> Vec<Range<TargetAddress>> {
+    let first = range.start.get() / PAGE;
+    let count = range.end.get().div_ceil(PAGE) - first;
+    let mut entries = vec![0; count as usize * 8];
+    let read = pages.map(|pages| pages.read_exact_at(&mut entries, first * 8));
+    if !matches!(read, Some(Ok(()))) {
+        return vec![range.clone()];
+    }
+    let mut runs: Vec<Range<TargetAddress>> = Vec::new();
+    for (entry, page) in entries.chunks_exact(8).zip(first..) {
+        if word(entry, 0) & (PRESENT | SWAPPED) == 0 {
+            continue;
+        }
+        let page = TargetAddress::new(page * PAGE);
+        let (start, end) = (page.max(range.start), (page + PAGE).min(range.end));
+        match runs.last_mut().filter(|run| run.end == start) {
+            Some(run) => run.end = end,
+            None => runs.push(start..end),
+        }
+    }
+    runs
+}

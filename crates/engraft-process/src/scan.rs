@@ -252,7 +252,7 @@ impl<'s> StackScan<'s> {
         let start = (stack_pointer - RED_ZONE)
             .align_down(8)
             .max(mapping.range.start);
-        let end = self.stack_end(mapping);
+        let end = self.stack_end(thread, stack_pointer, mapping);
         let length = end - start;
         if length > MAX_SCAN {
             return Err(Unreliable::TooLarge {
@@ -273,9 +273,18 @@ impl<'s> StackScan<'s> {
         Ok(None)
     }
 
-    /// The end of the stack: of its mapping, and of those that follow without a gap, because a
-    /// program may have changed the protection of a part.
-    fn stack_end(&self, mapping: &Mapping) -> TargetAddress {
+    /// The end of the stack: the thread control block, which C libraries put at the upper end of a thread's own. Else
+    /// of its mapping, and of those that follow without a gap, because a program may have changed the protection of a
+    /// part. (The kernel may have made one mapping of a stack and of something else behind it.)
+    fn stack_end(
+        &self,
+        thread: &ThreadState,
+        stack_pointer: TargetAddress,
+        mapping: &Mapping,
+    ) -> TargetAddress {
+        if !thread.is_first && holds_thread(thread, stack_pointer, mapping) {
+            return thread.registers.thread_pointer().align_down(8);
+        }
         let mut end = mapping.range.end;
         for next in self.maps.from(mapping.range.end) {
             let continues = next.range.start == end && next.readable && next.writable;

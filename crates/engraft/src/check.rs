@@ -15,6 +15,7 @@ use engraft_process::{
 };
 
 use crate::agent::RunningAgent;
+use crate::contexts::switchers;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::inject::Injection;
@@ -91,6 +92,14 @@ impl Checked {
             .extend(unreachable.into_iter().chain(too_large));
         let status = self.agent(process, modules, &maps);
         self.obstacles(process)?;
+        let switchers = switchers(process)?;
+        let switchers: Vec<String> = switchers.iter().map(ToString::to_string).collect();
+        if !switchers.is_empty() {
+            self.doubts.push(format!(
+                "it switches stacks, by {}: no thread will switch while a context is suspended in old code",
+                switchers.join(", ")
+            ));
+        }
         let patches = status.as_ref().map_or(&[][..], |status| &status.patches);
         let is_it = |it: &PatchStatus| it.name == patch.name && it.state != PatchState::Disabled;
         self.already = patches.iter().any(is_it);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand};
-use engraft::{Error, OnTimeout, Selected, Status};
+use engraft::{Error, OnTimeout, ScanMemory, Selected, Status};
 use engraft_build::{BuildRequest, Outcome};
 use engraft_patch::{Concessions, Missing, Patch};
 use engraft_process::{GiveWay, Process};
@@ -149,10 +149,36 @@ struct Patience {
     /// has begun stays open after that.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     timeout: u64,
+    /// Whether to look through all writable memory for contexts (coroutines, fibers) that are suspended in the code
+    /// that is to be left or taken away. `auto`: in programs that are known to switch stacks.
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        default_value = "auto",
+        default_missing_value = "on",
+        num_args = 0..=1,
+        require_equals = true
+    )]
+    scan_memory: When,
+}
+
+/// When to do something.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum When {
+    Auto,
+    On,
+    Off,
 }
 
 impl Patience {
+    /// How long to wait. From now on memory is looked through as was asked for.
     fn duration(&self) -> Duration {
+        engraft::set_scan_memory(match self.scan_memory {
+            When::Auto => ScanMemory::Auto,
+            When::On => ScanMemory::On,
+            When::Off => ScanMemory::Off,
+        });
         Duration::from_secs(self.timeout)
     }
 }
@@ -374,6 +400,7 @@ fn status(pids: &[i32], json: bool) -> Result<(), Error> {
 /// The status, with the threads that hold a transition up if one is on, and with other builds of what is patched.
 fn full_status(process: &Process) -> Result<Status, Error> {
     let mut status = engraft::status(process)?;
+    status.switchers = engraft::switchers(process)?;
     if let Some(transition) = &mut status.transition {
         match engraft::holders(process) {
             Ok(threads) => transition.threads = threads,

@@ -34,6 +34,11 @@ impl Deadline {
         Instant::now() > self.end
     }
 
+    /// When the time is up.
+    pub(crate) fn end(&self) -> Instant {
+        self.end
+    }
+
     /// Lets the target run for a moment; an error when the time is up.
     pub(crate) fn wait(&self) -> Result<(), Duration> {
         let pause = self.pause.get();

@@ -11,6 +11,7 @@ use engraft_abi::Command;
 use engraft_process::{Activity, StoppedProcess, StoppedThread, TaskState, ThreadState};
 
 use crate::agent::Answer;
+use crate::contexts::held;
 use crate::error::Error;
 use crate::look::{Eyes, Finding, Look, prepare_look};
 use crate::session::{STOP_TIMEOUT, Session};
@@ -128,6 +129,12 @@ impl Driver {
     ) -> Result<usize, Error> {
         self.looks += 1;
         let eyes = look.eyes();
+        if session.contexts.are_looked_for() {
+            return match session.contexts.may_look() {
+                true => self.look_at_all(session, open, &eyes),
+                false => Ok(open.waiting.len()),
+            };
+        }
         let mut left = open.waiting.len();
         let mut unknown = false;
         let mut unseen = BTreeSet::new();
@@ -225,6 +232,9 @@ impl Driver {
         let threads: Vec<ThreadState> = stopped.threads().collect();
         let pointer = |it: &ThreadState| (it.tid, it.registers.thread_pointer().get());
         self.pointers = threads.iter().map(pointer).collect();
+        if self.are_held(session, &threads, open, eyes)? {
+            return Ok(open.waiting.len());
+        }
         for pointer in Snapshot::read(&session.agent)?
             .transition
             .map(|now| now.waiting)
@@ -253,6 +263,30 @@ impl Driver {
             }
         }
         Ok(left)
+    }
+
+    /// Whether nobody may switch, because a context that no thread runs is inside.
+    fn are_held(
+        &mut self,
+        session: &Session<'_>,
+        threads: &[ThreadState],
+        open: &OpenTransition,
+        eyes: &Eyes<'_>,
+    ) -> Result<bool, Error> {
+        let waits = |it: &&ThreadState| {
+            let pointer = it.registers.thread_pointer().get();
+            open.waiting.contains(&pointer) && !it.is_kernel_worker
+        };
+        let Some(held) = held(session, threads, eyes.ranges())? else {
+            return Ok(false);
+        };
+        let waiting: Vec<&ThreadState> = threads.iter().filter(waits).collect();
+        for thread in waiting {
+            let finding = eyes.finding(thread).unwrap_or_else(|| held(thread));
+            let found = (finding, Some(Instant::now()));
+            self.findings.insert(thread.tid, found);
+        }
+        Ok(true)
     }
 
     /// The time is up.

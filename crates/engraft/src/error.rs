@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use engraft_abi::Outcome;
 use engraft_process::{
-    MapsError, MemoryError, ModuleError, OpenError, Process, RemoteCallError, StopError,
-    TargetAddress,
+    MapsError, MemoryError, MemoryScanError, ModuleError, OpenError, Process, RemoteCallError,
+    StopError, TargetAddress,
 };
 
 use crate::blob::BadBlob;
+use crate::contexts::Suspended;
 use crate::exit_code;
 use crate::in_the_way::{Inside, Reference};
 use crate::payload::TooLarge;
@@ -237,6 +238,23 @@ pub enum Error {
         /// How long we tried.
         timeout: Duration,
     },
+    /// A context that no thread runs holds an address inside the memory that is to be taken away, or may.
+    #[error(
+        "{suspended}, and leads into the memory of patch '{name}' of process {pid} for more than {timeout:?}"
+    )]
+    ContextRefers {
+        /// The process.
+        pid: i32,
+        /// The patch.
+        name: String,
+        /// Where the address is.
+        suspended: Box<Suspended>,
+        /// How long we tried.
+        timeout: Duration,
+    },
+    /// Memory could not be looked through for suspended contexts.
+    #[error(transparent)]
+    MemoryScan(#[from] MemoryScanError),
     /// An enabled patch cannot be removed.
     #[error("patch '{name}' is enabled in process {pid} and cannot be removed")]
     StillEnabled {
@@ -407,6 +425,15 @@ impl Error {
             exit_code::NO_SUCH_PROCESS => self,
             _ => StopError::Gone { pid }.into(),
         }
+    }
+
+    /// Whether a thread waits for what is suspended.
+    pub(crate) fn is_held(&self) -> bool {
+        let reason = match self {
+            Self::ThreadInside { reason, .. } => reason,
+            _ => return false,
+        };
+        *reason == Inside::Held
     }
 
     /// Whether the agent asks to try again.

@@ -2,7 +2,9 @@
 
 use engraft_abi::Outcome;
 use engraft_build::BuildError;
-use engraft_process::{MapsError, MemoryError, ModuleError, OpenError, RemoteCallError, StopError};
+use engraft_process::{
+    MapsError, MemoryError, MemoryScanError, ModuleError, OpenError, RemoteCallError, StopError,
+};
 
 use crate::error::Error;
 
@@ -52,11 +54,14 @@ impl Error {
             | Self::InTransition { .. }
             | Self::AnotherController { .. }
             | Self::ThreadRefers { .. }
+            | Self::ContextRefers { .. }
             | Self::LoaderBusy { .. } => TARGET_BUSY,
             Self::MemoryReplaced { .. } | Self::MemoryLeft { .. } | Self::FileLeft { .. } => {
                 NOT_PATCHABLE
             }
             Self::TooManyRemains { .. } => NOT_PATCHABLE,
+            Self::MemoryScan(MemoryScanError::Memory(error)) => memory_exit_code(error),
+            Self::MemoryScan(_) => TARGET_BUSY,
             Self::NotUndone { source, .. }
             | Self::AddressSpace { source, .. }
             | Self::TakenBack { source, .. }

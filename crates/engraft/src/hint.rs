@@ -1,7 +1,7 @@
 //! What the user can do about an error.
 
 use engraft_abi::Outcome;
-use engraft_process::{OpenError, StopError};
+use engraft_process::{MemoryScanError, OpenError, StopError};
 
 use crate::error::Error;
 
@@ -28,6 +28,20 @@ impl Error {
                 "try again when the thread is elsewhere, or wait longer with --timeout"
             }
             Self::HasToWait { source, .. } => return source.hint(),
+            Self::ContextRefers { .. } => {
+                "the patch stays disabled and in memory; try again when the program has finished what is suspended, \
+                 wait longer with --timeout, or do not look with --scan-memory=off, at the risk of a crash"
+            }
+            Self::MemoryScan(MemoryScanError::TimedOut { .. }) => {
+                "give more time with --timeout, or do not look with --scan-memory=off"
+            }
+            Self::InTransition {
+                inside: Some(inside),
+                ..
+            } if inside.is_held() => {
+                "no thread switches while a context is suspended inside, since any may go on with it; \
+                 `engraft wait` goes on waiting, `engraft status` says where, `engraft force` ends it"
+            }
             Self::InTransition { .. } | Self::TakenBack { .. } => {
                 "all other threads have switched; `engraft wait` goes on waiting, `engraft status` names the \
                  threads, `engraft disable` or `engraft enable` turns back, `engraft force` ends it"

@@ -1,8 +1,10 @@
 //! Who holds a transition up: looking at threads that have yet to switch, each by itself.
 
+use engraft_abi::CodeRange;
 use engraft_process::{Process, StopError, ThreadState};
 use serde::Serialize;
 
+use crate::contexts::held;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::in_the_way::Inside;
@@ -53,11 +55,32 @@ pub fn holders(process: &Process) -> Result<Vec<Holder>, Error> {
         Err(error) => tracing::debug!(%error, "not all threads could be looked at"),
         Ok(()) => {}
     }
+    if session.contexts.are_looked_for() {
+        add_held(&session, &mut seen, look.eyes().ranges())?;
+    }
     seen.sort_unstable_by_key(|(state, _)| state.tid);
     let holders = seen.into_iter();
     Ok(holders
         .map(|(state, finding)| holder(process, &state, finding))
         .collect())
+}
+
+/// Says of threads that are clear what they wait for.
+fn add_held(
+    session: &Session<'_>,
+    seen: &mut [(ThreadState, Option<Finding>)],
+    code: &[CodeRange],
+) -> Result<(), Error> {
+    let stopped = session.stop()?;
+    let threads: Vec<ThreadState> = stopped.threads().collect();
+    let held = held(session, &threads, code);
+    stopped.detach()?;
+    if let Some(held) = held? {
+        for (thread, finding) in seen {
+            finding.get_or_insert_with(|| held(thread));
+        }
+    }
+    Ok(())
 }
 
 fn holder(process: &Process, thread: &ThreadState, finding: Option<Finding>) -> Holder {

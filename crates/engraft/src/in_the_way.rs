@@ -14,6 +14,8 @@ pub enum Inside {
     Sleeping,
     /// Nobody can tell where it will return to.
     Unreliable,
+    /// It is clear, but a suspended context is not, and it may go on with that.
+    Held,
 }
 
 impl fmt::Display for Inside {
@@ -21,13 +23,14 @@ impl fmt::Display for Inside {
         f.write_str(match self {
             Self::Running => "was running in",
             Self::Sleeping => "had still to return into",
+            Self::Held => "waits for every suspended context to leave",
             Self::Unreliable => "had a stack that does not show whether it returns into",
         })
     }
 }
 
 /// Where a thread holds an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reference {
     /// In a register.
     Register {
@@ -42,7 +45,10 @@ pub enum Reference {
         value: TargetAddress,
     },
     /// Nobody can tell, because its stack cannot be looked at.
-    Unknown,
+    Unknown {
+        /// Why.
+        reason: String,
+    },
 }
 
 impl fmt::Display for Reference {
@@ -52,7 +58,12 @@ impl fmt::Display for Reference {
             Self::Stack { at, value } => {
                 write!(f, "had the address {value} on its stack at {at}, inside")
             }
-            Self::Unknown => f.write_str("had a stack that does not show whether it refers to"),
+            Self::Unknown { reason } => {
+                write!(
+                    f,
+                    "had a stack that does not show ({reason}) whether it refers to"
+                )
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ mod blob;
 mod capabilities;
 mod certain;
 mod check;
+mod contexts;
 mod deadline;
 mod drive;
 mod error;
@@ -40,6 +41,7 @@ mod whereabouts;
 
 pub use apply::{Applied, Disabled, apply, disable, force, wait};
 pub use check::{Checked, check};
+pub use contexts::{ScanMemory, Suspended, Switcher, set_scan_memory, switchers};
 pub use error::Error;
 pub use holders::{Holder, holders};
 pub use in_the_way::{Inside, Reference};

@@ -90,6 +90,11 @@ impl Eyes<'_> {
         self.plan.generation
     }
 
+    /// What no thread may be inside of.
+    pub(crate) fn ranges(&self) -> &[CodeRange] {
+        &self.plan.ranges
+    }
+
     /// Looks at one thread; `None` if it is clear.
     pub(crate) fn finding(&self, thread: &ThreadState) -> Option<Finding> {
         if self.plan.ranges.is_empty() {
@@ -217,7 +222,7 @@ pub(crate) fn addresses(ranges: &[CodeRange]) -> Vec<Range<TargetAddress>> {
     ranges.iter().map(addresses).collect()
 }
 
-fn function_name(range: &CodeRange) -> String {
+pub(crate) fn function_name(range: &CodeRange) -> String {
     String::from_utf8_lossy(&range.name)
         .trim_end_matches('\0')
         .to_owned()
@@ -230,6 +235,7 @@ pub(crate) fn prepare_look<'p>(
     to_patched: bool,
     precise: bool,
 ) -> Result<Look<'p>, Error> {
+    session.contexts.prepare(session.process)?;
     // Since the last time, a stop of ours may have woken everybody.
     session.process.watch_sleepers();
     let planned = session.command(Command::Plan, [number, to_patched.into()])?;

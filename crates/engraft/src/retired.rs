@@ -12,7 +12,9 @@ use std::time::Duration;
 use engraft_abi::{Command, Outcome};
 use engraft_process::{Process, StackScan, StackWalk, StoppedProcess, TargetAddress, Verdict};
 
+use crate::agent::Plan;
 use crate::apply::{Applied, resume_enabling};
+use crate::contexts::{Suspended, first_suspended};
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::in_the_way::Reference;
@@ -88,6 +90,7 @@ pub(crate) fn take_out(
     let arguments = [number, 0];
     let mut context = None;
     let mut looks = 0;
+    session.contexts.prepare(process)?;
     loop {
         looks += 1;
         let maps = process.maps()?;
@@ -106,10 +109,16 @@ pub(crate) fn take_out(
             walk: context
                 .as_ref()
                 .map(|context| StackWalk::new(process, &maps, context)),
-            ranges: addresses(&[plan.ranges, plan.sites].concat()),
+            ranges: addresses(&[plan.ranges.as_slice(), &plan.sites].concat()),
         };
         let reference = image.first_reference(&mut stopped)?;
         let Some((tid, reference)) = reference else {
+            let suspended = suspended_in(session, &stopped, &plan)?;
+            if let Some(suspended) = suspended {
+                stopped.detach()?;
+                wait_for_context(session, name, suspended)?;
+                continue;
+            }
             let removed = session.command_stopped(&mut stopped, Command::Remove, arguments)?;
             stopped.detach()?;
             let stays = removed.done(pid)?.value;
@@ -127,6 +136,38 @@ pub(crate) fn take_out(
         })?;
         let snapshot = Snapshot::read(&session.agent)?;
         context = Some(walk_context(process, snapshot.images(None))?);
+    }
+}
+
+/// A suspended context that may go on in code that is to be taken away, or use data of it.
+fn suspended_in(
+    session: &Session<'_>,
+    stopped: &StoppedProcess,
+    plan: &Plan,
+) -> Result<Option<Suspended>, Error> {
+    let is_empty = plan.sites.is_empty() && plan.ranges.is_empty();
+    if is_empty || !session.contexts.are_looked_for() {
+        return Ok(None);
+    }
+    let threads: Vec<_> = stopped.threads().collect();
+    first_suspended(session, &threads, &plan.sites, &plan.ranges)
+}
+
+/// Lets the program run until memory may be looked through again.
+fn wait_for_context(session: &Session<'_>, name: &str, suspended: Suspended) -> Result<(), Error> {
+    loop {
+        session
+            .deadline
+            .wait()
+            .map_err(|timeout| Error::ContextRefers {
+                pid: session.pid(),
+                name: name.to_owned(),
+                suspended: suspended.clone().into(),
+                timeout,
+            })?;
+        if session.contexts.may_look() {
+            return Ok(());
+        }
     }
 }
 
@@ -218,7 +259,7 @@ impl ImageScan<'_> {
         for thread in threads.iter().filter(|thread| !thread.is_kernel_worker) {
             let tid = thread.tid;
             let code = check(&self.code, self.walk.as_ref(), thread);
-            let on_stack = reference(tid, self.data.check(thread)).or_else(|| reference(tid, code));
+            let on_stack = reference(self.data.check(thread)).or_else(|| reference(code));
             let registers = thread.registers.general();
             let in_register = || registers.into_iter().find_map(|value| self.inside(value));
             if let Some(reference) = on_stack.or_else(in_register) {
@@ -244,7 +285,7 @@ impl ImageScan<'_> {
     }
 }
 
-fn reference(tid: i32, verdict: Verdict) -> Option<Reference> {
+fn reference(verdict: Verdict) -> Option<Reference> {
     match verdict {
         Verdict::Clear => None,
         Verdict::Running {
@@ -255,8 +296,8 @@ fn reference(tid: i32, verdict: Verdict) -> Option<Reference> {
         }),
         Verdict::Sleeping { at, value, .. } => Some(Reference::Stack { at, value }),
         Verdict::Unreliable(reason) => {
-            tracing::info!(tid, %reason, "stack not understood");
-            Some(Reference::Unknown)
+            let reason = reason.to_string();
+            Some(Reference::Unknown { reason })
         }
     }
 }

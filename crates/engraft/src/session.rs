@@ -10,6 +10,7 @@ use engraft_process::{
 };
 
 use crate::agent::{Answer, RunningAgent};
+use crate::contexts::Contexts;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::inject::{Calls, Injection};
@@ -28,6 +29,7 @@ pub(crate) struct Session<'p> {
     pub(crate) process: &'p Process,
     pub(crate) agent: RunningAgent,
     pub(crate) deadline: Deadline,
+    pub(crate) contexts: Contexts,
     lock: RefCell<Option<ProcessLock>>,
     /// A call that we could not see to its end may be under way.
     unfinished: Cell<bool>,
@@ -92,6 +94,7 @@ impl<'p> Session<'p> {
             process,
             agent,
             deadline,
+            contexts: Contexts::default(),
             lock: RefCell::new(Some(lock)),
             unfinished: Cell::new(unfinished),
             _way: way,

@@ -11,6 +11,7 @@ use serde::Serialize;
 use zerocopy::FromBytes;
 
 use crate::agent::RunningAgent;
+use crate::contexts::Switcher;
 use crate::error::Error;
 use crate::holders::Holder;
 use crate::other_builds::OtherBuild;
@@ -28,6 +29,9 @@ pub struct Status {
     pub transition: Option<TransitionStatus>,
     /// What exceptions and cancelled threads use to find their way through frames, as far as it is known.
     pub unwinders: Vec<UnwinderStatus>,
+    /// What switches stacks in the process, if [`crate::switchers`] was asked: contexts may be suspended on no
+    /// thread's stack.
+    pub switchers: Vec<Switcher>,
 }
 
 /// An unwinder of the process: libgcc's, in a library of its own or linked into the program.
@@ -148,6 +152,7 @@ pub fn status(process: &Process) -> Result<Status, Error> {
             patches: Vec::new(),
             transition: None,
             unwinders: Vec::new(),
+            switchers: Vec::new(),
         });
     };
     let snapshot = Snapshot::read(&running)?;
@@ -171,6 +176,7 @@ pub fn status(process: &Process) -> Result<Status, Error> {
         patches: snapshot.patches,
         transition,
         unwinders: snapshot.unwinders,
+        switchers: Vec::new(),
     })
 }
 

@@ -5,12 +5,13 @@
 //!
 //! All state is the agent's. A controller that finds a transition open, whoever began it, goes on with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use engraft_abi::Command;
-use engraft_process::{TargetAddress, ThreadState};
+use engraft_process::{StoppedProcess, TargetAddress, ThreadState};
 
+use crate::contexts::held;
 use crate::drive::{complete, drive};
 use crate::error::Error;
 use crate::lead_out::lead_out;
@@ -131,11 +132,12 @@ impl Change {
             return Ok(Attempt::InSite(finding));
         }
         if session.agent.plan_generation()? != eyes.generation()
-            || findings.behind.len() > list.capacity
+            || findings.pointers.len() > list.capacity
         {
             stopped.detach()?;
             return Ok(Attempt::LoaderBusy);
         }
+        findings.hold_together(session, &stopped, &eyes)?;
         let behind: Vec<u64> = findings.behind.iter().map(|it| it.pointer).collect();
         list.write(&behind)?;
         lead_out(session, &mut stopped, self.number(), &findings.led)?;
@@ -248,6 +250,24 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
+    /// Keeps all threads back if a context that none of them runs is inside.
+    fn hold_together(
+        &mut self,
+        session: &Session<'_>,
+        stopped: &StoppedProcess,
+        eyes: &Eyes<'_>,
+    ) -> Result<(), Error> {
+        let threads: Vec<ThreadState> = stopped.threads().collect();
+        let Some(held) = held(session, &threads, eyes.ranges())? else {
+            return Ok(());
+        };
+        let behind: HashSet<i32> = self.behind.iter().map(|finding| finding.tid).collect();
+        let clear = threads.iter().filter(|it| !behind.contains(&it.tid));
+        self.behind
+            .extend(clear.filter(|it| !it.is_kernel_worker).map(held));
+        Ok(())
+    }
+
     fn look(&mut self, eyes: &Eyes<'_>, thread: &ThreadState) {
         let pointer = thread.registers.thread_pointer().get();
         self.pointers.insert(thread.tid, pointer);

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use engraft_patch::{BuildId, LinkAddress};
 use object::read::elf::{Dyn as _, ElfFile64, ProgramHeader as _};
 use object::{
-    LittleEndian, Object as _, ObjectSegment as _, ObjectSymbol as _, RelocationFlags,
-    RelocationTarget, elf,
+    LittleEndian, Object as _, ObjectSection as _, ObjectSegment as _, ObjectSymbol as _,
+    RelocationFlags, RelocationTarget, elf,
 };
 
 use super::{Binary, Segment, Slots, Symbol, ifuncs};
@@ -119,6 +119,10 @@ fn parse(elf: &Elf<'_>, path: &Path, build_id: BuildId) -> Result<Binary, object
         slots: ifuncs::slots(elf, is_dynamic)?,
         versions: versions(elf)?,
         relative: HashMap::new(),
+        frames: frames(elf)?,
+        initialiser: elf
+            .section_by_name(".init")
+            .map(|section| section.address()..section.address().saturating_add(section.size())),
         is_dynamic,
         has_symtab: elf.symbols().next().is_some(),
         source_files: source_files(elf)?,
@@ -169,6 +173,13 @@ fn segments(elf: &Elf<'_>) -> Result<Vec<Segment>, object::Error> {
         })
     };
     elf.segments().map(segment).collect()
+}
+
+/// The call frame information that unwinders use, as it is in memory.
+fn frames(elf: &Elf<'_>) -> Result<Option<(u64, Vec<u8>)>, object::Error> {
+    let section = elf.section_by_name(".eh_frame");
+    let frames = section.map(|it| Ok((it.address(), it.data()?.to_vec())));
+    frames.transpose()
 }
 
 fn symbols(elf: &Elf<'_>, symbols: &mut HashMap<String, Vec<Symbol>>) -> Result<(), object::Error> {

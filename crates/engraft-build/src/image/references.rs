@@ -88,6 +88,15 @@ impl<'a> Builder<'a> {
                 });
             }
         };
+        if let Some(thunk) = self.caller_thunk(&reference)? {
+            self.layout.fixup(Fixup {
+                place,
+                kind,
+                target: Target::Spot(thunk),
+                addend: -i64::from(reloc.tail),
+            });
+            return Ok(Extent::One);
+        }
         if reloc.flow == Flow::Value && self.is_null(&reference) {
             return self.null_value(&reference, kind);
         }
@@ -321,9 +330,12 @@ impl<'a> Builder<'a> {
         let shared = slots.data.or(slots.jump.filter(|_| flow != Flow::Value));
         let by_code = || self.binding(reference, Class::GotSlot).map(LinkAddress);
         let shared = shared.or_else(by_code);
+        let thunk = self.caller_thunk(reference)?;
         let shared =
             shared.filter(|_| self.is_global(reference) && self.added(reference).is_none());
-        let target = if let Some(slot) = shared {
+        let target = if let Some(thunk) = thunk {
+            Target::Spot(self.slot(SlotKey::Caller(name), Target::Spot(thunk)))
+        } else if let Some(slot) = shared {
             object_target(&format!("{name}.got"), slot)
         } else if self.is_null(reference) {
             Target::Spot(self.null_slot(SlotKey::Name(name)))
@@ -379,7 +391,7 @@ impl<'a> Builder<'a> {
 
     /// What the fix defines of the name of a weak symbol that nothing in the binary defines. Whatever the old code says
     /// of its address, or will find in its slot, is nothing of use.
-    fn added(&self, reference: &Reference<'_>) -> Option<(usize, ItemId)> {
+    pub(super) fn added(&self, reference: &Reference<'_>) -> Option<(usize, ItemId)> {
         let name = self.symbol(reference);
         let address = self.binding(reference, Class::Address);
         let is_defined = self.old_globals.contains_key(&name)
@@ -411,7 +423,7 @@ impl<'a> Builder<'a> {
         Ok(Extent::One)
     }
 
-    fn is_global(&self, reference: &Reference<'_>) -> bool {
+    pub(super) fn is_global(&self, reference: &Reference<'_>) -> bool {
         match &reference.reloc.referent {
             Referent::Item(id) => self
                 .item(reference.unit, *id)

@@ -9,7 +9,7 @@ use engraft::{Applied, Error, OnTimeout, PatchState, Reach, Selected, Waiting, e
 use engraft_patch::Patch;
 use engraft_process::{OpenError, Process};
 
-use super::show::{describe_other_build, describe_unwinder};
+use super::show::{describe_other_build, describe_switchers, describe_unwinder};
 use super::{complain, concessions, say};
 
 /// How long the last of hundreds of threads of a killed process may take to end, after the one that we noticed.
@@ -301,7 +301,16 @@ fn apply_to(
     let applied = applied.map_err(|error| end.settle(process, &patch.name, error))?;
     say_applied(process.pid(), &patch.name, "applied to", applied);
     note_limits(process, &patch.name);
+    note_switchers(process);
     Ok(())
+}
+
+/// Says that threads are not all that runs code.
+fn note_switchers(process: &Process) {
+    let switchers = engraft::switchers(process).unwrap_or_default();
+    if let Some(words) = describe_switchers(&switchers) {
+        eprintln!("note: process {}: {words}", process.pid());
+    }
 }
 
 fn say_applied(pid: i32, name: &str, verb: &str, applied: Applied) {

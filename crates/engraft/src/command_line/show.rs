@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use engraft::{
-    Holder, ObjectStatus, OtherBuild, PatchState, Status, TransitionStatus, UnwinderStatus,
+    Holder, ObjectStatus, OtherBuild, PatchState, Status, Switcher, TransitionStatus,
+    UnwinderStatus,
 };
 
 /// The status in words.
@@ -29,6 +30,9 @@ pub(super) fn describe(status: &Status) -> String {
         if let Some(words) = describe_unwinder(unwinder) {
             let _ = writeln!(text, "  {words}");
         }
+    }
+    if let Some(words) = describe_switchers(&status.switchers) {
+        let _ = writeln!(text, "  {words}");
     }
     for patch in &status.patches {
         let state = match patch.state {
@@ -102,6 +106,17 @@ pub(super) fn describe_unwinder(unwinder: &UnwinderStatus) -> Option<String> {
     Some(format!(
         "exceptions and cancelled threads do not get through new code: {path}: {failure}"
     ))
+}
+
+/// What a program that switches stacks has to expect; `None` for all others.
+pub(super) fn describe_switchers(switchers: &[Switcher]) -> Option<String> {
+    let switchers: Vec<String> = switchers.iter().map(ToString::to_string).collect();
+    (!switchers.is_empty()).then(|| {
+        format!(
+            "it switches stacks, by {}: contexts may be suspended in code without a thread",
+            switchers.join(", ")
+        )
+    })
 }
 
 /// Who has yet to switch, and why.

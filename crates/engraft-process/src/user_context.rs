@@ -1,0 +1,75 @@
+//! Contexts of `swapcontext` (`ucontext_t`), recognised in memory.
+//!
+//! `swapcontext` notes the address that it returns to and the stack pointer behind that address. While the context is
+//! suspended, nothing touches its stack, so the address is still on it, too. No other pair of words is like that but
+//! by chance: neither what `getcontext` has noted of a function that went on, nor a context that has never run,
+//! whose address is the entry of its function.
+
+use std::ops::Range;
+
+use crate::address::TargetAddress;
+use crate::elf::word;
+use crate::process::Process;
+
+/// Offsets in x86-64's `ucontext_t`, which libc and kernel share: address and size of the stack,
+const STACK: u64 = 16;
+const STACK_SIZE: u64 = 32;
+/// the registers,
+const REGISTERS: u64 = 40;
+const REGISTER_COUNT: u64 = 23;
+/// and among them the stack pointer, which the instruction pointer follows.
+const STACK_POINTER: u64 = REGISTERS + 15 * 8;
+/// No stack is larger.
+const LARGEST_STACK: u64 = 1 << 32;
+
+/// A suspended context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserContext {
+    /// Where it will go on.
+    pub instruction_pointer: TargetAddress,
+    /// What of its stack is in use, as far as it knows its stack.
+    pub stack: Range<TargetAddress>,
+    /// Where its registers are.
+    pub registers: Range<TargetAddress>,
+}
+
+impl UserContext {
+    /// The context whose stack pointer is noted at an address.
+    pub(crate) fn at(process: &Process, noted_at: TargetAddress) -> Option<Self> {
+        let memory = process.memory();
+        let start = noted_at - STACK_POINTER;
+        let bytes: [u8; (STACK_POINTER + 16) as usize] = memory.read_array(start).ok()?;
+        let field = |offset: u64| TargetAddress::new(word(&bytes, offset as usize));
+        let (stack_pointer, instruction_pointer) = (field(STACK_POINTER), field(STACK_POINTER + 8));
+        let returned_to = memory.read_u64(stack_pointer - 8).ok()?;
+        if TargetAddress::new(returned_to) != instruction_pointer {
+            return None;
+        }
+        let (stack, size) = (field(STACK), field(STACK_SIZE).get());
+        let end = stack.get().checked_add(size).map(TargetAddress::new);
+        let end = end
+            .filter(|end| size <= LARGEST_STACK && stack <= stack_pointer && stack_pointer <= *end);
+        let registers = start + REGISTERS;
+        Some(Self {
+            instruction_pointer,
+            // The first context of a thread knows nothing of its stack.
+            stack: stack_pointer..end.unwrap_or(TargetAddress::new(u64::MAX)),
+            registers: registers..registers + REGISTER_COUNT * 8,
+        })
+    }
+
+    /// Whether it holds a word: in its registers, or in what of its stack is in use. Where its stack ends is not
+    /// always known; then `end_of_memory` says where the memory does in which it lies.
+    pub fn holds(
+        &self,
+        at: TargetAddress,
+        end_of_memory: impl FnOnce(TargetAddress) -> TargetAddress,
+    ) -> bool {
+        let known = self.stack.end != TargetAddress::new(u64::MAX);
+        let end = || match known {
+            true => self.stack.end,
+            false => end_of_memory(self.stack.start),
+        };
+        self.registers.contains(&at) || (self.stack.start <= at && at < end())
+    }
+}
