@@ -12,6 +12,7 @@ use crate::candidates::ChangedUnit;
 use crate::compare::Comparison;
 use crate::error::BuildError;
 use crate::image::{self, Placed};
+use crate::layouts::{Harmless, LayoutChange};
 use crate::place::{Found, Placement, may_be_in, place};
 use crate::refusal::Refusal;
 
@@ -19,21 +20,28 @@ use crate::refusal::Refusal;
 pub(crate) struct Assembled {
     pub(crate) objects: Vec<(Object, ChangedObject)>,
     pub(crate) unplaced: Vec<Unplaced>,
+    /// Types whose changed layout does no harm.
+    pub(crate) harmless: BTreeSet<Harmless>,
+    /// Types whose changed layout was accepted.
+    pub(crate) accepted: BTreeSet<String>,
 }
 
 /// Puts the changed objects into the binaries that contain them.
 pub(crate) fn assemble(
     units: &[ChangedUnit],
     binaries: &[Binary],
+    accept: &[String],
 ) -> Result<Assembled, BuildError> {
     let mut objects = Vec::new();
     let mut refusals = Vec::new();
     let mut covered = Covered::default();
+    let mut types = ChangedTypes::default();
     for binary in binaries {
         let Placements { placed, refused } = Placements::new(units, binary);
         refusals.extend(refused);
         for (unit, object) in &placed {
             covered.add(unit, object.comparison);
+            types.add(unit);
         }
         let placed: Vec<_> = placed.into_iter().map(|(_, object)| object).collect();
         let changes_code = placed
@@ -46,6 +54,8 @@ pub(crate) fn assemble(
             }
         }
     }
+    let accepted = types.accept(accept);
+    refusals.extend(types.refusals());
     if !refusals.is_empty() {
         let mut known = Vec::new();
         refusals.retain(|refusal| {
@@ -59,7 +69,58 @@ pub(crate) fn assemble(
     Ok(Assembled {
         objects,
         unplaced: covered.unplaced(units),
+        harmless: types.harmless,
+        accepted,
     })
+}
+
+/// Types that the objects in the patch have in another form than memory has.
+#[derive(Default)]
+struct ChangedTypes {
+    changes: BTreeMap<String, LayoutChange>,
+    harmless: BTreeSet<Harmless>,
+}
+
+impl ChangedTypes {
+    fn add(&mut self, unit: &ChangedUnit) {
+        self.harmless.extend(unit.layouts.harmless.iter().cloned());
+        for change in &unit.layouts.changes {
+            let known = self.changes.entry(change.name.clone());
+            let known = known.or_insert_with(|| change.clone());
+            known.users.extend(change.users.iter().cloned());
+        }
+    }
+
+    /// Takes away those that the author wants to be left alone. Returns their names.
+    fn accept(&mut self, accept: &[String]) -> BTreeSet<String> {
+        let means = |name: &str| {
+            let short = name.split_once(' ').map_or(name, |(_, short)| short);
+            accept
+                .iter()
+                .any(|wanted| wanted == name || wanted == short)
+        };
+        let accepted: BTreeSet<_> = self
+            .changes
+            .keys()
+            .filter(|name| means(name))
+            .cloned()
+            .collect();
+        self.changes.retain(|name, _| !accepted.contains(name));
+        accepted
+    }
+
+    fn refusals(&mut self) -> Vec<Refusal> {
+        let changes = std::mem::take(&mut self.changes).into_values();
+        changes
+            .map(|change| Refusal::ChangedLayout {
+                name: change.name,
+                file: change.file,
+                line: change.line,
+                differences: change.differences,
+                users: change.users.into_iter().collect(),
+            })
+            .collect()
+    }
 }
 
 /// What became of all changed objects in one binary.

@@ -14,6 +14,7 @@ use crate::candidates::{Candidates, ChangedUnit, Objects};
 use crate::compile::last_lines;
 use crate::error::{BuildError, Stage};
 use crate::fix::Fix;
+use crate::layouts::Harmless;
 use crate::leftovers::{Leftovers, for_each_file, may_be_in};
 use crate::record::{Record, Recorder, read_records};
 use crate::renumber;
@@ -38,6 +39,8 @@ pub struct BuildRequest {
     pub output: Option<PathBuf>,
     /// Make the patch also if it is less than the fix.
     pub partial: bool,
+    /// Types, `struct conn` or `conn`, whose layout the fix may change.
+    pub accept_layouts: Vec<String>,
 }
 
 /// What came of it.
@@ -50,6 +53,8 @@ pub struct BuildReport {
     /// What of the fix is in none of the binaries: other programs of the same source, tests, libraries that the
     /// request did not name. Empty unless the request allows a partial patch.
     pub unplaced: Vec<Unplaced>,
+    /// Types whose layout the fix changes, and why that does no harm. To be shown to the user.
+    pub harmless: Vec<(String, String)>,
     /// Files that the fix changes and no recorded compile reads, neither as a source nor as a header: documentation,
     /// tests, other languages. What they mean for the program is not in the patch, unless the build makes C of them or
     /// they say how to build. To be shown to the user.
@@ -118,7 +123,9 @@ pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
     let Assembled {
         objects,
         mut unplaced,
-    } = assemble(&changes.units, &binaries)?;
+        harmless,
+        accepted,
+    } = assemble(&changes.units, &binaries, &request.accept_layouts)?;
     if !unplaced.is_empty() {
         session.find_holders(&mut unplaced, &changes.units)?;
     }
@@ -137,6 +144,10 @@ pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
         objects: objects.iter().map(|(_, report)| report.clone()).collect(),
         outcome: Outcome::NoChange,
         unplaced,
+        harmless: harmless
+            .into_iter()
+            .map(|Harmless { name, argument }| (name, argument))
+            .collect(),
         unread: changes.unread,
         compared: changes.considered,
         builds: changes.builds,
@@ -144,7 +155,7 @@ pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
     };
     if !objects.is_empty() {
         let objects = objects.into_iter().map(|(object, _)| object).collect();
-        let concessions = concessions(&report.unplaced);
+        let concessions = concessions(&report.unplaced, accepted.into_iter().collect());
         let patch = Patch {
             name,
             objects,
@@ -428,7 +439,7 @@ fn patch_name(request: &BuildRequest) -> Result<String, BuildError> {
     Ok(name)
 }
 
-fn concessions(unplaced: &[Unplaced]) -> Concessions {
+fn concessions(unplaced: &[Unplaced], accepted_layouts: Vec<String>) -> Concessions {
     let missing = |file: &Unplaced| -> Vec<Missing> {
         let source_file = file.source_file.display().to_string();
         let names = file.functions.iter().cloned();
@@ -441,7 +452,7 @@ fn concessions(unplaced: &[Unplaced]) -> Concessions {
     };
     Concessions {
         missing: unplaced.iter().flat_map(missing).collect(),
-        accepted_layouts: Vec::new(),
+        accepted_layouts,
     }
 }
 

@@ -14,17 +14,19 @@ use crate::command::Compile;
 use crate::compare::Comparison;
 use crate::compile::{CompileError, compile_all};
 use crate::error::BuildError;
+use crate::layouts::Layouts;
 use crate::link_time::is_link_time;
 use crate::refusal::Refusal;
 use crate::renumber;
 use crate::tree::Trees;
-use crate::unit::Unit;
+use crate::unit::{ObjectError, Unit};
 
 /// A compile whose code the fix changes.
 pub(crate) struct ChangedUnit {
     /// Its source file, absolute.
     pub(crate) source: PathBuf,
     pub(crate) comparison: Comparison,
+    pub(crate) layouts: Layouts,
 }
 
 /// Makes the two objects of each candidate. The tree must hold the fixed source; it holds the original one
@@ -70,6 +72,7 @@ impl Objects<'_> {
                 }
                 continue;
             }
+            let paths = [&original, &fixed];
             let original = Unit::read(&original, &compile.source)?;
             let comparison = Comparison::new(original, Unit::read(&fixed, &compile.source)?);
             if comparison.is_same() {
@@ -83,6 +86,7 @@ impl Objects<'_> {
             }
             units.push(ChangedUnit {
                 source: compile.source_path(),
+                layouts: layouts(paths, &comparison)?,
                 comparison,
             });
         }
@@ -99,6 +103,7 @@ impl Objects<'_> {
         Ok(ChangedUnit {
             source: compile.source_path(),
             comparison: Comparison::new(Unit::empty(&compile.source), fixed),
+            layouts: Layouts::default(),
         })
     }
 
@@ -178,6 +183,23 @@ impl Objects<'_> {
             source,
         }
     }
+}
+
+/// How the types of two objects, original and fixed, differ.
+fn layouts(objects: [&PathBuf; 2], comparison: &Comparison) -> Result<Layouts, ObjectError> {
+    let source_file = || comparison.original.source.clone();
+    let read = |path: &PathBuf| {
+        fs::read(path).map_err(|source| ObjectError::Unreadable {
+            source_file: source_file(),
+            source,
+        })
+    };
+    let [original, fixed] = objects;
+    let layouts = Layouts::between(&read(original)?, &read(fixed)?, comparison);
+    layouts.map_err(|error| ObjectError::Malformed {
+        source_file: source_file(),
+        reason: format!("its debugging information: {error}"),
+    })
 }
 
 fn same_file(first: &Path, second: &Path) -> bool {

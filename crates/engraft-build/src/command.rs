@@ -224,22 +224,26 @@ impl Compile {
     /// writes into strings (`__FILE__`) must read as it does in the user's binary.
     pub(crate) fn separated(&self, output: &Path, tree: &Path, home: &Path) -> Vec<OsString> {
         let mut command = self.kept_arguments();
+        command.retain(|argument| !is_about_debug_files(argument.as_bytes()));
         command.push(joined("-fmacro-prefix-map=", tree, home.as_os_str()));
         command.extend(self.translated_prefix_maps(tree, home));
+        // Types are compared by debugging information, which must not change the code.
+        if !self.is_assembly() {
+            command.push("-g2".into());
+            command.extend((!self.is_clang()).then(|| "-fno-var-tracking-assignments".into()));
+        }
         command.extend(
-            [
-                "-g0",
-                "-fno-lto",
-                "-ffunction-sections",
-                "-fdata-sections",
-                "-c",
-            ]
-            .map(OsString::from),
+            ["-fno-lto", "-ffunction-sections", "-fdata-sections", "-c"].map(OsString::from),
         );
         command.push("-o".into());
         command.push(output.into());
         command.push(self.source.clone().into());
         command
+    }
+
+    fn is_clang(&self) -> bool {
+        let name = self.record.compiler.file_name().unwrap_or_default();
+        name.to_string_lossy().contains("clang")
     }
 
     /// The question which files the compile reads, answered on stdout by a rule of make.
@@ -311,6 +315,13 @@ fn is_dropped(argument: &[u8]) -> bool {
     let output = argument.starts_with(b"-o") || argument.starts_with(b"-save-temps");
     let lto = argument.starts_with(b"-flto");
     is_input || dependencies || linking || output || lto || argument == b"-c"
+}
+
+/// Options that put debugging information elsewhere, or compress it.
+fn is_about_debug_files(argument: &[u8]) -> bool {
+    argument.starts_with(b"-gz")
+        || argument == b"-gsplit-dwarf"
+        || argument == b"-fdebug-types-section"
 }
 
 fn joined(option: &str, old: &Path, new: &OsStr) -> OsString {

@@ -10,7 +10,7 @@
 //! record, command      the build's compiles            compile, renumber    our own compiles
 //! tree, fix            source trees, the fix           unit, compare        objects and their differences
 //! dependencies         what compiles read          leftovers            objects that no recorded compile made
-//! link_time            link-time optimisation
+//! link_time            link-time optimisation      layouts              types that differ in memory
 //! binary, correlate    the binary, what is where       image, layout        new code for one binary
 //! site, trampoline     the entries of old functions
 //! ```
@@ -34,6 +34,7 @@ mod error;
 mod fix;
 mod image;
 mod layout;
+mod layouts;
 mod leftovers;
 mod link_time;
 mod place;

@@ -23,6 +23,24 @@ pub enum Refusal {
         /// What goes on using the old one, for read-only data.
         users: Vec<String>,
     },
+    /// The fix changes how a type lies in memory.
+    #[error(
+        "{name} ({file}:{line}): the fix changes its layout, and memory made before the patch has the old one: {}{} (hint: leave the type as it is; or, if nothing of it is alive in a process when the patch is applied, --accept-layout '{name}')",
+        differences.join("; "),
+        used_by(users)
+    )]
+    ChangedLayout {
+        /// The type, or variable.
+        name: String,
+        /// Where the original declares it.
+        file: String,
+        /// The line there.
+        line: u64,
+        /// What is different, old and new.
+        differences: Vec<String>,
+        /// Functions that use it.
+        users: Vec<String>,
+    },
     /// The fix adds or changes a thread-local variable.
     #[error(
         "{name} ({source_file}): the fix adds or changes this thread-local variable, and threads have their memory already"
@@ -283,7 +301,13 @@ fn used_by(users: &[String]) -> String {
     if users.is_empty() {
         return String::new();
     }
-    format!(" and is used by {}", users.join(", "))
+    const SHOWN: usize = 12;
+    let more = match users.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let users = users.get(..SHOWN).unwrap_or(users).join(", ");
+    format!("; used by {users}{more}")
 }
 
 fn addresses(places: &[LinkAddress]) -> String {

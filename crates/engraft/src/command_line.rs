@@ -48,6 +48,10 @@ enum Command {
         /// as partial.
         #[arg(long)]
         partial: bool,
+        /// A type whose layout the fix changes, and of which nothing is alive in a process when the patch is applied;
+        /// may be given several times. The patch says so.
+        #[arg(long, value_name = "TYPE")]
+        accept_layout: Vec<String>,
         /// What builds the source, run in a copy of it.
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
@@ -221,6 +225,7 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
             name,
             output,
             partial,
+            accept_layout,
             command,
         } => build(&BuildRequest {
             source,
@@ -234,6 +239,7 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
             })?,
             output,
             partial,
+            accept_layouts: accept_layout,
         }),
         Command::Apply {
             file,
@@ -318,6 +324,9 @@ fn build(request: &BuildRequest) -> Result<(), Error> {
         }
     }
     say(&concessions(&patch));
+    for (name, argument) in &report.harmless {
+        eprintln!("note: the fix changes the layout of {name}: {argument}");
+    }
     if !report.unread.is_empty() {
         let files = list(report.unread.iter().map(|file| file.display()));
         eprintln!(

@@ -8,6 +8,7 @@
 mod changes;
 mod commands;
 mod complete;
+mod layouts;
 mod references;
 mod refusals;
 mod registers;

@@ -105,6 +105,7 @@ impl Project {
             wrapper: env!("CARGO_BIN_EXE_engraft-build-test-wrapper").into(),
             output: None,
             partial: false,
+            accept_layouts: Vec::new(),
         }
     }
 
