@@ -121,11 +121,15 @@ impl Correlator<'_> {
 
     /// False if what the match says contradicts what is known.
     fn agrees(&self, id: ItemId, found: &Match) -> bool {
-        let own = self.found.binding(&Referent::Item(id), Class::Code);
         let bindings = &self.found.bindings;
+        let is_here = |class| {
+            let own = self.found.binding(&Referent::Item(id), class);
+            own.is_none_or(|address| address == found.address)
+        };
         // A call of a global function may go through the PLT.
         let global = self.unit.item(id).is_some_and(|item| item.global);
-        (global || own.is_none_or(|address| address == found.address))
+        is_here(Class::LocalCode)
+            && (global || is_here(Class::Code))
             && found
                 .bindings
                 .iter()
@@ -147,7 +151,9 @@ impl Correlator<'_> {
             .bindings
             .insert((referent.clone(), class), value)
             .is_none();
-        if let (true, Referent::Item(id), Class::Code | Class::Address) = (fresh, referent, class) {
+        if let (true, Referent::Item(id), Class::Code | Class::LocalCode | Class::Address) =
+            (fresh, referent, class)
+        {
             self.queue.push((*id, value));
         }
     }

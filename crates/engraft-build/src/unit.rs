@@ -82,6 +82,9 @@ pub(crate) struct Reloc {
     /// That distance: 4 where nothing follows the field. 0 for fields that are not PC-relative.
     pub(crate) tail: u8,
     pub(crate) flow: Flow,
+    /// It names the referent by a symbol that no other object sees, as GCC does in recursive functions of libraries
+    /// (`.localalias`): it means this very function, and never a PLT entry.
+    pub(crate) is_local: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -51,6 +51,8 @@ impl Match {
 pub(crate) enum Class {
     /// Where a call or jump goes: the function, or its PLT entry.
     Code,
+    /// Where one goes that means the function itself.
+    LocalCode,
     /// The address itself.
     Address,
     /// The address of a GOT slot that holds the address.
@@ -206,7 +208,9 @@ impl Matcher<'_> {
             let target = l.near_branch_target();
             match relocations {
                 [] => self.branches.push((o.ip(), o.near_branch_target(), target)),
-                [reloc] => self.bind(reloc, Class::Code, target.wrapping_sub(offset(reloc)))?,
+                [reloc] => {
+                    self.bind(reloc, code_class(reloc), target.wrapping_sub(offset(reloc)))?
+                }
                 _ => return None,
             }
             // A jump may be short in one and near in the other.
@@ -315,6 +319,14 @@ impl Matcher<'_> {
             expected: bytes(self.item.bytes_in(o.ip()..o.next_ip())),
             found: bytes(self.binary.code(l.ip(), l.len())),
         }
+    }
+}
+
+fn code_class(reloc: &Reloc) -> Class {
+    if reloc.is_local {
+        Class::LocalCode
+    } else {
+        Class::Code
     }
 }
 

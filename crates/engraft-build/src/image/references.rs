@@ -148,7 +148,12 @@ impl<'a> Builder<'a> {
         id: ItemId,
     ) -> Result<(Target, i64), Refusal> {
         let comparison = self.placed[reference.unit].comparison;
-        let Reloc { offset, flow, .. } = *reference.reloc;
+        let Reloc {
+            offset,
+            flow,
+            is_local,
+            ..
+        } = *reference.reloc;
         let Some(item) = self.item(reference.unit, id) else {
             return Err(self.unknown(reference));
         };
@@ -164,7 +169,7 @@ impl<'a> Builder<'a> {
             let (function, symbol) = (self.user(reference), item.name.clone());
             return Err(Refusal::InsideFunction { function, symbol });
         }
-        if item.global && flow != Flow::Value && self.has_slot(&item.name) {
+        if item.global && !is_local && flow != Flow::Value && self.has_slot(&item.name) {
             return Ok((self.stub_to_slot(&item.name), 0));
         }
         Ok((self.function_address(reference, id, flow)?, 0))
@@ -189,9 +194,9 @@ impl<'a> Builder<'a> {
         let key = Referent::Item(original);
         // A call may have gone through the PLT, which is not where the function is.
         let by_call = || {
-            correlation
-                .binding(&key, Class::Code)
-                .filter(|_| !item.global)
+            let code = correlation.binding(&key, Class::Code);
+            let code = code.filter(|_| !item.global);
+            code.or_else(|| correlation.binding(&key, Class::LocalCode))
         };
         let located = correlation
             .located

@@ -85,6 +85,7 @@ pub(super) fn add_references_to_itself(item: &mut Item, id: ItemId) {
             offset: 0,
             tail: u8::try_from(end - place).unwrap_or(0),
             flow: if call { Flow::Call } else { Flow::Value },
+            is_local: true,
         });
     }
     item.relocations.extend(found);

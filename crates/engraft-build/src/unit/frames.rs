@@ -151,6 +151,7 @@ impl Reader<'_, '_> {
                 offset,
                 tail: 0,
                 flow: Flow::Value,
+                is_local: false,
             });
         }
         Ok(references)

@@ -251,6 +251,7 @@ impl Parser<'_, '_> {
                     offset: relocation.addend(),
                     tail: 0,
                     flow: Flow::Value,
+                    is_local: false,
                 };
                 self.add(id, reloc, symbol)?;
             }
@@ -279,6 +280,7 @@ impl Parser<'_, '_> {
         }
         let symbol = self.elf.symbol_by_index(symbol)?;
         (reloc.referent, reloc.offset) = self.referent(&symbol, reloc.offset)?;
+        reloc.is_local = symbol.is_local();
         if let Some(item) = self.unit.items.get_mut(id.0) {
             item.relocations.push(reloc);
         }

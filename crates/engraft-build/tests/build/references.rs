@@ -30,6 +30,40 @@ fn has_text(image: &Image, text: &str) -> bool {
         .any(|window| window == text.as_bytes())
 }
 
+/// GCC has a recursive exported function of a library call itself by a local name, and others by the PLT.
+#[test]
+fn a_recursive_exported_function() {
+    let part = "#include <stdlib.h>\n\
+        struct node { int kind, count; struct node **child; };\n\
+        void release(struct node *p) { if (!p) return;\n\
+          if (p->kind == 2) for (int i = 0; i < p->count; i++) release(p->child[i]);\n\
+          free(p->child); free(p); }\n\
+        struct node *make(int kind, int count) { struct node *p = calloc(1, sizeof *p); if (!p) return 0;\n\
+          p->kind = kind; p->count = count; p->child = calloc(count, sizeof *p->child);\n\
+          if (!p->child) { release(p); return 0; } return p; }\n";
+    let project = Project::new(LIBRARY, part);
+    project.run("strip", &["-o", "stripped.so", "libpart.so"]);
+    for binary in ["libpart.so", "stripped.so"] {
+        let object = project.build(
+            &[(
+                "part.c",
+                "if (!p) return 0",
+                "if (!p || count > 9) return 0",
+            )],
+            binary,
+        );
+        assert_eq!(names(&object), ["make"]);
+        let object = project.build(
+            &[("part.c", "p->kind == 2", "p->kind == 2 && p->child")],
+            binary,
+        );
+        assert_eq!(names(&object), ["release"]);
+        // It goes on calling itself, and not through the PLT.
+        let (address, _) = project.symbols("libpart.so", "release")[0];
+        assert_eq!(referenced(&object, "release"), Some(address), "{binary}");
+    }
+}
+
 #[test]
 fn string_literals_come_along() {
     for (makefile, binary) in ALL {
