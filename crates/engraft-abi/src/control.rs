@@ -114,6 +114,8 @@ pub struct Control {
     pub broken: u64,
     /// How many loads it has let in since, without looking what they brought.
     pub loads_since: u64,
+    /// A random number, for the places of new code.
+    pub random: u64,
 }
 
 // What is behind it in its page is for lists of threads.

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::lock::{self, Guard};
 use crate::memory::{bytes, read};
 use crate::request::Writer;
-use crate::{broken, dispatch, system};
+use crate::{broken, dispatch, random, system};
 
 /// Carries out a command; the [`Outcome`] as a number. Further details are in the control block, whose
 /// address is `control`.
@@ -79,6 +79,7 @@ unsafe fn installed(guard: &mut Guard, control: ControlBlock) -> Option<&mut Age
         unsafe {
             crate::runtime::initialise_heap(heap_start, heap_length);
         }
+        random::stir(control.random());
         // ORDERING: read by threads in stubs, which are written later.
         dispatch::HAS_FSGSBASE.store(control.has_fsgsbase(), Ordering::Relaxed);
         control.store(offset_of!(Control, holder), lock::holder_address());

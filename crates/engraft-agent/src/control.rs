@@ -63,6 +63,13 @@ impl ControlBlock {
             .load(Ordering::Relaxed)
     }
 
+    /// The controller's random number.
+    pub(crate) fn random(self) -> u64 {
+        // ORDERING: written by the controller before the first call.
+        self.word(offset_of!(Control, random))
+            .load(Ordering::Relaxed)
+    }
+
     /// Whether threads may read their thread pointer with `rdfsbase`.
     pub(crate) fn has_fsgsbase(self) -> bool {
         // ORDERING: written by the controller before the first call.

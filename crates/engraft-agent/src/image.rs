@@ -19,6 +19,7 @@ use crate::dispatch;
 use crate::failure::{Failure, Text};
 use crate::frames;
 use crate::memory::bytes_mut;
+use crate::random;
 use crate::system::{
     self, Errno, File, MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NORESERVE, MAP_PRIVATE,
     MAP_SHARED, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE,
@@ -320,8 +321,9 @@ impl Drop for Staging {
 
 /// Reserves `length` bytes so that every byte of them is within 2 GiB of every byte of `module`.
 ///
-/// Looks below the module first: what grows (the heap behind a program's data) grows upwards. Works by
-/// asking the kernel, so it needs no /proc; a taken range costs one failed call.
+/// At a random place below the module if there is much room, otherwise as near as possible, below it first: what grows
+/// (the heap behind a program's data) grows upwards. Works by asking the kernel, so it needs no /proc; a taken range
+/// costs one failed call.
 fn reserve_near(module: &Range<u64>, length: u64) -> Result<u64, Failure> {
     const REACH: u64 = (1 << 31) - (1 << 20);
     const LOWEST: u64 = 0x1_0000;
@@ -339,7 +341,8 @@ fn reserve_near(module: &Range<u64>, length: u64) -> Result<u64, Failure> {
     let above = (1..)
         .map_while(|count: u64| module_end.checked_add(step.checked_mul(count)?))
         .take_while(|start| start.saturating_add(length) <= top);
-    for start in below.chain(above) {
+    let guesses = random_places(bottom..module_start.saturating_sub(length));
+    for start in guesses.chain(below).chain(above) {
         match reserve(start, length) {
             Ok(true) => return Ok(start),
             Ok(false) => {}
@@ -351,6 +354,17 @@ fn reserve_near(module: &Range<u64>, length: u64) -> Result<u64, Failure> {
         outcome: Outcome::NoMemory,
         text: text.push_hexadecimal(module.start),
     })
+}
+
+/// A few places that nobody can guess, if there is enough room to choose from. They cost a failed call each if they are
+/// taken.
+fn random_places(starts: Range<u64>) -> impl Iterator<Item = u64> {
+    const TRIES: usize = 8;
+    /// A position-dependent program has less below it, and its heap above.
+    const ENOUGH: u64 = 64 << 20;
+    let pages = starts.end.saturating_sub(starts.start) / PAGE;
+    let tries = if pages >= ENOUGH / PAGE { TRIES } else { 0 };
+    (0..tries).map(move |_| starts.start.next_multiple_of(PAGE) + random::next() % pages * PAGE)
 }
 
 /// Whether the range was free and is ours now.

@@ -31,6 +31,7 @@ mod memory;
 mod modules;
 mod payloads;
 mod prologue;
+mod random;
 mod request;
 mod retired;
 #[cfg(feature = "freestanding")]

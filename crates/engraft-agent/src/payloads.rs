@@ -166,6 +166,10 @@ impl Payloads {
             unsafe { free(address, length) }?;
             return Err(failure);
         }
+        // Until now it was the controller's to write. What is read for as long as the patch is known cannot be changed
+        // by a stray write of the program; where that cannot be had, it works all the same.
+        // SAFETY: it is read only from now on.
+        let _ = unsafe { system::protect(address, length as usize, PROT_READ) };
         self.list.push(payload);
         Ok(())
     }

@@ -21,7 +21,7 @@ use crate::{hook, loader_hook, lock, remote_command};
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn engraft_agent_enter() {
-    naked_asm!("mov r8, rsp", "jmp {command}", command = sym remote_command)
+    naked_asm!("endbr64", "mov r8, rsp", "jmp {command}", command = sym remote_command)
 }
 
 /// Where a remote call returns to. The answer moves to rbx for the controller, and rt_sigreturn restores
@@ -80,6 +80,7 @@ unsafe extern "C" fn engraft_agent_hook() {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn engraft_agent_dispatch() {
     naked_asm!(
+        "endbr64",
         "pushfq",
         "push rax",
         "push rcx",

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -89,6 +89,8 @@ pub(crate) struct Shared {
     memory_tid: AtomicI32,
     /// The thread that was borrowed last: it seldom runs. 0 if none was.
     pub(crate) quiet_tid: AtomicI32,
+    /// What holds the lock that others share is not a controller.
+    pub(crate) ignores_shared_lock: AtomicBool,
     pub(crate) liveliness: Liveliness,
     pub(crate) interrupted_calls: InterruptedCalls,
     pub(crate) crowd: Crowd,
@@ -163,6 +165,7 @@ impl Process {
                 pidfd: open_pidfd(pid)?,
                 memory_tid: AtomicI32::new(pid),
                 quiet_tid: AtomicI32::new(0),
+                ignores_shared_lock: AtomicBool::new(false),
                 liveliness: Liveliness::default(),
                 interrupted_calls: InterruptedCalls::default(),
                 crowd: Crowd::default(),

@@ -1,4 +1,4 @@
-//! Which pages of a range of addresses a process has touched.
+//! How much memory a range of addresses takes.
 
 use std::fs::File;
 use std::io;
@@ -12,8 +12,6 @@ use crate::process::Process;
 const PAGE: u64 = 4096;
 /// Bit 63 of an entry of `/proc/PID/pagemap`: the page is in memory.
 const PRESENT: u64 = 1 << 63;
-/// Bit 62: it is in swap space.
-const SWAPPED: u64 = 1 << 62;
 
 /// A range is what the target says of itself: no more of it is looked at.
 const MOST: u64 = 1 << 30;
@@ -21,36 +19,26 @@ const MOST: u64 = 1 << 30;
 impl Process {
     /// How many bytes of a range are in memory: those of the pages that the process has touched.
     pub fn resident_bytes(&self, range: &Range<TargetAddress>) -> io::Result<u64> {
-        Ok(self.pages_with(PRESENT, range)? * PAGE)
-    }
-
-    /// Whether no page of private memory was ever read or written. Reading it from outside counts too.
-    pub fn is_untouched(&self, range: &Range<TargetAddress>) -> io::Result<bool> {
-        Ok(self.pages_with(PRESENT | SWAPPED, range)? == 0)
-    }
-
-    /// How many pages of a range have one of these bits.
-    fn pages_with(&self, bits: u64, range: &Range<TargetAddress>) -> io::Result<u64> {
         const ENTRY: u64 = 8;
         let end = range.end.min(range.start + MOST).get().div_ceil(PAGE);
         let mut page = range.start.get() / PAGE;
         let file = File::open(self.memory_task().path("pagemap"))?;
-        let mut pages = 0;
+        let mut resident = 0;
         let mut entries = [0; PAGE as usize];
         while page < end {
             let length = entries.len().min(((end - page) * ENTRY) as usize);
             let part = entries.get_mut(..length).unwrap_or_default();
             let read = file.read_at(part, page * ENTRY)?;
             let read = part.get(..read).unwrap_or_default();
-            let counts = |entry: &&[u8]| word(entry, 0) & bits != 0;
-            pages += read.chunks_exact(ENTRY as usize).filter(counts).count() as u64;
+            let present = |entry: &&[u8]| word(entry, 0) & PRESENT != 0;
+            resident += read.chunks_exact(ENTRY as usize).filter(present).count() as u64;
             page += read.len() as u64 / ENTRY;
             // The process has ended, or no address is so high.
             if read.len() < length {
                 break;
             }
         }
-        Ok(pages)
+        Ok(resident * PAGE)
     }
 }
 

@@ -119,6 +119,8 @@ pub(crate) struct TaskStatus {
     pub(crate) thread_group: i32,
     /// The process's number as it sees it itself, in its own pid namespace; 0 before Linux 4.1.
     pub(crate) own_number: i32,
+    /// The user that started it (the real one); `None` if that is not said.
+    pub(crate) real_user: Option<u32>,
     /// Its tracer, 0 if none.
     pub(crate) tracer: i32,
     /// 0 none, 1 strict, 2 filter.
@@ -227,6 +229,10 @@ fn parse_status(text: &str) -> TaskStatus {
                 status.own_number = innermost.and_then(|it| it.parse().ok()).unwrap_or(0);
             }
             "Tgid" => status.thread_group = value.parse().unwrap_or(0),
+            "Uid" => {
+                let real = value.split_ascii_whitespace().next();
+                status.real_user = real.and_then(|it| it.parse().ok());
+            }
             "TracerPid" => status.tracer = value.parse().unwrap_or(0),
             "Seccomp" => status.seccomp = value.parse().unwrap_or(0),
             "CoreDumping" => status.core_dumping = value == "1",

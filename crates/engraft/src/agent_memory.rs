@@ -6,7 +6,7 @@
 //! have put any other file in its place.
 //!
 //! Where there are no memory files, anonymous memory is used, and filled from outside. It begins as what no program has
-//! and no program can use: executable memory that nobody has touched, of [`MAPPING_LENGTH`]. The first thing that is
+//! and no program can use: executable memory that holds only zeros, of [`MAPPING_LENGTH`]. The first thing that is
 //! written there is a landmark (see [`crate::whereabouts`]).
 
 use engraft_abi::{AGENT_MAPPING_NAME, LANDMARK_MAGIC, Landmark, MAPPING_LENGTH};

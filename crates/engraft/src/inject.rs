@@ -16,7 +16,7 @@ use engraft_process::{
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::agent::{RunningAgent, has_filter};
-use crate::agent_memory::unmap;
+use crate::agent_memory::{random, unmap};
 use crate::blob::Blob;
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -99,6 +99,7 @@ impl Injection {
             program_load_bias: program.load_bias,
             heap_length: layout.heap_length(),
             controlled: 1,
+            random: random(),
             filtered: has_filter(process)?.into(),
             has_fsgsbase: has_fsgsbase().into(),
             ..Control::new_zeroed()

@@ -2,13 +2,14 @@
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use engraft_patch::Patch;
-use engraft_process::{OpenError, Process};
+use engraft_process::{OpenError, Process, open_ordinary};
 use object::Object as _;
+use object::read::ReadCache;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use crate::agent::RunningAgent;
 use crate::capabilities::may_trace_others;
@@ -132,7 +133,7 @@ fn all_processes() -> Result<Vec<i32>, Error> {
 struct Executable {
     path: PathBuf,
     /// Device and inode; `None` if there is no such file (any more).
-    identity: Option<(u64, u64)>,
+    identity: Option<((u32, u32), u64)>,
     namespace: Option<PathBuf>,
     build_id: OnceCell<Option<Vec<u8>>>,
 }
@@ -144,10 +145,10 @@ impl Executable {
             source,
         };
         let absolute = std::path::absolute(path).map_err(failed)?;
-        let (path, identity) = match fs::metadata(&absolute) {
-            Ok(metadata) => {
+        let (path, identity) = match identity(&absolute) {
+            Ok(identity) => {
                 let path = fs::canonicalize(&absolute).map_err(failed)?;
-                (path, Some((metadata.dev(), metadata.ino())))
+                (path, Some(identity))
             }
             Err(_) => (without_links(absolute), None),
         };
@@ -169,8 +170,7 @@ impl Executable {
             },
             false => OpenError::NoSuchProcess { pid }.into(),
         };
-        let metadata = fs::metadata(&link).map_err(failed)?;
-        if self.identity == Some((metadata.dev(), metadata.ino())) {
+        if self.identity.is_some() && self.identity == Some(identity(&link).map_err(failed)?) {
             return Ok(true);
         }
         let name = fs::read_link(&link).map_err(failed)?;
@@ -192,12 +192,18 @@ impl Executable {
 
     fn build_id(&self) -> Option<&[u8]> {
         let read = || {
-            let bytes = fs::read(&self.path).ok()?;
-            let file = object::File::parse(&*bytes).ok()?;
+            let cache = ReadCache::new(open_ordinary(&self.path).ok()?);
+            let file = object::File::parse(&cache).ok()?;
             Some(file.build_id().ok()??.to_vec())
         };
         self.build_id.get_or_init(read).as_deref()
     }
+}
+
+/// Device and inode of a file. The server of a network file system is not asked, which may be the process itself.
+fn identity(path: &Path) -> io::Result<((u32, u32), u64)> {
+    let facts = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
+    Ok(((facts.stx_dev_major, facts.stx_dev_minor), facts.stx_ino))
 }
 
 /// The path that a file would have if it were there, as the kernel names it.

@@ -292,8 +292,11 @@ impl Drop for Session<'_> {
 /// Becomes the one controller of a process.
 fn lock(process: &Process, deadline: &Deadline) -> Result<ProcessLock, Error> {
     let pid = process.pid();
+    let since = Instant::now();
     loop {
-        let lock = process.try_lock().map_err(Error::looking_at(process))?;
+        let lock = process
+            .try_lock(since.elapsed())
+            .map_err(Error::looking_at(process))?;
         if let Some(lock) = lock {
             return Ok(lock);
         }

@@ -22,14 +22,14 @@ pub(crate) fn whereabouts(process: &Process) -> Result<Vec<Range<TargetAddress>>
     for mapping in &process.maps()? {
         if is_named(mapping) {
             ranges.push(mapping.range.clone());
-        } else if may_start_with_landmark(mapping) && !is_reservation(process, mapping)? {
+        } else if may_start_with_landmark(mapping) {
             ranges.extend(marked(process, mapping.range.start)?);
         }
     }
     Ok(ranges)
 }
 
-/// The ranges of memory that were to be an agent's, and that nothing has been written to.
+/// The ranges of memory that were to be an agent's, and that nothing has been written to yet.
 pub(crate) fn reservations(process: &Process) -> Result<Vec<Range<TargetAddress>>, Error> {
     let mut ranges = Vec::new();
     for mapping in &process.maps()? {
@@ -72,8 +72,7 @@ fn may_start_with_landmark(mapping: &Mapping) -> bool {
     mapping.readable && !mapping.writable && is_unnamed(mapping)
 }
 
-/// Executable memory that is not code, because nothing is there. Nothing may be read there either, which would leave a
-/// trace.
+/// Executable memory that is not code, because there are only zeros.
 fn is_reservation(process: &Process, mapping: &Mapping) -> Result<bool, Error> {
     let range = &mapping.range;
     let has_form = mapping.readable
@@ -84,8 +83,13 @@ fn is_reservation(process: &Process, mapping: &Mapping) -> Result<bool, Error> {
     if !has_form {
         return Ok(false);
     }
-    let untouched = process.is_untouched(range);
-    untouched.map_err(Error::looking_at(process))
+    let mut start = [0; 4096];
+    match process.memory().read(range.start, &mut start) {
+        // It has gone since.
+        Err(MemoryError::Unmapped { .. }) => return Ok(false),
+        read => read?,
+    }
+    Ok(start.iter().all(|byte| *byte == 0))
 }
 
 /// The range that the landmark at this address tells of, if there is one.

@@ -5,6 +5,7 @@
 
 pub(crate) mod alarm;
 pub(crate) mod ptrace;
+pub(crate) mod range_lock;
 pub(crate) mod robust_list;
 pub(crate) mod schedule;
 pub(crate) mod signals;

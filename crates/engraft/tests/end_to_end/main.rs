@@ -19,6 +19,7 @@ mod expat;
 mod family;
 mod files_gone;
 mod hidden_processes;
+mod hostile_files;
 mod inside_or_not;
 mod kinds_of_programs;
 mod late_library;

@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use engraft_testkit::{Engraft, Outcome, Program, Snapshot, TIME_LIMIT, Victim, exit, run};
+use engraft_testkit::{Engraft, Held, Outcome, Program, Snapshot, TIME_LIMIT, Victim, exit, run};
 
 use crate::operator::set_limits;
 use crate::{engraft, victim};
@@ -60,38 +60,41 @@ impl Stage {
         })
     }
 
-    /// The program, just before the command.
-    fn set(&self) -> Result<Program> {
-        let program = match self.act {
-            Act::Apply => self.victim.start("workers", &["4"])?,
-            Act::ApplyWithoutFiles => {
-                let program = self.victim.start("workers", &["4"])?;
-                set_limits(program.pid(), &["--nofile=3"])?;
-                program
-            }
+    /// The program before any command, and what it holds then.
+    fn start(&self) -> Result<(Program, Held)> {
+        let mut program = match self.act {
+            Act::Reverse | Act::Wait => self.victim.start("linger", &[])?,
+            _ => self.victim.start("workers", &["4"])?,
+        };
+        // When it has answered it has all that it needs for that.
+        self.check_answers(&mut program, Some(false))?;
+        let held = Held::take(program.pid())?;
+        Ok((program, held))
+    }
+
+    /// The program, just before the command, and what it held before any.
+    fn set(&self) -> Result<(Program, Held)> {
+        let (mut program, held) = self.start()?;
+        match self.act {
+            Act::Apply => {}
+            Act::ApplyWithoutFiles => set_limits(program.pid(), &["--nofile=3"])?,
             Act::Disable => {
-                let program = self.victim.start("workers", &["4"])?;
                 self.command(&program, "apply")?.exits(exit::OK)?;
-                program
             }
             Act::Remove => {
-                let program = self.victim.start("workers", &["4"])?;
                 self.command(&program, "apply")?.exits(exit::OK)?;
                 self.command(&program, "disable")?.exits(exit::OK)?;
-                program
             }
             Act::Reverse | Act::Wait => {
-                let mut program = self.victim.start("linger", &[])?;
                 program.expect("enter", "inside")?;
                 self.run(&program, "apply", &["--timeout", "0"], None)?
                     .exits(exit::TARGET_BUSY)?;
                 if self.act == Act::Wait {
                     program.expect("leave", "outside")?;
                 }
-                program
             }
-        };
-        Ok(program)
+        }
+        Ok((program, held))
     }
 
     /// The command itself.
@@ -156,8 +159,8 @@ impl Stage {
         Ok(())
     }
 
-    /// The next controller brings it all to an end, in which the patch was applied, and was taken away.
-    fn bring_to_an_end(&self, program: &mut Program) -> Result<()> {
+    /// The next controller brings it all to an end, in which the patch was applied, and was taken away; nothing is left.
+    fn bring_to_an_end(&self, program: &mut Program, held: &Held) -> Result<()> {
         self.command(program, "status")?;
         if self.act == Act::Reverse {
             program.expect("leave", "outside")?;
@@ -172,19 +175,20 @@ impl Stage {
         removed.exits(exit::OK)?;
         let changed = Snapshot::take(program.pid())?.text_bytes_unlike_files()?;
         ensure!(changed == 0, "{changed} bytes of code have changed");
-        self.check_answers(program, Some(false))
+        self.check_answers(program, Some(false))?;
+        held.expect_same()
     }
 
     /// Kills the command after its `step`th effect; false if it has fewer.
     fn kill_at(&self, step: usize) -> Result<bool> {
-        let mut program = self.set()?;
+        let (mut program, held) = self.set()?;
         let outcome = self.act(&program, Some(("ENGRAFT_PROCESS_DIE_AT", step)))?;
         if outcome.code.is_some() {
             outcome.exits(exit::OK)?;
             return Ok(false);
         }
         self.check_answers(&mut program, None)?;
-        self.bring_to_an_end(&mut program)?;
+        self.bring_to_an_end(&mut program, &held)?;
         program.finish()?;
         Ok(true)
     }
@@ -192,7 +196,7 @@ impl Stage {
     /// Makes the `step`th effect fail; false if the command has fewer. Whether the command failed is its own
     /// business; if it did, everything must be as before.
     fn fail_at(&self, step: usize) -> Result<bool> {
-        let mut program = self.set()?;
+        let (mut program, held) = self.set()?;
         let before = Snapshot::take(program.pid())?;
         let is_new = match self.act {
             Act::Apply | Act::ApplyWithoutFiles | Act::Remove => false,
@@ -211,7 +215,10 @@ impl Stage {
             (|| {
                 self.check_answers(&mut program, Some(is_new))?;
                 match self.act {
-                    Act::Apply | Act::ApplyWithoutFiles => before.expect_untouched(),
+                    Act::Apply | Act::ApplyWithoutFiles => {
+                        before.expect_untouched()?;
+                        held.expect_same()
+                    }
                     _ => before.expect_same_text(),
                 }
             })()

@@ -1,0 +1,47 @@
+//! Numbers that somebody who knows the program's memory map cannot guess, for the places of new code.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+static STATE: AtomicU64 = AtomicU64::new(0);
+
+/// Takes a random number from the controller, besides what is there: it has the kernel's random numbers, and the agent's
+/// own calls may be bound by a filter.
+pub(crate) fn stir(number: u64) {
+    // ORDERING: the holder of the agent's lock is alone here.
+    STATE.store(
+        mix(STATE.load(Ordering::Relaxed) ^ number),
+        Ordering::Relaxed,
+    );
+}
+
+/// The next number.
+pub(crate) fn next() -> u64 {
+    // ORDERING: as in `stir`.
+    let state = STATE
+        .load(Ordering::Relaxed)
+        .wrapping_add(0x9e37_79b9_7f4a_7c15);
+    // ORDERING: as in `stir`.
+    STATE.store(state, Ordering::Relaxed);
+    mix(state)
+}
+
+/// A permutation in which each bit of the result depends on all bits (the finaliser of the SplitMix64 generator).
+fn mix(mut number: u64) -> u64 {
+    number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_depend_on_what_was_stirred_in() {
+        stir(1);
+        let first = [next(), next()];
+        stir(2);
+        let second = [next(), next()];
+        assert!(first[0] != first[1] && first != second);
+    }
+}
