@@ -12,6 +12,8 @@ use crate::process::Process;
 const PAGE: u64 = 4096;
 /// Bit 63 of an entry of `/proc/PID/pagemap`: the page is in memory.
 const PRESENT: u64 = 1 << 63;
+/// Bit 62: it is in swap space.
+const SWAPPED: u64 = 1 << 62;
 
 /// A range is what the target says of itself: no more of it is looked at.
 const MOST: u64 = 1 << 30;
