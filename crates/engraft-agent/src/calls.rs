@@ -12,19 +12,17 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::lists::Lists;
+
 /// The loader's `r_debug`; 0 before the hook is installed.
 static DEBUG: AtomicU64 = AtomicU64::new(0);
 
-/// The fingerprint of the loader's lists that has exactly the modules that we know; 0: there is none.
-static KNOWN: AtomicU64 = AtomicU64::new(0);
-
-/// The fingerprint without the modules that were added last, if no patch concerns these; or 0.
-static BASE: AtomicU64 = AtomicU64::new(0);
-
-/// Bit 0: the modules that were added last have lapsed, the lists are those of [`BASE`]. The other bits: a number
-/// that changes with each change of the words above, so that nobody sets the bit for other modules than the ones
-/// that were meant.
-static LAPSE: AtomicU64 = AtomicU64::new(0);
+/// What is known of the loader's lists.
+static LISTS: Lists<AtomicU64> = Lists {
+    known: AtomicU64::new(0),
+    base: AtomicU64::new(0),
+    lapse: AtomicU64::new(0),
+};
 
 /// Something that is listed has to be looked at once more.
 static AGAIN: AtomicBool = AtomicBool::new(false);
@@ -93,50 +91,20 @@ pub(crate) fn replace_adding(adding: bool) -> bool {
     before
 }
 
-/// Whether a call, when these are the lists, brings nothing, or nothing that cannot wait. In a mixture, `lists` is
-/// from before calls that have made other ones known, and the answer is no; or it was compared before, and these
-/// calls have done all.
+/// Whether a call, when these are the lists, brings nothing: see [`Lists::brings_nothing`].
 pub(crate) fn brings_nothing(lists: u64) -> bool {
-    // ORDERING: Acquire pairs with `take_lapsed`: who sees its new number sees no older KNOWN.
-    let lapse = LAPSE.load(Ordering::Acquire);
-    // ORDERING: written by calls before this one, or in the middle of it; then the number above is old, and the
-    // exchange below fails. While the bit is set, BASE does not change without it.
-    let base = BASE.load(Ordering::Relaxed);
-    if lapse & 1 != 0 {
-        return lists == base;
-    }
-    // ORDERING: Acquire, so that in `take_lapsed` there is no instant at which the number is new and this old.
-    if lists == KNOWN.load(Ordering::Acquire) {
-        return true;
-    }
-    // ORDERING: Relaxed: only the word itself counts. `take_lapsed` has the peer.
-    lists == base
-        && LAPSE
-            .compare_exchange(lapse, lapse | 1, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
+    LISTS.brings_nothing(lists)
 }
 
-/// Whether the modules that were added last have lapsed. From now on they have not, nor can they: the caller
-/// holds the agent's lock and forgets them, or is about to change something else.
+/// Whether the modules that were added last have lapsed: see [`Lists::take_lapsed`].
 pub(crate) fn take_lapsed() -> bool {
-    // ORDERING: AcqRel, so that a call between this and the end sees no list as known, and has to wait for the
-    // lock.
-    let known = KNOWN.swap(0, Ordering::AcqRel);
-    // ORDERING: only the holder of the agent's lock changes the number.
-    let next = (LAPSE.load(Ordering::Relaxed) | 1) + 1;
-    // ORDERING: Release pairs with the Acquire in `brings_nothing`, which then sees that nothing is known.
-    let lapsed = LAPSE.swap(next, Ordering::AcqRel) & 1 != 0;
-    // ORDERING: only the holder of the agent's lock writes BASE.
-    let base = BASE.swap(0, Ordering::Relaxed);
-    // ORDERING: Release: after the new number.
-    KNOWN.store(if lapsed { base } else { known }, Ordering::Release);
-    lapsed
+    LISTS.take_lapsed()
 }
 
 /// The lists that have exactly the modules that we know. For the holder of the agent's lock.
 pub(crate) fn known() -> u64 {
     // ORDERING: only the holder of the lock writes it.
-    KNOWN.load(Ordering::Relaxed)
+    LISTS.known.load(Ordering::Relaxed)
 }
 
 /// All that is on these lists is known; without the modules that were added last they would be `base`, or 0 if it
@@ -145,11 +113,10 @@ pub(crate) fn known() -> u64 {
 pub(crate) fn settle(known: u64, base: u64) {
     // ORDERING: read under the lock only.
     let again = AGAIN.swap(false, Ordering::Relaxed);
-    let (known, base) = if again { (0, 0) } else { (known, base) };
-    // ORDERING: Release, as in `take_lapsed`.
-    KNOWN.store(known, Ordering::Release);
-    // ORDERING: calls of the loader that come later are ordered by its lock.
-    BASE.store(base, Ordering::Relaxed);
+    match again {
+        true => LISTS.settle(0, 0),
+        false => LISTS.settle(known, base),
+    }
 }
 
 /// The next call has to look at everything, whatever the lists say. For the holder of the agent's lock.

@@ -25,6 +25,7 @@ mod frames;
 mod hook;
 mod host;
 mod image;
+mod lists;
 mod loader;
 mod lock;
 mod memory;
