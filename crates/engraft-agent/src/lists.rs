@@ -101,7 +101,6 @@ impl<W: Word> Lists<W> {
 }
 
 #[cfg(test)]
-#[expect(clippy::expect_used, reason = "a test fails so")]
 mod tests {
     use loom::sync::Arc;
     use loom::thread;

@@ -63,7 +63,7 @@ pub fn is_patch_name(name: &str) -> bool {
 
 fn check_object(object: &Object) -> Result<(), Inconsistency> {
     check_name(&object.file_name, "file name without directories", |c| {
-        c == '/' || c.is_control()
+        c == '/' || !is_shown(c)
     })?;
     if object.functions.is_empty() {
         return Err(Inconsistency::NoFunctions {
@@ -257,9 +257,17 @@ fn check_symbol(name: &str) -> Result<(), Inconsistency> {
     check_name(name, "symbol name", not_in_symbol)
 }
 
+/// Whether a character shows as what it is: no control, no mark of direction, nothing without width. A name is shown
+/// to people, and must not forge what they see.
+fn is_shown(c: char) -> bool {
+    // After another character, so that a combining mark is one.
+    let quoted = matches!(c, '\'' | '"' | '\\');
+    quoted || ['x', c].iter().collect::<String>().escape_debug().count() == 2
+}
+
 /// `@` separates a version and `,` an address in the symbol names of the file.
 fn not_in_symbol(c: char) -> bool {
-    c.is_control() || c.is_whitespace() || c == '@' || c == ','
+    !is_shown(c) || c.is_whitespace() || c == '@' || c == ','
 }
 
 fn check_name(

@@ -2,26 +2,42 @@
 
 use std::time::{Duration, Instant};
 
-/// A moment after which waiting ends.
+/// A moment after which waiting ends. No timeout is too long for it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline {
+pub struct Deadline {
     start: Instant,
     timeout: Duration,
 }
 
 impl Deadline {
-    pub(crate) fn after(timeout: Duration) -> Self {
+    /// So much time from now on.
+    pub fn after(timeout: Duration) -> Self {
         Self {
             start: Instant::now(),
             timeout,
         }
     }
 
-    pub(crate) fn has_passed(&self) -> bool {
+    /// Is the time up?
+    pub fn has_passed(&self) -> bool {
         self.start.elapsed() >= self.timeout
     }
 
-    pub(crate) fn timeout(&self) -> Duration {
+    /// How much time is left.
+    pub fn left(&self) -> Duration {
+        self.timeout.saturating_sub(self.start.elapsed())
+    }
+
+    /// The same with more time.
+    pub(crate) fn extended(&self, by: Duration) -> Self {
+        Self {
+            start: self.start,
+            timeout: self.timeout.saturating_add(by),
+        }
+    }
+
+    /// How long it was from its start.
+    pub fn timeout(&self) -> Duration {
         self.timeout
     }
 }

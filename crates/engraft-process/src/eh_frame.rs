@@ -8,10 +8,14 @@ use gimli::{BaseAddresses, EhFrameOffset, LittleEndian, UnwindContext, UnwindSec
 use crate::address::TargetAddress;
 use crate::elf::half;
 use crate::frame_registers::COUNT;
+use crate::limits::UNWIND_ENTRY;
 use crate::memory::{Memory, MemoryError};
+use crate::unwind_budget::UnwindBudget;
 use crate::unwind_rules::{CfaRule, RegisterRule, UnwindRules, followed};
 use crate::walk_error::WalkError;
 
+/// What the first byte that is written into the buffer may cost.
+const HUGE_PAGE: u64 = 2 << 20;
 /// Read in pieces of this size: an entry has less than a hundred bytes.
 const PIECE: u64 = 4096;
 /// The largest programs (browsers) have about 30 MiB; what lies beyond this is not found.
@@ -24,8 +28,11 @@ const RETURN_ADDRESS: gimli::Register = gimli::X86_64::RA;
 #[derive(Debug)]
 pub(crate) struct EhFrame {
     start: TargetAddress,
+    length: u64,
+    /// Empty until something is read.
     bytes: Vec<u8>,
     present: HashSet<u64>,
+    budget: UnwindBudget,
 }
 
 /// What one entry covers, and the rules for one instruction of it.
@@ -37,7 +44,7 @@ pub(crate) struct Found {
 
 impl EhFrame {
     /// The section that starts here and may go on to the end of the range.
-    pub(crate) fn new(range: Range<TargetAddress>) -> Self {
+    pub(crate) fn new(range: Range<TargetAddress>, budget: UnwindBudget) -> Self {
         let length = if range.start <= range.end {
             (range.end - range.start).min(MAX_SECTION)
         } else {
@@ -45,14 +52,16 @@ impl EhFrame {
         };
         Self {
             start: range.start,
-            bytes: vec![0; length as usize],
+            length,
+            bytes: Vec::new(),
             present: HashSet::new(),
+            budget,
         }
     }
 
     /// Makes sure that a part has been read.
     fn load(&mut self, memory: Memory<'_>, part: Range<u64>) -> Result<(), MemoryError> {
-        let length = self.bytes.len() as u64;
+        let length = self.length;
         if part.end > length {
             return Err(MemoryError::TooMuch {
                 address: self.start + part.start,
@@ -60,10 +69,15 @@ impl EhFrame {
                 limit: length.saturating_sub(part.start),
             });
         }
+        if self.bytes.is_empty() {
+            self.budget.take(length.min(HUGE_PAGE))?;
+            self.bytes = vec![0; length as usize];
+        }
         for piece in part.start / PIECE..part.end.div_ceil(PIECE) {
             if self.present.contains(&piece) {
                 continue;
             }
+            self.budget.take(PIECE)?;
             let start = piece * PIECE;
             let end = (start + PIECE).min(length);
             let place = self.bytes.get_mut(start as usize..end as usize);
@@ -83,7 +97,15 @@ impl EhFrame {
             0xffff_ffff => return Err(gimli::Error::UnknownReservedLength(length).into()),
             _ => {}
         }
-        let end = offset + 4 + u64::from(length);
+        let length = u64::from(length);
+        if length > UNWIND_ENTRY {
+            return Err(DamagedEntry::Memory(MemoryError::TooMuch {
+                address: self.start + offset,
+                length,
+                limit: UNWIND_ENTRY,
+            }));
+        }
+        let end = offset + 4 + length;
         self.load(memory, offset..end)?;
         Ok(Some(end))
     }
@@ -212,7 +234,7 @@ impl EhFrame {
         let mut index = Vec::new();
         let mut offset = 0;
         // The terminator may be missing in a section that ends where its segment does.
-        while offset < self.bytes.len() as u64 {
+        while offset < self.length {
             let Some(end) = self.load_entry(memory, offset).map_err(damaged)? else {
                 break;
             };
@@ -322,7 +344,8 @@ mod tests {
                 bytes[place] = numbers.next() as u8;
             }
             memory.write(start, &bytes).unwrap();
-            let mut section = EhFrame::new(start.range(bytes.len() as u64));
+            let mut section =
+                EhFrame::new(start.range(bytes.len() as u64), UnwindBudget::new(&process));
             for (at, entry) in section.index(memory, start).unwrap_or_default() {
                 let found = section.rules(memory, entry, at + round % 16);
                 if let Ok(Some(found)) = found {

@@ -8,14 +8,10 @@ use std::fmt;
 use object::elf;
 
 use crate::address::TargetAddress;
+use crate::limits::{DYNAMIC_ENTRIES, NOTES, PROGRAM_HEADERS};
 use crate::memory::{Memory, MemoryError};
 
-/// More program headers than any real file has (`PN_XNUM` files are not loadable).
-const MAX_PROGRAM_HEADERS: u64 = 1024;
 const PROGRAM_HEADER_SIZE: u64 = 56;
-/// Note segments hold a few hundred bytes.
-const MAX_NOTES: u64 = 64 * 1024;
-const MAX_DYNAMIC_ENTRIES: u64 = 4096;
 
 /// One ELF program header, in link-time addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +109,7 @@ pub(crate) fn program_headers(
     count: u64,
 ) -> Result<Vec<ProgramHeader>, MemoryError> {
     let length = count.saturating_mul(PROGRAM_HEADER_SIZE);
-    let limit = MAX_PROGRAM_HEADERS * PROGRAM_HEADER_SIZE;
+    let limit = PROGRAM_HEADERS * PROGRAM_HEADER_SIZE;
     let bytes = memory.read_bytes(at, length, limit)?;
     let parse = |bytes: &[u8]| ProgramHeader {
         kind: half(bytes, 0),
@@ -161,7 +157,7 @@ pub(crate) fn build_id(
     let notes = headers.iter().filter(|header| header.kind == elf::PT_NOTE);
     notes.into_iter().find_map(|header| {
         let at = TargetAddress::new(header.address) + bias;
-        let bytes = memory.read_bytes(at, header.memory_size, MAX_NOTES).ok()?;
+        let bytes = memory.read_bytes(at, header.memory_size, NOTES).ok()?;
         // Notes are padded to 4 bytes, except in segments that say 8 (.note.gnu.property).
         let alignment = if header.alignment == 8 { 8 } else { 4 };
         let (id, offset) = find_build_id(&bytes, alignment)?;
@@ -182,7 +178,7 @@ impl Dynamic {
         at: TargetAddress,
         size: u64,
     ) -> Result<Self, MemoryError> {
-        let length = size.min(MAX_DYNAMIC_ENTRIES * 16);
+        let length = size.min(DYNAMIC_ENTRIES * 16);
         let bytes = memory.read_bytes(at, length, length)?;
         let entries = bytes
             .chunks_exact(16)

@@ -8,11 +8,9 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use crate::limits::FILE_BYTES;
 use object::read::{ReadCache, ReadRef};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, open, statx};
-
-/// How much is read of one file, in bytes, with [`OVERHEAD`] for each piece: enough for the tables of large programs.
-const MOST: u64 = 128 << 20;
 
 /// What a piece costs besides its bytes.
 const OVERHEAD: u64 = 64;
@@ -47,7 +45,7 @@ impl BoundedFile {
     pub(crate) fn new(file: File) -> Self {
         Self {
             cache: ReadCache::new(file),
-            left: MOST.into(),
+            left: FILE_BYTES.into(),
         }
     }
 
@@ -119,6 +117,6 @@ mod tests {
         );
         assert_eq!((&bounded).read_bytes_at(0, 1 << 39), Err(()));
         let pieces = (1..).take_while(|at| (&bounded).read_bytes_at(at << 20, 1 << 20).is_ok());
-        assert_eq!(pieces.count(), 127);
+        assert_eq!(pieces.count() as u64, (FILE_BYTES >> 20) - 1);
     }
 }

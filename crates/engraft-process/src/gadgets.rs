@@ -1,7 +1,9 @@
 //! Instructions already in the target that a first remote system call can use.
 
 use crate::address::TargetAddress;
+use crate::limits::{Budget, CODE_BYTES};
 use crate::maps::Mapping;
+use crate::memory::Memory;
 use crate::process::Process;
 
 /// `syscall; ret`.
@@ -47,8 +49,10 @@ impl Gadgets {
         let executable = |mapping: &&Mapping| {
             mapping.executable && mapping.readable && mapping.name != "[vsyscall]"
         };
+        let budget = Budget::new(process, "bytes of code", CODE_BYTES);
+        let memory = process.memory().within(&budget);
         for mapping in maps.iter().rev().filter(executable) {
-            gadgets.search(process, mapping);
+            gadgets.search(memory, mapping);
             if gadgets.system_call_return.is_some() && gadgets.restorer.is_some() {
                 break;
             }
@@ -56,10 +60,10 @@ impl Gadgets {
         gadgets
     }
 
-    fn search(&mut self, process: &Process, mapping: &Mapping) {
+    fn search(&mut self, memory: Memory<'_>, mapping: &Mapping) {
         let start = mapping.range.start;
         let length = (mapping.range.end - start).min(MAX_TEXT);
-        let Ok(text) = process.memory().read_bytes(start, length, MAX_TEXT) else {
+        let Ok(text) = memory.read_bytes(start, length, MAX_TEXT) else {
             return;
         };
         let find = |pattern| position(&text, pattern).map(|offset| start + offset);

@@ -6,15 +6,10 @@ use object::elf;
 
 use crate::address::TargetAddress;
 use crate::elf::{half, word};
+use crate::limits::{self, LINK_MAPS, LOADER_VARIABLES, NAME, NAMESPACES};
 use crate::memory::{Memory, MemoryError};
 use crate::modules::{Module, ModuleError};
 use crate::symbols::DynamicSymbols;
-
-/// Bounds on lists that the target owns and that may be damaged.
-const MAX_LINK_MAPS: usize = 1 << 16;
-const MAX_NAMESPACES: usize = 64;
-const MAX_NAME: usize = 4096;
-const MAX_GLOBALS: u64 = 1 << 16;
 
 /// `struct r_debug`, without the `r_next` of its version 2.
 const SIZE: usize = 40;
@@ -124,8 +119,7 @@ fn find_interface(
     }
 }
 
-/// All interfaces, the base one first: those of a chain, which ends at the bound if it is damaged, and those in
-/// `unchained`.
+/// All interfaces, the base one first: those of a chain, and those in `unchained`.
 fn read_interfaces(
     memory: Memory<'_>,
     first: TargetAddress,
@@ -133,17 +127,24 @@ fn read_interfaces(
 ) -> Result<Vec<DebugInterface>, MemoryError> {
     let mut interfaces = Vec::new();
     let mut at = first;
-    while !at.is_null() && interfaces.len() < MAX_NAMESPACES {
+    while !at.is_null() {
+        within_namespaces(memory, interfaces.len() + 1)?;
         let interface = DebugInterface::read(memory, at)?;
         at = interface.next;
         interfaces.push(interface);
     }
     if let [base] = *interfaces {
         for at in find_twins(memory, &base, unchained)? {
+            within_namespaces(memory, interfaces.len() + 1)?;
             interfaces.push(DebugInterface::read(memory, at)?);
         }
     }
     Ok(interfaces)
+}
+
+fn within_namespaces(memory: Memory<'_>, count: usize) -> Result<(), MemoryError> {
+    let what = "namespaces of the dynamic loader";
+    Ok(limits::within(memory.process(), what, count, NAMESPACES)?)
 }
 
 /// Where the interfaces of further namespaces are in `place`: glibc writes the same break function and the same base
@@ -153,7 +154,7 @@ fn find_twins(
     base: &DebugInterface,
     place: &Range<TargetAddress>,
 ) -> Result<Vec<TargetAddress>, MemoryError> {
-    let bytes = memory.read_bytes(place.start, place.end - place.start, MAX_GLOBALS)?;
+    let bytes = memory.read_bytes(place.start, place.end - place.start, LOADER_VARIABLES)?;
     let is_twin = |bytes: &[u8]| {
         word(bytes, R_BREAK) == base.breakpoint.get()
             && word(bytes, R_LDBASE) == base.loader_base.get()
@@ -178,38 +179,60 @@ fn find_unchained(
     Ok(found.unwrap_or_default())
 }
 
+/// The link maps of all namespaces.
+fn read_all_link_maps(
+    memory: Memory<'_>,
+    interfaces: &[DebugInterface],
+) -> Result<Vec<LinkMap>, MemoryError> {
+    let mut maps = Vec::new();
+    for (namespace, interface) in interfaces.iter().enumerate() {
+        read_link_maps(memory, interface, namespace, &mut maps)?;
+    }
+    Ok(maps)
+}
+
 /// The link maps of one namespace. A list that changes while it is read, or is damaged, ends where
 /// it stops making sense; `r_state` tells the reader to look again.
 fn read_link_maps(
     memory: Memory<'_>,
     interface: &DebugInterface,
     namespace: usize,
-) -> Vec<LinkMap> {
-    let mut maps: Vec<LinkMap> = Vec::new();
+    maps: &mut Vec<LinkMap>,
+) -> Result<(), MemoryError> {
+    let first = maps.len();
     let mut previous = TargetAddress::default();
     let mut at = interface.map;
-    while !at.is_null() && maps.len() < MAX_LINK_MAPS {
+    while !at.is_null() {
         // l_addr, l_name, l_ld, l_next, l_prev.
-        let Ok(bytes) = memory.read_array::<40>(at) else {
+        let Some(bytes) = believed(memory.read_array::<40>(at))? else {
             break;
         };
         // Every entry points back to the one before it: a cycle ends here at once.
         if TargetAddress::new(word(&bytes, 32)) != previous {
             break;
         }
-        let name = memory.read_string(word(&bytes, 8).into(), MAX_NAME);
+        let name = believed(memory.read_string(word(&bytes, 8).into(), NAME))?;
+        limits::within(memory.process(), "link maps", maps.len() + 1, LINK_MAPS)?;
         maps.push(LinkMap {
             address: at,
             load_bias: word(&bytes, 0),
             name: name.unwrap_or_default(),
             dynamic: word(&bytes, 16).into(),
             namespace,
-            first: maps.is_empty(),
+            first: maps.len() == first,
         });
         previous = at;
         at = word(&bytes, 24).into();
     }
-    maps
+    Ok(())
+}
+
+/// What was read; `None` if it cannot be read because it is damaged or going. A limit ends everything.
+fn believed<T>(read: Result<T, MemoryError>) -> Result<Option<T>, MemoryError> {
+    match read {
+        Err(error) if error.is_limit() => Err(error),
+        read => Ok(read.ok()),
+    }
 }
 
 /// The function that raises a loader error in the running loader.
@@ -253,11 +276,8 @@ impl Loader {
         let holder = interpreter.unwrap_or(started);
         let unchained = find_unchained(memory, &base, holder)?;
         let interfaces = read_interfaces(memory, at, &unchained)?;
-        let numbered = interfaces.iter().enumerate();
-        let link_maps = numbered
-            .flat_map(|(namespace, interface)| read_link_maps(memory, interface, namespace));
         Ok(Some(Self {
-            link_maps: link_maps.collect(),
+            link_maps: read_all_link_maps(memory, &interfaces)?,
             signal_error: find_signal_error(memory, holder)?,
             interfaces,
             unchained,
@@ -291,10 +311,9 @@ impl Loader {
         let Some(Ok(interfaces)) = first.map(read) else {
             return false;
         };
-        let now = interfaces.iter().enumerate();
-        let now = now.flat_map(|(namespace, it)| read_link_maps(memory, it, namespace));
         let rest = |it: &DebugInterface| it.state == LoaderState::Consistent;
-        interfaces.iter().all(rest) && now.eq(self.link_maps.iter().cloned())
+        let now = || read_all_link_maps(memory, &interfaces);
+        interfaces.iter().all(rest) && now().is_ok_and(|now| now == self.link_maps)
     }
 
     /// What contains the interfaces of namespaces that are not chained; empty if there cannot be any.

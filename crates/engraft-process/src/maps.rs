@@ -1,12 +1,14 @@
 //! The target's memory map.
 
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::ops::Range;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use crate::address::TargetAddress;
+use crate::limits::{self, BeyondLimit, MAPPINGS, MAPS_BYTES};
 use crate::process::Process;
 use crate::task::or_gone;
 
@@ -27,6 +29,9 @@ pub enum MapsError {
         /// The line.
         line: String,
     },
+    /// It has more than is read of one process.
+    #[error(transparent)]
+    Beyond(#[from] BeyondLimit),
     /// Anything else the system had to say.
     #[error("failed to read the memory map of process {pid}: {source}")]
     System {
@@ -96,6 +101,14 @@ impl Mapping {
     }
 }
 
+/// The text of the memory map, or one byte more than is believed of it.
+fn read_text(process: &Process) -> io::Result<Vec<u8>> {
+    let file = File::open(process.memory_task().path("maps"))?;
+    let mut text = Vec::new();
+    file.take(MAPS_BYTES + 1).read_to_end(&mut text)?;
+    Ok(text)
+}
+
 /// All mappings, in the order of their addresses.
 #[derive(Clone, Debug, Default)]
 pub struct Maps {
@@ -120,7 +133,7 @@ impl Maps {
         if !process.is_alive() {
             return Err(gone());
         }
-        let read = || or_gone(std::fs::read(process.memory_task().path("maps")));
+        let read = || or_gone(read_text(process));
         let mut text = read();
         // Empty, or no longer there: that thread has ended. Perhaps another one lives.
         if !matches!(&text, Ok(Some(text)) if !text.is_empty()) {
@@ -131,7 +144,16 @@ impl Maps {
             _ if !process.is_alive() => Err(gone()),
             Ok(None) => Err(gone()),
             Ok(Some(text)) if text.is_empty() => Err(gone()),
-            Ok(Some(text)) => Self::parse(&text).map_err(|line| MapsError::Malformed { pid, line }),
+            Ok(Some(text)) => {
+                let (bytes, lines) = (
+                    text.len(),
+                    text.iter().filter(|byte| **byte == b'\n').count(),
+                );
+                let what = "bytes in its memory map";
+                limits::within(process, what, bytes, MAPS_BYTES as usize)?;
+                limits::within(process, "mappings", lines, MAPPINGS)?;
+                Self::parse(&text).map_err(|line| MapsError::Malformed { pid, line })
+            }
             Err(source) => Err(MapsError::System { pid, source }),
         }
     }

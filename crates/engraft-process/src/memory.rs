@@ -3,11 +3,13 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
 use crate::address::TargetAddress;
 use crate::effects::effect;
+use crate::limits::{BeyondLimit, Budget};
 use crate::process::Process;
 use crate::sys::vm;
 
@@ -38,6 +40,17 @@ pub enum MemoryError {
         /// The bound.
         limit: u64,
     },
+    /// It is more than is read of one process.
+    #[error(transparent)]
+    Beyond(#[from] BeyondLimit),
+    /// The command's time is up.
+    #[error("process {pid} could not be looked at any longer: the time of {timeout:?} is up")]
+    OutOfTime {
+        /// The process.
+        pid: i32,
+        /// How long there was.
+        timeout: Duration,
+    },
     /// We may no longer access it.
     #[error("no permission to access the memory of process {pid}")]
     PermissionDenied {
@@ -56,10 +69,19 @@ pub enum MemoryError {
     },
 }
 
+impl MemoryError {
+    /// Whether the process was not read to its end, because it shows too much or takes too long.
+    pub(crate) fn is_limit(&self) -> bool {
+        matches!(self, Self::Beyond(_) | Self::OutOfTime { .. })
+    }
+}
+
 /// The memory of a process. Concurrent changes by the process itself are seen as they happen.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory<'p> {
     process: &'p Process,
+    /// What may be read, if that is limited.
+    budget: Option<&'p Budget>,
 }
 
 /// The part of `ranges` that is still to be done after `done` bytes were transferred.
@@ -97,7 +119,38 @@ fn write_to_file(file: &File, address: TargetAddress, bytes: &[u8]) -> Result<us
 
 impl<'p> Memory<'p> {
     pub(crate) fn new(process: &'p Process) -> Self {
-        Self { process }
+        Self {
+            process,
+            budget: None,
+        }
+    }
+
+    /// The same memory, of which only so much is read.
+    pub(crate) fn within(self, budget: &'p Budget) -> Self {
+        Self {
+            budget: Some(budget),
+            ..self
+        }
+    }
+
+    pub(crate) fn process(&self) -> &'p Process {
+        self.process
+    }
+
+    /// An error if the command's time is up.
+    pub fn check_time(&self) -> Result<(), MemoryError> {
+        let pid = self.process.pid();
+        match self.process.out_of_time() {
+            Some(timeout) => Err(MemoryError::OutOfTime { pid, timeout }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether so many bytes may still be read. Writing is never refused: it may bring back what was there.
+    fn may_read(&self, bytes: usize) -> Result<(), MemoryError> {
+        self.check_time()?;
+        self.budget
+            .map_or(Ok(()), |budget| Ok(budget.take(bytes as u64)?))
     }
 
     /// Fills the buffer from `address` on.
@@ -108,6 +161,7 @@ impl<'p> Memory<'p> {
     /// Fills several buffers from several places, a thousand of them per system call.
     pub fn read_many(&self, ranges: &mut [(TargetAddress, &mut [u8])]) -> Result<(), MemoryError> {
         for batch in ranges.chunks_mut(vm::MAX_RANGES) {
+            self.may_read(batch.iter().map(|(_, buffer)| buffer.len()).sum())?;
             let mut todo: Vec<_> = batch
                 .iter_mut()
                 .map(|(at, buffer)| (*at, &mut **buffer))

@@ -13,6 +13,7 @@ use crate::address::TargetAddress;
 use crate::auxv::AuxiliaryVector;
 use crate::elf::{BuildId, Dynamic, FileHeader, ProgramHeader, build_id, program_headers};
 use crate::file_sections::find_function;
+use crate::limits::{Budget, DISCOVERY_BYTES};
 use crate::loader::{LinkMap, Loader};
 use crate::maps::{Maps, MapsError};
 use crate::memory::{Memory, MemoryError};
@@ -225,9 +226,9 @@ impl Modules {
         let loader = self.loader.as_ref();
         // In this order: a module that was listed with the build-id of another one, which was at its place for a
         // moment, has its own again by now.
-        loader.is_none_or(|loader| {
-            loader.is_current(process.memory()) && self.have_their_build_ids(process.memory())
-        })
+        let budget = Budget::new(process, "bytes of link maps", DISCOVERY_BYTES);
+        let memory = process.memory().within(&budget);
+        loader.is_none_or(|loader| loader.is_current(memory) && self.have_their_build_ids(memory))
     }
 
     fn have_their_build_ids(&self, memory: Memory<'_>) -> bool {
@@ -262,12 +263,18 @@ impl Modules {
         let auxv = auxv
             .map_err(|source| ModuleError::System { pid, source })?
             .ok_or(ModuleError::Gone { pid })?;
+        let what = "bytes of headers and link maps";
+        let budget = Budget::new(process, what, DISCOVERY_BYTES);
         let search = Search {
-            memory: process.memory(),
+            memory: process.memory().within(&budget),
             maps: process.maps()?,
             auxv,
         };
-        search.run(pid)
+        let modules = search.run(pid)?;
+        // What could not be read was taken for absent.
+        budget.check().map_err(MemoryError::from)?;
+        search.memory.check_time()?;
+        Ok(modules)
     }
 }
 

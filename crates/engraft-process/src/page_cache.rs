@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use crate::address::TargetAddress;
+use crate::limits::{Budget, WALK_BYTES};
 use crate::memory::{Memory, MemoryError};
 
 const PAGE: u64 = 4096;
@@ -14,6 +15,7 @@ const PAGE: u64 = 4096;
 pub(crate) struct PageCache<'p> {
     memory: Memory<'p>,
     pages: RefCell<HashMap<TargetAddress, Box<[u8]>>>,
+    budget: Budget,
 }
 
 impl<'p> PageCache<'p> {
@@ -21,6 +23,7 @@ impl<'p> PageCache<'p> {
         Self {
             memory,
             pages: RefCell::default(),
+            budget: Budget::new(memory.process(), "bytes of stacks", WALK_BYTES),
         }
     }
 
@@ -38,6 +41,7 @@ impl<'p> PageCache<'p> {
             let bytes = match pages.entry(page) {
                 std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
                 std::collections::hash_map::Entry::Vacant(entry) => {
+                    self.budget.take(PAGE)?;
                     let bytes = self.memory.read_bytes(page, PAGE, PAGE)?;
                     entry.insert(bytes.into_boxed_slice())
                 }

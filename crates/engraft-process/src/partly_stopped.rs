@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::deadline::Deadline;
 use crate::process::Process;
 use crate::remote::RemoteCall;
 use crate::remote_error::RemoteCallError;
@@ -54,7 +53,8 @@ impl PartlyStopped {
     /// Stops those who still run, and all threads that were started meanwhile; waits no longer than
     /// `timeout`. On failure everything is let go, as in [`crate::SeizedProcess::stop`].
     pub fn stop_rest(mut self, timeout: Duration) -> Result<StoppedProcess, StopError> {
-        self.tracees.stop(&Deadline::after(timeout))?;
+        let deadline = self.tracees.process.patience(timeout);
+        self.tracees.stop(&deadline)?;
         Ok(StoppedProcess::new(self.tracees))
     }
 

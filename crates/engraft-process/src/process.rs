@@ -20,6 +20,7 @@ use crate::maps::{Maps, MapsError};
 use crate::memory::Memory;
 use crate::modules::{ModuleError, Modules};
 use crate::task::{Task, TaskState, or_gone};
+use crate::time_limit::TimeLimit;
 
 /// Why a process could not be opened. Nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +98,7 @@ pub(crate) struct Shared {
     pub(crate) gadgets: OnceLock<Gadgets>,
     /// What the kernel told the program that it ran when it was opened.
     pub(crate) started_as: OnceLock<AuxiliaryVector>,
+    pub(crate) time_limit: TimeLimit,
 }
 
 /// A running process. Cheap to clone; all clones are the same handle.
@@ -171,6 +173,7 @@ impl Process {
                 crowd: Crowd::default(),
                 gadgets: OnceLock::new(),
                 started_as: OnceLock::new(),
+                time_limit: TimeLimit::default(),
             }),
         };
         let started = Instant::now();
@@ -313,6 +316,7 @@ impl Process {
 
     /// `None` when it has ended, or is about to: a killed process loses its memory before its threads.
     pub(crate) fn auxiliary_vector(&self) -> io::Result<Option<AuxiliaryVector>> {
+        // The kernel's own table: a few hundred bytes.
         let bytes = or_gone(fs::read(self.memory_task().path("auxv")))?;
         let bytes = bytes.filter(|bytes| !bytes.is_empty());
         Ok(bytes.map(|bytes| AuxiliaryVector::parse(&bytes)))

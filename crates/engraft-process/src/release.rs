@@ -31,7 +31,8 @@ impl Tracees {
     pub(crate) fn release_strangers(&mut self) {
         for tid in std::mem::take(&mut self.strangers) {
             // Blocks only until the newborn has reached its first stop, or has ended.
-            while matches!(wait(tid, true), Ok(Waited::Nothing)) {}
+            let deadline = self.process.patience(LAST_CHANCE);
+            while matches!(wait(tid, true), Ok(Waited::Nothing)) && !deadline.has_passed() {}
             if let Err(error) = ptrace::detach(tid) {
                 tracing::debug!(tid, %error, "a new process is gone before it could be released");
             }
@@ -152,7 +153,7 @@ impl Tracees {
 
     /// Waits until a thread stops, and longer if it only lacks a processor for that.
     fn await_last_stop(&mut self, tid: i32, deadline: &Deadline) -> Result<(), StopError> {
-        let patience = Deadline::after(PROCESSOR_WITHIN);
+        let patience = self.process.patience(PROCESSOR_WITHIN);
         loop {
             match self.await_stop(tid, deadline) {
                 Err(StopError::TimedOut { .. })
@@ -183,7 +184,9 @@ impl Tracees {
         self.start_alarm()?;
         self.wanted = true;
         let turns = u32::try_from(self.threads.len()).unwrap_or(u32::MAX);
-        let deadline = Deadline::after(LAST_CHANCE + TURN * turns);
+        let deadline = self
+            .process
+            .patience(LAST_CHANCE.saturating_add(TURN.saturating_mul(turns)));
         // The first thread of a killed process can be reaped only after all others.
         let tids: Vec<i32> = self.threads.keys().rev().copied().collect();
         for tid in &tids {

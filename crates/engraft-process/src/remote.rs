@@ -25,7 +25,6 @@ use std::ffi::CStr;
 use std::time::Duration;
 
 use crate::address::TargetAddress;
-use crate::deadline::Deadline;
 use crate::frame::{Saved, SignalFrame};
 use crate::gadgets::Gadgets;
 use crate::memory::MemoryError;
@@ -161,7 +160,7 @@ impl Caller<'_> {
         timeout: Duration,
         service: &mut Service<'_, '_>,
     ) -> Result<u64> {
-        let deadline = Deadline::after(timeout);
+        let deadline = self.tracees.process.call_patience(timeout);
         loop {
             // The thread was set off in user mode, so the first stop is an entry, and then they take turns.
             self.run_to_system_call(&deadline, service)?;
@@ -258,7 +257,7 @@ impl Caller<'_> {
 
     /// Through the entry and the exit of one system call.
     fn run_system_call(&mut self) -> Result<u64> {
-        let deadline = Deadline::after(SYSTEM_CALL_TIMEOUT);
+        let deadline = self.tracees.process.call_patience(SYSTEM_CALL_TIMEOUT);
         let mut service = Service::of(None);
         self.run_to_system_call(&deadline, &mut service)?;
         self.run_to_system_call(&deadline, &mut service)?;

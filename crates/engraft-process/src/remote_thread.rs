@@ -243,9 +243,10 @@ impl<'t> Caller<'t> {
     /// Stops a call that takes too long, wherever it is.
     fn give_up(&mut self, deadline: &Deadline) -> Result<Event> {
         self.check("interrupt", ptrace::interrupt(self.tid))?;
+        let process = &self.tracees.process;
         let (patience, last) = (
-            Deadline::after(STOP_TIMEOUT),
-            Deadline::after(PROCESSOR_WITHIN),
+            process.patience(STOP_TIMEOUT),
+            process.patience(PROCESSOR_WITHIN),
         );
         loop {
             match self.check("wait for", wait(self.tid, true))? {

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::address::TargetAddress;
 use crate::elf::word;
+use crate::limits::{Budget, RESIDENT_BYTES};
 use crate::process::Process;
 
 const PAGE: u64 = 4096;
@@ -15,14 +16,30 @@ const PRESENT: u64 = 1 << 63;
 /// Bit 62: it is in swap space.
 const SWAPPED: u64 = 1 << 62;
 
-/// A range is what the target says of itself: no more of it is looked at.
-const MOST: u64 = 1 << 30;
-
 impl Process {
-    /// How many bytes of a range are in memory: those of the pages that the process has touched.
-    pub fn resident_bytes(&self, range: &Range<TargetAddress>) -> io::Result<u64> {
+    /// How many bytes of these ranges are in memory: those of the pages that the process has touched. The ranges are
+    /// what the target says of itself: it is an error if they are too long in all.
+    pub fn resident_bytes(
+        &self,
+        ranges: impl IntoIterator<Item = Range<TargetAddress>>,
+    ) -> io::Result<u64> {
+        let budget = Budget::new(self, "bytes of patches", RESIDENT_BYTES);
+        let mut resident = 0;
+        for range in ranges {
+            let length = range.end.get().saturating_sub(range.start.get());
+            budget.take(length.max(PAGE)).map_err(io::Error::other)?;
+            resident += self.resident_in(&range)?;
+        }
+        Ok(resident)
+    }
+
+    fn resident_in(&self, range: &Range<TargetAddress>) -> io::Result<u64> {
         const ENTRY: u64 = 8;
-        let end = range.end.min(range.start + MOST).get().div_ceil(PAGE);
+        let end = range
+            .end
+            .min(range.start + RESIDENT_BYTES)
+            .get()
+            .div_ceil(PAGE);
         let mut page = range.start.get() / PAGE;
         let file = File::open(self.memory_task().path("pagemap"))?;
         let mut resident = 0;

@@ -16,6 +16,7 @@ use crate::address::TargetAddress;
 use crate::call_site::{TAIL, may_be_call};
 use crate::elf::word;
 use crate::gadgets::{LONGEST_RESTORER, is_restorer, starts_as_restorer};
+use crate::limits::{self, BeyondLimit, CODE_ADDRESSES};
 use crate::maps::{Mapping, Maps};
 use crate::memory::MemoryError;
 use crate::process::Process;
@@ -88,6 +89,9 @@ pub enum Unreliable {
     /// It could not be read.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// It is more than is looked at.
+    #[error(transparent)]
+    Beyond(#[from] BeyondLimit),
     /// Something may be a return address, and the walk that was to tell could not.
     #[error(transparent)]
     Walk(#[from] BrokenWalk),
@@ -107,7 +111,7 @@ pub struct StackScan<'s> {
     /// stacks.
     seen: RefCell<HashSet<TargetAddress>>,
     /// Those of them that are restorers.
-    restorers: RefCell<Vec<TargetAddress>>,
+    restorers: RefCell<HashSet<TargetAddress>>,
 }
 
 /// One range that nothing may return into.
@@ -309,7 +313,7 @@ impl<'s> StackScan<'s> {
         let words: Vec<_> = words
             .filter(|(_, value)| self.span.contains(value))
             .collect();
-        self.find_restorers(&words);
+        self.find_restorers(&words)?;
         for (at, value) in words {
             if let Some(range) = self.hit(value) {
                 return Ok(Some(Verdict::Sleeping {
@@ -341,13 +345,15 @@ impl<'s> StackScan<'s> {
 
     /// Finds out which words of a piece of stack are addresses of restorers. Threads that run wait for this,
     /// so all that have to be looked at in memory are read by one system call.
-    fn find_restorers(&self, words: &[(TargetAddress, TargetAddress)]) {
+    fn find_restorers(&self, words: &[(TargetAddress, TargetAddress)]) -> Result<(), BeyondLimit> {
         let mut seen = self.seen.borrow_mut();
         let values = words.iter().map(|(_, value)| *value);
         let mut code: Vec<(TargetAddress, [u8; LONGEST_RESTORER])> = values
             .filter(|value| self.is_executable(*value) && seen.insert(*value))
             .map(|value| (value, [0; LONGEST_RESTORER]))
             .collect();
+        let what = "code addresses on its stacks";
+        limits::within(self.process, what, seen.len(), CODE_ADDRESSES)?;
         let memory = self.process.memory();
         let mut places: Vec<_> = code
             .iter_mut()
@@ -361,9 +367,10 @@ impl<'s> StackScan<'s> {
                 Err(_) => is_restorer(self.process, at),
             };
             if is_restorer {
-                self.restorers.borrow_mut().push(at);
+                self.restorers.borrow_mut().insert(at);
             }
         }
+        Ok(())
     }
 
     /// Notes the stack that was in use when the signal came, unless it is part of one that is

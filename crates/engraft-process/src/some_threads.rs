@@ -35,7 +35,7 @@ impl Process {
         tids: &[i32],
         timeout: Duration,
     ) -> Result<StoppedThreads, StopError> {
-        self.stop_before(tids, &Deadline::after(timeout))
+        self.stop_before(tids, &self.patience(timeout))
     }
 
     fn stop_before(&self, tids: &[i32], deadline: &Deadline) -> Result<StoppedThreads, StopError> {
@@ -59,7 +59,7 @@ impl Process {
     /// Stops one thread for remote calls: one that sleeps if there is one, and of those the one that has run
     /// least often, which is the least disturbed.
     pub fn borrow_thread(&self, timeout: Duration) -> Result<BorrowedThread, StopError> {
-        let deadline = Deadline::after(timeout);
+        let deadline = self.patience(timeout);
         // ORDERING: a hint that stands for itself.
         let quiet = self.shared.quiet_tid.load(Ordering::Relaxed);
         let sleeps = |tid| matches!(self.task(tid).stat(), Ok(Some(stat)) if stat.state == TaskState::Sleeping);

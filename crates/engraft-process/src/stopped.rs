@@ -35,13 +35,13 @@ impl Process {
     /// Becomes the tracer of all threads, without stopping any. Waits no longer than `timeout` for
     /// threads in an uninterruptible sleep: these could not be let go again.
     pub fn seize(&self, timeout: Duration) -> Result<SeizedProcess, StopError> {
-        let deadline = Deadline::after(timeout);
+        let deadline = self.patience(timeout);
         Tracees::seize(self, &deadline).map(|tracees| SeizedProcess { tracees })
     }
 
     /// Stops all threads; waits for that no longer than `timeout`. On failure everything is let go.
     pub fn stop(&self, timeout: Duration) -> Result<StoppedProcess, StopError> {
-        let deadline = Deadline::after(timeout);
+        let deadline = self.patience(timeout);
         let mut tracees = Tracees::seize(self, &deadline)?;
         tracees.stop(&deadline)?;
         Ok(StoppedProcess { tracees })
@@ -68,7 +68,7 @@ impl SeizedProcess {
     /// On failure everything is let go. Only a thread that fell into an uninterruptible sleep at the
     /// very last moment stays traced until this thread of ours ends: see [`on_tracer_thread`].
     pub fn stop(mut self, timeout: Duration) -> Result<StoppedProcess, StopError> {
-        let deadline = Deadline::after(timeout);
+        let deadline = self.process().patience(timeout);
         self.await_uninterruptible(&deadline)?;
         self.tracees.stop(&deadline)?;
         Ok(StoppedProcess {
@@ -79,7 +79,7 @@ impl SeizedProcess {
     /// Stops the threads that sleep, while those that run go on; waits no longer than `timeout`. On failure
     /// as in [`SeizedProcess::stop`].
     pub fn stop_sleepers(mut self, timeout: Duration) -> Result<PartlyStopped, StopError> {
-        let deadline = Deadline::after(timeout);
+        let deadline = self.process().patience(timeout);
         self.await_uninterruptible(&deadline)?;
         self.tracees.stop_sleepers(&deadline)?;
         Ok(PartlyStopped::new(self.tracees))

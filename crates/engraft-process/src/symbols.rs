@@ -6,14 +6,12 @@ use object::elf;
 
 use crate::address::TargetAddress;
 use crate::elf::{Dynamic, half, quarter, word};
+use crate::limits::{HASH_CHAIN, RELOCATIONS};
 use crate::memory::{Memory, MemoryError};
 use crate::modules::Module;
 
 const SYMBOL_SIZE: u64 = 24;
 const RELOCATION_SIZE: u64 = 24;
-/// No hash chain of a real module is nearly as long.
-const MAX_CHAIN: u32 = 4096;
-const MAX_RELOCATIONS: u64 = 1 << 16;
 
 /// The dynamic symbol table of one module.
 pub(crate) struct DynamicSymbols<'p, 'm> {
@@ -114,7 +112,7 @@ impl<'p, 'm> DynamicSymbols<'p, 'm> {
         if index < first {
             return Ok(None);
         }
-        for _ in 0..MAX_CHAIN {
+        for _ in 0..HASH_CHAIN {
             let at = chain_table + u64::from(index - first) * 4;
             let entry = u32::from_le_bytes(self.memory.read_array(at)?);
             // The lowest bit marks the end of the chain and does not take part in the hash.
@@ -147,7 +145,7 @@ impl<'p, 'm> DynamicSymbols<'p, 'm> {
             Ok(u32::from_le_bytes(self.memory.read_array(at)?).into())
         };
         let mut index = entry(bucket.into())?;
-        for _ in 0..MAX_CHAIN {
+        for _ in 0..HASH_CHAIN {
             if index == 0 {
                 break;
             }
@@ -167,7 +165,7 @@ impl<'p, 'm> DynamicSymbols<'p, 'm> {
         };
         let bytes = self
             .memory
-            .read_bytes(table, size, MAX_RELOCATIONS * RELOCATION_SIZE)?;
+            .read_bytes(table, size, RELOCATIONS * RELOCATION_SIZE)?;
         for relocation in bytes.chunks_exact(RELOCATION_SIZE as usize) {
             let info = word(relocation, 8);
             if info as u32 != elf::R_X86_64_JUMP_SLOT

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::address::TargetAddress;
+use crate::foreign::escape_bytes;
+use crate::limits::{BeyondLimit, THREADS};
 
 /// Flags of a kernel thread, of an io_uring worker and of other kernel threads that share a user
 /// process (`include/linux/sched.h`; the last since Linux 6.4).
@@ -248,10 +250,18 @@ impl Task {
         Self { pid, tid }
     }
 
-    /// The threads of a process, in no particular order; empty when it is gone.
+    /// The threads of a process, in no particular order; empty when it is gone. A process with more than
+    /// [`THREADS`] is an error with a [`BeyondLimit`] inside.
     pub fn list(pid: i32) -> io::Result<Vec<i32>> {
-        let tids = numbers(format!("/proc/{pid}/task").as_ref())?;
-        Ok(tids.unwrap_or_default())
+        let tids = numbers(format!("/proc/{pid}/task").as_ref())?.unwrap_or_default();
+        match tids.len() > THREADS {
+            true => Err(io::Error::other(BeyondLimit {
+                pid,
+                what: "threads",
+                limit: THREADS as u64,
+            })),
+            false => Ok(tids),
+        }
     }
 
     /// A file of this thread.
@@ -309,10 +319,10 @@ impl Task {
         }
     }
 
-    /// The name of the thread (`comm`), if it still exists.
+    /// The name of the thread (`comm`), fit to be shown, if it still exists.
     pub fn name(&self) -> Option<String> {
         let name = std::fs::read(self.path("comm")).ok()?;
-        Some(String::from_utf8_lossy(&name).trim_end().to_owned())
+        Some(escape_bytes(name.strip_suffix(b"\n").unwrap_or(&name)))
     }
 
     /// Its status fields; `None` when it is gone.

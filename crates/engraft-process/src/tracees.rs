@@ -105,7 +105,12 @@ impl Tracees {
         tracees.await_uninterruptible(&tids, deadline)?;
         // A thread that is not yet seized may start others while the list is read. Those started
         // by seized ones are attached at birth. So the set is complete when a look finds none.
-        while tracees.seize_unknown()? {}
+        while tracees.seize_unknown()? {
+            if deadline.has_passed() {
+                let (pid, tid, timeout) = (process.pid(), process.pid(), deadline.timeout());
+                return Err(StopError::TimedOut { pid, tid, timeout });
+            }
+        }
         if tracees.threads.is_empty() {
             return Err(tracees.gone());
         }

@@ -13,13 +13,13 @@ use crate::address::TargetAddress;
 use crate::eh_frame::{EhFrame, Found};
 use crate::elf::half;
 use crate::file_sections::find_section;
+use crate::limits::UNWIND_BYTES;
 use crate::memory::Memory;
 use crate::modules::{Module, ModuleKind};
 use crate::process::Process;
+use crate::unwind_budget::UnwindBudget;
 use crate::walk_error::WalkError;
 
-/// Eight bytes per function; the largest programs have a million functions.
-const MAX_HEADER: u64 = 64 << 20;
 const VERSION: u8 = 1;
 /// Encodings (`DW_EH_PE_*`): a 32-bit offset from the field itself, an unsigned 32-bit number, a
 /// 32-bit offset from the start of the header.
@@ -54,12 +54,18 @@ fn relative(base: TargetAddress, bytes: &[u8], at: usize) -> TargetAddress {
 
 impl UnwindTable {
     /// The table of a module; `None` if it has none that can be read.
-    pub(crate) fn of_module(process: &Process, module: &Module) -> Option<Self> {
+    pub(crate) fn of_module(
+        process: &Process,
+        module: &Module,
+        budget: &UnwindBudget,
+    ) -> Option<Self> {
         let memory = process.memory();
-        let table = Self::by_header(memory, module).or_else(|| {
+        let table = Self::by_header(memory, module, budget).or_else(|| {
             let is_program = module.kind == ModuleKind::Program;
             let section = is_program.then(|| find_section(process, module, ".eh_frame"));
-            section.flatten().map(Self::of_section)
+            section
+                .flatten()
+                .map(|section| Self::of_section(section, budget))
         })?;
         // What there is to sort is sorted now. If it cannot be, that is said when it is needed.
         let _ = table.entry(memory, TargetAddress::default());
@@ -67,13 +73,16 @@ impl UnwindTable {
     }
 
     /// By the segment that is there for that.
-    fn by_header(memory: Memory<'_>, module: &Module) -> Option<Self> {
+    fn by_header(memory: Memory<'_>, module: &Module, budget: &UnwindBudget) -> Option<Self> {
         let headers = &module.program_headers;
         let header = headers
             .iter()
             .find(|header| header.kind == PT_GNU_EH_FRAME)?;
         let at = module.address(header.address);
-        let bytes = memory.read_bytes(at, header.memory_size, MAX_HEADER).ok()?;
+        budget.take(header.memory_size).ok()?;
+        let bytes = memory
+            .read_bytes(at, header.memory_size, UNWIND_BYTES)
+            .ok()?;
         let &[version, frame_encoding, count_encoding, table_encoding, ..] = bytes.as_slice()
         else {
             return None;
@@ -89,25 +98,27 @@ impl UnwindTable {
         let end = module.address(load.address) + load.memory_size;
         let rows = if (count_encoding, table_encoding) == (NUMBER, OFFSET_FROM_HEADER) {
             let length = (half(&bytes, 8) as usize).checked_mul(ROW_SIZE)?;
-            let rows = bytes.get(HEADER_SIZE..)?.get(..length)?;
-            Rows::Sorted {
-                header: at,
-                rows: rows.to_vec(),
+            let mut rows = bytes;
+            rows.drain(..HEADER_SIZE.min(rows.len()));
+            if rows.len() < length {
+                return None;
             }
+            rows.truncate(length);
+            Rows::Sorted { header: at, rows }
         } else {
             Rows::Made(OnceCell::new())
         };
         Some(Self {
             rows,
-            section: RefCell::new(EhFrame::new(frame..end)),
+            section: RefCell::new(EhFrame::new(frame..end, budget.clone())),
         })
     }
 
     /// A table for an `.eh_frame` without header.
-    pub(crate) fn of_section(section: Range<TargetAddress>) -> Self {
+    pub(crate) fn of_section(section: Range<TargetAddress>, budget: &UnwindBudget) -> Self {
         Self {
             rows: Rows::Made(OnceCell::new()),
-            section: RefCell::new(EhFrame::new(section)),
+            section: RefCell::new(EhFrame::new(section, budget.clone())),
         }
     }
 

@@ -39,6 +39,10 @@ impl Process {
         let mut failed = None;
         let mut running = Vec::new();
         for tid in tids {
+            if let Some(timeout) = self.out_of_time() {
+                let (pid, tid) = (self.pid(), *tid);
+                return Err(StopError::TimedOut { pid, tid, timeout }.into());
+            }
             match self.task(*tid).stat() {
                 Ok(Some(stat)) if stat.state == TaskState::Running => running.push(*tid),
                 _ => {
@@ -49,7 +53,12 @@ impl Process {
             }
         }
         let turns = u32::try_from(running.len()).unwrap_or(u32::MAX);
-        self.visit_group(&running, timeout + TURN * turns, &mut failed, &mut visit)?;
+        self.visit_group(
+            &running,
+            timeout.saturating_add(TURN.saturating_mul(turns)),
+            &mut failed,
+            &mut visit,
+        )?;
         match failed {
             Some(error) => Err(error.into()),
             None if self.is_alive() => Ok(()),
@@ -87,7 +96,7 @@ impl Process {
         timeout: Duration,
         visit: &mut impl FnMut(&mut StoppedThread<'_>) -> Result<(), E>,
     ) -> Result<Result<(), E>, StopError> {
-        let deadline = Deadline::after(timeout);
+        let deadline = self.patience(timeout);
         let mut tracees = Tracees::seize_some(self, tids, &deadline)?;
         tracees.start_alarm()?;
         tracees.wanted = true;

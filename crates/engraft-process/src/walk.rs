@@ -32,8 +32,10 @@ use std::sync::Arc;
 
 use crate::address::TargetAddress;
 use crate::call_site::{TAIL, may_be_call};
+use crate::foreign::escape_name;
 use crate::frame_registers::{FrameRegisters, STACK_POINTER};
 use crate::gadgets::{LONGEST_RESTORER, starts_as_restorer};
+use crate::limits::WALK_PLACES;
 use crate::maps::Maps;
 use crate::memory::Memory;
 use crate::modules::Module;
@@ -92,7 +94,7 @@ impl fmt::Display for Frame {
             (Some(module), Some(offset)) => {
                 let path = module.path.as_deref().and_then(|path| path.file_name());
                 let name = path.unwrap_or(&module.name);
-                write!(f, "{}+{offset:#x}", name.display())
+                write!(f, "{}+{offset:#x}", escape_name(name))
             }
             _ => write!(f, "{}", self.instruction_pointer),
         }
@@ -215,6 +217,7 @@ impl<'s> StackWalk<'s> {
                 let limit = MAX_FRAMES;
                 return Err(WalkError::TooManyFrames { limit });
             }
+            self.process_memory.check_time()?;
             let instruction_pointer = next.registers.instruction_pointer();
             self.check_return_address(&next)?;
             let stack_pointer = stack_pointer(&next.registers);
@@ -325,6 +328,9 @@ impl<'s> StackWalk<'s> {
         };
         let code = Rc::new(code?);
         let mut known = self.known.borrow_mut();
+        if known.len() >= WALK_PLACES {
+            known.clear();
+        }
         known.insert((at, is_exact), Rc::clone(&code));
         Ok(code)
     }

@@ -8,6 +8,7 @@ use crate::elf::FileHeader;
 use crate::maps::{Mapping, Maps};
 use crate::modules::{Module, ModuleError};
 use crate::process::Process;
+use crate::unwind_budget::UnwindBudget;
 use crate::unwind_table::UnwindTable;
 use crate::walk_error::WalkError;
 
@@ -20,6 +21,7 @@ pub struct WalkContext {
     maps: Maps,
     modules: Vec<KnownModule>,
     extra: Vec<(Range<TargetAddress>, UnwindTable)>,
+    budget: UnwindBudget,
 }
 
 /// Code outside of all modules, with an `.eh_frame` of its own.
@@ -55,24 +57,27 @@ impl WalkContext {
         let maps = process.maps()?;
         let modules = process.modules()?;
         let memory = process.memory();
+        let budget = UnwindBudget::new(process);
         let known = |module: &Module| KnownModule {
             entry: FileHeader::read(memory, module.range().start)
                 .filter(|header| header.entry != 0)
                 .map(|header| module.address(header.entry)),
-            table: UnwindTable::of_module(process, module),
+            table: UnwindTable::of_module(process, module, &budget),
             module: Arc::new(module.clone()),
         };
         Ok(Self {
             modules: modules.iter().map(known).collect(),
             maps,
             extra: Vec::new(),
+            budget,
         })
     }
 
     /// Adds code that is in no module. It must stay where it is for as long as this is used.
     pub fn add(&mut self, table: ExtraUnwindTable) {
         let ExtraUnwindTable { code, eh_frame } = table;
-        self.extra.push((code, UnwindTable::of_section(eh_frame)));
+        let table = UnwindTable::of_section(eh_frame, &self.budget);
+        self.extra.push((code, table));
     }
 
     /// The module of an address, as it was when this was prepared.

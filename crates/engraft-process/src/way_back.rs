@@ -15,7 +15,6 @@
 //! executed. A resumed call may end there all the same, because what it waits for has happened: then its result
 //! is the thread's.
 
-use crate::deadline::Deadline;
 use crate::registers::Registers;
 use crate::release::PROCESSOR_WITHIN;
 use crate::remote_error::RemoteCallError;
@@ -85,7 +84,7 @@ impl Caller<'_> {
     fn reach_ordinary_stop(&mut self) -> Result<()> {
         self.check("interrupt", ptrace::interrupt(self.tid))?;
         self.check("continue", ptrace::go(self.tid, Go::Continue, 0))?;
-        let deadline = Deadline::after(PROCESSOR_WITHIN);
+        let deadline = self.tracees.process.patience(PROCESSOR_WITHIN);
         let mut service = Service::of(None);
         loop {
             let event = self.await_event(&deadline, &mut service)?;

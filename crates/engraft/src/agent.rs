@@ -7,9 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use engraft_abi::{
     CodeRange, Command, Control, MAGIC, Outcome, VERSION, WriteRequest, request_state,
 };
+use engraft_process::foreign::escape_bytes;
 use engraft_process::{
-    Asker, MemoryError, Process, ProtectedWriter, RemoteCall, RemoteCallError, Requests, Seen,
-    StoppedThread, TargetAddress,
+    Asker, BeyondLimit, MemoryError, Process, ProtectedWriter, RemoteCall, RemoteCallError,
+    Requests, Seen, StoppedThread, TargetAddress, limits,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes, TryFromBytes};
 
@@ -22,9 +23,6 @@ use crate::whereabouts::whereabouts;
 /// hundreds of threads that want a processor, where each of its system calls may take a second: a call that is
 /// given up leaves the agent's lock taken.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// No sane agent has so much to say; a length beyond it comes from damaged memory.
-const LARGEST_ANSWER: u64 = 64 << 20;
 
 /// A complete agent in a process.
 #[derive(Clone)]
@@ -308,7 +306,7 @@ impl RunningAgent {
             .text
             .get(..response.text_length as usize)
             .unwrap_or_default();
-        let text = with_error_in_words(String::from_utf8_lossy(text).into_owned());
+        let text = with_error_in_words(escape_bytes(text));
         Ok(Answer {
             outcome,
             value: response.value,
@@ -321,8 +319,8 @@ impl RunningAgent {
         let control = self.control()?;
         Ok(Plan {
             generation: control.generation,
-            ranges: self.records(control.ranges, control.range_count)?,
-            sites: self.records(control.sites, control.site_count)?,
+            ranges: self.ranges(control.ranges, control.range_count)?,
+            sites: self.ranges(control.sites, control.site_count)?,
         })
     }
 
@@ -331,21 +329,31 @@ impl RunningAgent {
         Ok(self.control()?.generation)
     }
 
-    fn records<T: FromBytes + IntoBytes + Clone>(
-        &self,
-        address: u64,
-        count: u64,
-    ) -> Result<Vec<T>, Error> {
-        let length = count.saturating_mul(size_of::<T>() as u64);
+    fn ranges(&self, address: u64, count: u64) -> Result<Vec<CodeRange>, Error> {
+        const RECORD: u64 = size_of::<CodeRange>() as u64;
+        if count > limits::PLAN_RANGES {
+            return Err(self.beyond("ranges of code", limits::PLAN_RANGES));
+        }
+        let length = count * RECORD;
         let bytes = self
             .process
             .memory()
-            .read_bytes(address.into(), length, LARGEST_ANSWER)?;
-        let record = |bytes: &[u8]| T::read_from_bytes(bytes).ok();
-        Ok(bytes
-            .chunks_exact(size_of::<T>())
+            .read_bytes(address.into(), length, length)?;
+        let record = |bytes: &[u8]| CodeRange::read_from_bytes(bytes).ok();
+        let ranges: Vec<CodeRange> = bytes
+            .chunks_exact(RECORD as usize)
             .filter_map(record)
-            .collect())
+            .collect();
+        match ranges.iter().all(|range| range.start <= range.end) {
+            true => Ok(ranges),
+            false => Err(Error::BadSnapshot { pid: self.pid() }),
+        }
+    }
+
+    /// It says more than is believed of it.
+    pub(crate) fn beyond(&self, what: &'static str, limit: u64) -> Error {
+        let pid = self.pid();
+        BeyondLimit { pid, what, limit }.into()
     }
 
     /// Whether a thread is at work in it.
@@ -376,10 +384,11 @@ impl RunningAgent {
         for _ in 0..TRIES {
             let before = self.control()?;
             let length = before.snapshot_length;
-            let read =
-                self.process
-                    .memory()
-                    .read_bytes(before.snapshot.into(), length, LARGEST_ANSWER);
+            if length > limits::SNAPSHOT_BYTES {
+                return Err(self.beyond("bytes of patches", limits::SNAPSHOT_BYTES));
+            }
+            let memory = self.process.memory();
+            let read = memory.read_bytes(before.snapshot.into(), length, length);
             // Read last: if it is what it was, the buffer did not change meanwhile.
             let after = self.control()?;
             if before.snapshot_generation % 2 == 0
@@ -414,8 +423,7 @@ impl RunningAgent {
     ) -> Result<u64, Error> {
         let ranges = images.map(|image| image.range.clone());
         let ranges = std::iter::once(self.mapping()?).chain(ranges);
-        let sizes = ranges.map(|range| self.process.resident_bytes(&range));
-        let sum: std::io::Result<u64> = sizes.sum();
+        let sum = self.process.resident_bytes(ranges);
         sum.map_err(Error::looking_at(&self.process))
     }
 }

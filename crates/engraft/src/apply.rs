@@ -40,7 +40,7 @@ pub struct Disabled {
 
 /// Applies a patch to a process: waits up to `timeout` for its threads to be clear of the old code.
 pub fn apply(process: &Process, patch: &Patch, timeout: Duration) -> Result<Applied, Error> {
-    let deadline = Deadline::after(timeout);
+    let deadline = Deadline::of(process, timeout);
     let modules = check_build_ids(process, patch, &deadline)?;
     check_reach(process, patch, &modules)?;
     let payload = payload::encode(patch)?;
@@ -58,7 +58,7 @@ pub fn apply(process: &Process, patch: &Patch, timeout: Duration) -> Result<Appl
 /// Disables a patch in a process: waits up to `timeout` for its threads to be clear of the new code.
 pub fn disable(process: &Process, name: &str, timeout: Duration) -> Result<Disabled, Error> {
     let pid = process.pid();
-    let Some(session) = Session::find(process, Deadline::after(timeout))? else {
+    let Some(session) = Session::find(process, Deadline::of(process, timeout))? else {
         let text = format!("no patch '{name}' is enabled");
         return Err(Error::Agent {
             pid,
@@ -110,7 +110,7 @@ fn open_transition<'p>(
         pid: process.pid(),
         name: name.map(str::to_owned),
     };
-    let session = Session::find(process, Deadline::after(timeout))?.ok_or_else(none)?;
+    let session = Session::find(process, Deadline::of(process, timeout))?.ok_or_else(none)?;
     let open = Snapshot::read(&session.agent)?.transition;
     let open = open.filter(|open| name.is_none_or(|name| open.name == name));
     let open = open.ok_or_else(none)?;

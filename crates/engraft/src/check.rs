@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use engraft_abi::Outcome;
 use engraft_patch::{Object, OldPart, Patch, RelocationTarget, site};
+use engraft_process::foreign::escape_name;
 use engraft_process::{
     BuildId, Maps, MemoryError, Module, Modules, Obstacles, Process, RemoteCallError, StopError,
     find_gap, may_suspend_filters,
@@ -47,7 +48,7 @@ pub struct Checked {
 /// Looks at a process as `apply` would, and changes nothing. Looks again while libraries come and go, up to
 /// `timeout`.
 pub fn check(process: &Process, patch: &Patch, timeout: Duration) -> Result<Checked, Error> {
-    let deadline = Deadline::after(timeout);
+    let deadline = Deadline::of(process, timeout);
     let pid = process.pid();
     let mut believed = None;
     let mut looks = 0;
@@ -227,7 +228,7 @@ impl Target<'_> {
     fn problem(&self, outcome: Outcome, text: &str) -> Error {
         let path = match self.module.name.is_empty() {
             true => "the program".into(),
-            false => self.module.name.to_string_lossy(),
+            false => escape_name(&self.module.name),
         };
         agent_would_say(self.process.pid(), outcome, format!("{path}: {text}"))
     }

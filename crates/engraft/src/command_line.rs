@@ -2,9 +2,9 @@
 
 mod processes;
 mod show;
+mod terminal;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,10 +12,13 @@ use clap::{ArgGroup, Parser, Subcommand};
 use engraft::{Error, OnTimeout, ScanMemory, Selected, Status};
 use engraft_build::{BuildRequest, Outcome};
 use engraft_patch::{Concessions, Missing, Patch};
+use engraft_process::foreign::escape_name;
 use engraft_process::{GiveWay, Process};
 
 use processes::{Holders, Target, Work};
 use show::describe;
+pub(crate) use terminal::{Log, complain};
+use terminal::{note, say};
 
 /// Fixes running programs: builds a patch from a source fix, applies it to processes, takes it back.
 #[derive(Debug, Parser)]
@@ -86,6 +89,8 @@ enum Command {
         /// For programs: one JSON object with one --pid, otherwise an array of such objects.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        patience: Patience,
     },
     /// Have processes run their own code again instead of a patch's. Its memory stays, because new code may
     /// have passed on addresses of its data.
@@ -147,11 +152,19 @@ enum Command {
     },
 }
 
+/// A year, in seconds.
+const LONGEST_TIMEOUT: u64 = 365 * 24 * 60 * 60;
+
 #[derive(Debug, clap::Args)]
 struct Patience {
-    /// How long to wait for threads to leave the code that is to be replaced, in seconds. A transition that
-    /// has begun stays open after that.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    /// How long to work on each process, and wait for its threads to leave the code that is to be replaced, in
+    /// seconds. A transition that has begun stays open after that.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(..=LONGEST_TIMEOUT)
+    )]
     timeout: u64,
     /// Whether to look through all writable memory for contexts (coroutines, fibers) that are suspended in the code
     /// that is to be left or taken away. `auto`: in programs that are known to switch stacks.
@@ -257,7 +270,11 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
             target,
             patience,
         } => processes::check(&read_patch(&file)?, &target, patience.duration()),
-        Command::Status { pid, json } => status(&pid, json),
+        Command::Status {
+            pid,
+            json,
+            patience,
+        } => status(&pid, json, patience.duration()),
         Command::Disable {
             name,
             holders,
@@ -294,7 +311,7 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
 fn build(request: &BuildRequest) -> Result<(), Error> {
     let report = engraft_build::build(request)?;
     let Outcome::Patch { patch, file } = report.outcome else {
-        let binaries = list(request.binaries.iter().map(|binary| binary.display()));
+        let binaries = list(request.binaries.iter().map(escape_name));
         say(&format!(
             "the fix changes no code in {binaries}: there is nothing to patch\n"
         ));
@@ -314,10 +331,10 @@ fn build(request: &BuildRequest) -> Result<(), Error> {
     say(&format!(
         "patch '{}' written to {}\n",
         patch.name,
-        path.display()
+        escape_name(&path)
     ));
     for object in &report.objects {
-        let (binary, changed) = (object.binary.display(), list(&object.changed));
+        let (binary, changed) = (escape_name(&object.binary), list(&object.changed));
         say(&format!("  {binary}: changes {changed}\n"));
         if !object.new.is_empty() {
             say(&format!("  {binary}: adds {}\n", list(&object.new)));
@@ -325,14 +342,14 @@ fn build(request: &BuildRequest) -> Result<(), Error> {
     }
     say(&concessions(&patch));
     for (name, argument) in &report.harmless {
-        eprintln!("note: the fix changes the layout of {name}: {argument}");
+        note(&format!("the fix changes the layout of {name}: {argument}"));
     }
     if !report.unread.is_empty() {
-        let files = list(report.unread.iter().map(|file| file.display()));
-        eprintln!(
-            "note: the fix also changes {files}, which no recorded compile reads: that is not in the patch, unless the \
+        let files = list(report.unread.iter().map(escape_name));
+        note(&format!(
+            "the fix also changes {files}, which no recorded compile reads: that is not in the patch, unless the \
              build makes C of it or it says how to build"
-        );
+        ));
     }
     Ok(())
 }
@@ -365,11 +382,6 @@ fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
         .join(", ")
 }
 
-/// Writes data to stdout. Whoever reads it may have seen enough and gone; that is no failure of ours.
-fn say(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
-}
-
 fn read_patch(path: &Path) -> Result<Patch, Error> {
     let bytes = std::fs::read(path).map_err(|source| Error::ReadFile {
         path: path.to_owned(),
@@ -381,33 +393,49 @@ fn read_patch(path: &Path) -> Result<Patch, Error> {
     })
 }
 
-fn status(pids: &[i32], json: bool) -> Result<(), Error> {
-    let mut all = Vec::new();
+fn status(pids: &[i32], json: bool, timeout: Duration) -> Result<(), Error> {
     let work = match pids {
         [] => Work::on(Selected::with_agent()?).implicitly(),
         pids => Work::with_numbers(pids),
     };
+    // Of one process that was named, an object; otherwise an array. Each is said at once: together they might be more
+    // than fits into memory.
+    let is_single = matches!(pids, [_]);
+    let mut count = 0;
     let result = work.each(|process| {
-        let status = full_status(process)?;
-        if !json {
-            say(&describe(&status));
-        }
-        all.push(status);
+        let status = full_status(process, timeout)?;
+        let start = match count {
+            _ if is_single => "",
+            0 => "[",
+            _ => ",",
+        };
+        let end = if is_single { "\n" } else { "" };
+        say(&match json {
+            true => format!("{start}{}{end}", json_of(&status)),
+            false => describe(&status),
+        });
+        count += 1;
         Ok(())
     });
-    match (json, pids, all.as_slice()) {
+    match (json, count) {
         // With its error, there is nothing to show.
-        (true, [_], []) => {}
-        (true, [_], [status]) => say(&format!("{}\n", serde_json::json!(status))),
-        (true, ..) => say(&format!("{}\n", serde_json::json!(all))),
-        (false, [], []) => say("no process has an agent\n"),
-        (false, ..) => {}
+        (true, _) if is_single => {}
+        (true, 0) => say("[]\n"),
+        (true, _) => say("]\n"),
+        (false, 0) if pids.is_empty() => say("no process has an agent\n"),
+        (false, _) => {}
     }
     result
 }
 
+fn json_of(status: &Status) -> String {
+    // It has no maps with keys other than strings, and nothing else can fail.
+    serde_json::to_string(status).unwrap_or_default()
+}
+
 /// The status, with the threads that hold a transition up if one is on, and with other builds of what is patched.
-fn full_status(process: &Process) -> Result<Status, Error> {
+fn full_status(process: &Process, timeout: Duration) -> Result<Status, Error> {
+    process.limit_time(timeout);
     let mut status = engraft::status(process)?;
     status.switchers = engraft::switchers(process)?;
     if let Some(transition) = &mut status.transition {
@@ -415,21 +443,13 @@ fn full_status(process: &Process) -> Result<Status, Error> {
             Ok(threads) => transition.threads = threads,
             Err(error) if !process.is_alive() => return Err(error),
             // The rest is true all the same.
-            Err(error) => eprintln!("note: cannot look at the threads: {error}"),
+            Err(error) => note(&format!("cannot look at the threads: {error}")),
         }
     }
     match engraft::find_other_builds(process, &mut status) {
         Err(error) if !process.is_alive() => return Err(error),
-        Err(error) => eprintln!("note: cannot look for other builds: {error}"),
+        Err(error) => note(&format!("cannot look for other builds: {error}")),
         Ok(()) => {}
     }
     Ok(status)
-}
-
-/// Says on stderr what went wrong.
-pub(crate) fn complain(error: &Error) {
-    eprintln!("error: {error}");
-    if let Some(hint) = error.hint() {
-        eprintln!("hint: {hint}");
-    }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use engraft_abi::Outcome;
 use engraft_process::{
-    MapsError, MemoryError, MemoryScanError, ModuleError, OpenError, Process, RemoteCallError,
-    StopError, TargetAddress,
+    BeyondLimit, MapsError, MemoryError, MemoryScanError, ModuleError, OpenError, Process,
+    RemoteCallError, StopError, TargetAddress,
 };
 
 use crate::blob::BadBlob;
@@ -352,6 +352,9 @@ pub enum Error {
         /// The process.
         pid: i32,
     },
+    /// A process shows more than is read of one.
+    #[error(transparent)]
+    Beyond(#[from] BeyondLimit),
     /// There is no room for the agent.
     #[error("process {pid} has no room for the agent near its dynamic loader")]
     NoRoom {
@@ -401,10 +404,13 @@ impl Error {
     /// What the system said when a process was looked at.
     pub(crate) fn looking_at(process: &Process) -> impl FnOnce(std::io::Error) -> Self {
         let pid = process.pid();
-        move |source| match source.raw_os_error() {
+        move |source| match source.downcast::<BeyondLimit>() {
+            Ok(beyond) => beyond.into(),
             // It is ending: its files in /proc say so before it has ended.
-            Some(libc::ESRCH) => OpenError::NoSuchProcess { pid }.into(),
-            _ => OpenError::System { pid, source }.into(),
+            Err(source) if source.raw_os_error() == Some(libc::ESRCH) => {
+                OpenError::NoSuchProcess { pid }.into()
+            }
+            Err(source) => OpenError::System { pid, source }.into(),
         }
     }
 

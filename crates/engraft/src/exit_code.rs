@@ -86,9 +86,10 @@ impl Error {
                 | Outcome::Broken => NOT_PATCHABLE,
                 Outcome::Done | Outcome::AlreadyThere | Outcome::BadPayload => INTERNAL,
             },
-            Self::AgentVersion { .. } | Self::NoThread { .. } | Self::NoRoom { .. } => {
-                NOT_PATCHABLE
-            }
+            Self::Beyond(_)
+            | Self::AgentVersion { .. }
+            | Self::NoThread { .. }
+            | Self::NoRoom { .. } => NOT_PATCHABLE,
             Self::NoProgram { .. } => NOT_PATCHABLE,
             Self::Stop(error) => match error {
                 StopError::Gone { .. } | StopError::Executed { .. } => NO_SUCH_PROCESS,
@@ -104,6 +105,7 @@ impl Error {
                 RemoteCallError::Gone { .. } => NO_SUCH_PROCESS,
                 RemoteCallError::Memory(error) => memory_exit_code(error),
                 RemoteCallError::Crashed { .. } => INTERNAL,
+                RemoteCallError::TimedOut { .. } => TARGET_BUSY,
                 _ => NOT_PATCHABLE,
             },
             Self::Memory(error) | Self::Modules(ModuleError::Memory(error)) => {
@@ -111,6 +113,8 @@ impl Error {
             }
             Self::Modules(ModuleError::Gone { .. } | ModuleError::Maps(MapsError::Gone { .. }))
             | Self::Maps(MapsError::Gone { .. }) => NO_SUCH_PROCESS,
+            Self::Maps(MapsError::Beyond(_))
+            | Self::Modules(ModuleError::Maps(MapsError::Beyond(_))) => NOT_PATCHABLE,
             Self::Maps(_)
             | Self::Modules(_)
             | Self::Blob(_)
@@ -125,6 +129,8 @@ fn memory_exit_code(error: &MemoryError) -> u8 {
     match error {
         MemoryError::Gone { .. } => NO_SUCH_PROCESS,
         MemoryError::PermissionDenied { .. } => PERMISSION_DENIED,
+        MemoryError::Beyond(_) => NOT_PATCHABLE,
+        MemoryError::OutOfTime { .. } => TARGET_BUSY,
         _ => INTERNAL,
     }
 }

@@ -30,7 +30,8 @@ pub struct Holder {
 /// The threads that hold the transition of a process up; none if there is no transition. Stops the threads of
 /// the process for that, one at a time.
 pub fn holders(process: &Process) -> Result<Vec<Holder>, Error> {
-    let deadline = Deadline::after(STOP_TIMEOUT);
+    let left = process.time_left().unwrap_or(STOP_TIMEOUT);
+    let deadline = Deadline::of(process, left.min(STOP_TIMEOUT));
     let Some(session) = Session::find(process, deadline)? else {
         return Ok(Vec::new());
     };

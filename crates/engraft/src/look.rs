@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use engraft_abi::{CodeRange, Command};
+use engraft_process::foreign::escape_bytes;
 use engraft_process::{
     ExtraUnwindTable, Maps, Process, StackScan, StackWalk, TargetAddress, ThreadState, Unreliable,
     Verdict, WalkContext,
@@ -223,9 +224,8 @@ pub(crate) fn addresses(ranges: &[CodeRange]) -> Vec<Range<TargetAddress>> {
 }
 
 pub(crate) fn function_name(range: &CodeRange) -> String {
-    String::from_utf8_lossy(&range.name)
-        .trim_end_matches('\0')
-        .to_owned()
+    let name = range.name.split(|byte| *byte == 0).next();
+    escape_bytes(name.unwrap_or_default())
 }
 
 /// Has the agent say what must be clear, and prepares to look for it.

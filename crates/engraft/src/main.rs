@@ -5,7 +5,7 @@ mod command_line;
 use std::process::ExitCode;
 
 use clap::Parser;
-use command_line::{CommandLine, complain, run};
+use command_line::{CommandLine, Log, complain, run};
 
 fn main() -> ExitCode {
     // A recorded build calls us in the place of its compiler.
@@ -13,7 +13,8 @@ fn main() -> ExitCode {
         return code;
     }
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(|| Log)
+        .with_ansi(false)
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("ENGRAFT_LOG"))
         .init();
     match run(CommandLine::parse()) {

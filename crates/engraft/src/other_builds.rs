@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use engraft_process::foreign::escape_name;
 use engraft_process::{Module, ModuleKind, Modules, Process};
 use serde::Serialize;
 
@@ -72,7 +73,7 @@ pub fn find_other_builds(process: &Process, status: &mut Status) -> Result<(), E
 fn path(module: &Module) -> String {
     let path = module.path.as_deref().map(Path::as_os_str);
     let path = path.unwrap_or(&module.name);
-    path.to_string_lossy().into_owned()
+    escape_name(path)
 }
 
 /// Whether a module is a build of the file of this name: by the name of its own file, or by the one under which it is

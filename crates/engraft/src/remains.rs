@@ -70,11 +70,15 @@ fn memory(process: &Process) -> Result<Vec<Range<TargetAddress>>, Error> {
 fn open_files(process: &Process) -> Result<Vec<u64>, Error> {
     let task = process.living_task();
     let mut descriptors = task.descriptors().map_err(Error::looking_at(process))?;
-    // What cannot be looked at has just been closed.
+    // What cannot be looked at has just been closed. There may be a million.
     descriptors.retain(|number| {
-        let file = task.descriptor(*number).ok().flatten();
+        let file = match process.memory().check_time() {
+            Ok(()) => task.descriptor(*number).ok().flatten(),
+            Err(_) => None,
+        };
         file.is_some_and(|file| is_ours(&file))
     });
+    process.memory().check_time()?;
     Ok(descriptors)
 }
 

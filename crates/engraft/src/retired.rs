@@ -181,7 +181,7 @@ pub fn remove_agent(process: &Process, timeout: Duration) -> Result<bool, Error>
 
 fn take_agent_out(process: &Process, timeout: Duration) -> Result<bool, Error> {
     let pid = process.pid();
-    let Some(session) = Session::find(process, Deadline::after(timeout))? else {
+    let Some(session) = Session::find(process, Deadline::of(process, timeout))? else {
         return Ok(false);
     };
     take_over(&session, "")?;
@@ -218,7 +218,7 @@ fn session<'p>(process: &'p Process, name: &str, timeout: Duration) -> Result<Se
         outcome: Outcome::NoSuchPatch,
         text: format!("there is no patch '{name}'"),
     };
-    Session::find(process, Deadline::after(timeout))?.ok_or_else(none)
+    Session::find(process, Deadline::of(process, timeout))?.ok_or_else(none)
 }
 
 /// Has the agent prepare a patch that it kept, and switches to it; `None` if it is enabled already.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use engraft_patch::Patch;
-use engraft_process::{OpenError, Process, open_ordinary};
+use engraft_process::{OpenError, Process, limits, open_ordinary};
 use object::Object as _;
 use object::read::ReadCache;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
@@ -38,7 +38,10 @@ impl Selected {
         let mut selected = Self::default();
         for pid in all_processes()? {
             let found = match Process::open(pid) {
-                Ok(process) => is_meant(&process).map(|meant| meant.then_some(process)),
+                Ok(process) => {
+                    process.limit_time(limits::LOOK_TIME);
+                    is_meant(&process).map(|meant| meant.then_some(process))
+                }
                 Err(error @ (OpenError::PermissionDenied { .. } | OpenError::System { .. })) => {
                     Err(error.into())
                 }

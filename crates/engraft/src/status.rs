@@ -1,14 +1,16 @@
 //! What the agent of a process says about its patches. Read from outside; nobody is stopped.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use engraft_abi::{
     Bytes, SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject, SnapshotPatch,
-    SnapshotUnwinder, patch_state,
+    SnapshotUnwinder, Table, patch_state,
 };
-use engraft_process::{Process, TargetAddress};
+use engraft_process::foreign::escape_bytes;
+use engraft_process::{Process, TargetAddress, limits};
 use serde::Serialize;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, Immutable};
 
 use crate::agent::RunningAgent;
 use crate::contexts::Switcher;
@@ -225,102 +227,165 @@ impl Snapshot {
             return Ok(Self::default());
         }
         let buffer = zerocopy::IntoBytes::as_bytes(snapshot.as_slice());
-        decode(buffer).ok_or(Error::BadSnapshot { pid: agent.pid() })
+        decode(agent, buffer)
     }
 }
 
-/// The agent's records; `None` if they contradict themselves.
-fn decode(buffer: &[u8]) -> Option<Snapshot> {
-    let (header, _) = SnapshotHeader::ref_from_prefix(buffer).ok()?;
-    let patches = header.patches.of::<SnapshotPatch>(buffer)?;
+/// The agent's records.
+fn decode(agent: &RunningAgent, buffer: &[u8]) -> Result<Snapshot, Error> {
+    let reader = Reader::new(agent, buffer);
+    let (header, _) = SnapshotHeader::ref_from_prefix(buffer).map_err(|_| reader.senseless())?;
+    let records = reader.table::<SnapshotPatch>(header.patches)?;
     let number = header.transition.patch;
-    let moving = patches.iter().find(|it| number != 0 && it.number == number);
+    let moving = records.iter().find(|it| number != 0 && it.number == number);
     let transition = match moving {
         Some(patch) => Some(OpenTransition {
             number,
-            name: text(buffer, patch.name)?,
+            name: reader.text(patch.name)?,
             to_patched: header.transition.to_patched != 0,
             started: header.transition.started != 0,
             canceled: header.transition.canceled != 0,
-            waiting: header.transition.waiting.of::<u64>(buffer)?.to_vec(),
+            waiting: reader.table::<u64>(header.transition.waiting)?.to_vec(),
         }),
         None => None,
     };
-    let unwinders = header.unwinders.of::<SnapshotUnwinder>(buffer)?;
-    let unwinders: Option<_> = unwinders
-        .iter()
-        .map(|unwinder| decode_unwinder(buffer, unwinder))
-        .collect();
-    let patches: Option<Vec<_>> = patches
-        .iter()
-        .zip(1..)
-        .map(|(patch, order)| decode_patch(buffer, patch, order))
-        .collect();
-    Some(Snapshot {
-        patches: patches?,
+    if let Some(open) = &transition
+        && open.waiting.len() > limits::THREADS
+    {
+        return Err(agent.beyond("threads that have yet to switch", limits::THREADS as u64));
+    }
+    let mut unwinders = Vec::new();
+    for unwinder in reader.table::<SnapshotUnwinder>(header.unwinders)? {
+        unwinders.push(reader.unwinder(unwinder)?);
+    }
+    let mut patches = Vec::new();
+    for (patch, order) in records.iter().zip(1..) {
+        patches.push(reader.patch(patch, order)?);
+    }
+    Ok(Snapshot {
+        patches,
         prepared: (header.prepared != 0).then_some(header.prepared),
         transition,
-        unwinders: unwinders?,
+        unwinders,
     })
 }
 
-fn decode_unwinder(buffer: &[u8], unwinder: &SnapshotUnwinder) -> Option<UnwinderStatus> {
-    let failure = text(buffer, unwinder.failure)?;
-    Some(UnwinderStatus {
-        path: text(buffer, unwinder.path)?,
-        failure: (!failure.is_empty()).then_some(failure),
-        code: range(unwinder.code, unwinder.code_length),
-    })
+/// Reads records out of a snapshot. An agent writes each of them once, so what is read in all is no longer than the
+/// snapshot: tables that overlap, each inside the others, would be more than any memory can hold.
+struct Reader<'s> {
+    agent: &'s RunningAgent,
+    buffer: &'s [u8],
+    /// How many bytes may still be read.
+    left: Cell<usize>,
+    /// How many images there may still be.
+    images: Cell<usize>,
 }
 
-fn decode_patch(buffer: &[u8], patch: &SnapshotPatch, order: usize) -> Option<PatchStatus> {
-    let objects = patch.objects.of::<SnapshotObject>(buffer)?;
-    let state = match patch.state {
-        patch_state::DISABLED => PatchState::Disabled,
-        patch_state::ENABLED => PatchState::Enabled,
-        patch_state::ENABLING => PatchState::Enabling,
-        patch_state::DISABLING => PatchState::Disabling,
-        _ => return None,
-    };
-    Some(PatchStatus {
-        number: patch.number,
-        name: text(buffer, patch.name)?,
-        order: (state != PatchState::Disabled).then_some(order),
-        state,
-        partial: patch.partial != 0,
-        objects: objects
-            .iter()
-            .map(|object| decode_object(buffer, object))
-            .collect::<Option<_>>()?,
-    })
-}
+impl<'s> Reader<'s> {
+    fn new(agent: &'s RunningAgent, buffer: &'s [u8]) -> Self {
+        Self {
+            agent,
+            buffer,
+            // The name of a patch in transition is read twice.
+            left: Cell::new(buffer.len() + limits::TEXT),
+            images: Cell::new(limits::IMAGES),
+        }
+    }
 
-fn decode_object(buffer: &[u8], object: &SnapshotObject) -> Option<ObjectStatus> {
-    let build_id = object
-        .build_id
-        .bytes
-        .get(..usize::try_from(object.build_id.length).ok()?)?;
-    let functions = object.functions.of::<SnapshotFunction>(buffer)?;
-    let instances = object.instances.of::<SnapshotInstance>(buffer)?;
-    Some(ObjectStatus {
-        build_id: build_id.iter().map(|byte| format!("{byte:02x}")).collect(),
-        file_name: text(buffer, object.file_name)?,
-        functions: functions
-            .iter()
-            .map(|function| text(buffer, function.name))
-            .collect::<Option<_>>()?,
-        modules: instances
-            .iter()
-            .map(|instance| {
-                Some(ModuleStatus {
-                    path: text(buffer, instance.path)?,
-                    patched: instance.image != 0,
-                    image: (instance.image != 0).then(|| image(instance)),
-                })
-            })
-            .collect::<Option<_>>()?,
-        other_builds: Vec::new(),
-    })
+    /// It contradicts itself.
+    fn senseless(&self) -> Error {
+        Error::BadSnapshot {
+            pid: self.agent.pid(),
+        }
+    }
+
+    fn take(&self, bytes: usize) -> Result<(), Error> {
+        let left = self.left.get().checked_sub(bytes);
+        self.left.set(left.ok_or_else(|| self.senseless())?);
+        Ok(())
+    }
+
+    fn table<T: FromBytes + Immutable>(&self, table: Table) -> Result<&'s [T], Error> {
+        let records = table.of::<T>(self.buffer).ok_or_else(|| self.senseless())?;
+        self.take(size_of_val(records))?;
+        Ok(records)
+    }
+
+    /// A text, fit to be shown.
+    fn text(&self, bytes: Bytes) -> Result<String, Error> {
+        let text = bytes.of(self.buffer).ok_or_else(|| self.senseless())?;
+        self.take(text.len())?;
+        match text.len() > limits::TEXT {
+            true => Err(self.agent.beyond("bytes in one text", limits::TEXT as u64)),
+            false => Ok(escape_bytes(text)),
+        }
+    }
+
+    fn unwinder(&self, unwinder: &SnapshotUnwinder) -> Result<UnwinderStatus, Error> {
+        let failure = self.text(unwinder.failure)?;
+        Ok(UnwinderStatus {
+            path: self.text(unwinder.path)?,
+            failure: (!failure.is_empty()).then_some(failure),
+            code: range(unwinder.code, unwinder.code_length),
+        })
+    }
+
+    fn patch(&self, patch: &SnapshotPatch, order: usize) -> Result<PatchStatus, Error> {
+        let state = match patch.state {
+            patch_state::DISABLED => PatchState::Disabled,
+            patch_state::ENABLED => PatchState::Enabled,
+            patch_state::ENABLING => PatchState::Enabling,
+            patch_state::DISABLING => PatchState::Disabling,
+            _ => return Err(self.senseless()),
+        };
+        let mut objects = Vec::new();
+        for object in self.table::<SnapshotObject>(patch.objects)? {
+            objects.push(self.object(object)?);
+        }
+        Ok(PatchStatus {
+            number: patch.number,
+            name: self.text(patch.name)?,
+            order: (state != PatchState::Disabled).then_some(order),
+            state,
+            partial: patch.partial != 0,
+            objects,
+        })
+    }
+
+    fn object(&self, object: &SnapshotObject) -> Result<ObjectStatus, Error> {
+        let length = usize::try_from(object.build_id.length).unwrap_or(usize::MAX);
+        let build_id = object.build_id.bytes.get(..length);
+        let build_id = build_id.ok_or_else(|| self.senseless())?;
+        let mut functions = Vec::new();
+        for function in self.table::<SnapshotFunction>(object.functions)? {
+            functions.push(self.text(function.name)?);
+        }
+        let mut modules = Vec::new();
+        for instance in self.table::<SnapshotInstance>(object.instances)? {
+            modules.push(self.module(instance)?);
+        }
+        Ok(ObjectStatus {
+            build_id: build_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+            file_name: self.text(object.file_name)?,
+            functions,
+            modules,
+            other_builds: Vec::new(),
+        })
+    }
+
+    fn module(&self, instance: &SnapshotInstance) -> Result<ModuleStatus, Error> {
+        let left = self.images.get().checked_sub(1);
+        let too_many = || {
+            self.agent
+                .beyond("images of patches", limits::IMAGES as u64)
+        };
+        self.images.set(left.ok_or_else(too_many)?);
+        Ok(ModuleStatus {
+            path: self.text(instance.path)?,
+            patched: instance.image != 0,
+            image: (instance.image != 0).then(|| image(instance)),
+        })
+    }
 }
 
 fn image(instance: &SnapshotInstance) -> ImageStatus {
@@ -335,10 +400,4 @@ fn image(instance: &SnapshotInstance) -> ImageStatus {
 fn range(start: u64, length: u64) -> Range<TargetAddress> {
     let start = TargetAddress::new(start);
     start..start + length
-}
-
-fn text(buffer: &[u8], bytes: Bytes) -> Option<String> {
-    bytes
-        .of(buffer)
-        .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
 }

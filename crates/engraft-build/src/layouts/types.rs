@@ -129,7 +129,7 @@ impl Types {
                 .extend(function.map(|function| function_name(tree, function)));
             let is_local = is_variable && !outlives && !by_pointer;
             uses.is_local |= is_local;
-            uses.is_elsewhere |= !is_local && !(is_parameter && is_private);
+            uses.is_elsewhere |= !(is_local || is_parameter && is_private);
         }
     }
 }

@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use engraft::{Applied, Error, OnTimeout, PatchState, Reach, Selected, Waiting, exit_code};
 use engraft_patch::Patch;
+use engraft_process::foreign::escape_name;
+use engraft_process::limits::LOOK_TIME;
 use engraft_process::{OpenError, Process};
 
+use super::concessions;
 use super::show::{describe_other_build, describe_switchers, describe_unwinder};
-use super::{complain, concessions, say};
+use super::terminal::{complain, note, say};
 
 /// How long the last of hundreds of threads of a killed process may take to end, after the one that we noticed.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
@@ -59,7 +62,7 @@ impl Target {
         report_out_of_reach(&selected.out_of_reach);
         let work = Work::on(selected).implicitly();
         let wanted = || match &self.exe {
-            Some(path) => format!("runs {}", path.display()),
+            Some(path) => format!("runs {}", escape_name(path)),
             None => format!("has loaded anything that patch '{}' changes", patch.name),
         };
         match work.is_empty() {
@@ -156,7 +159,9 @@ impl Work {
                 // Whatever failed, if the process has ended, then because of that.
                 again_after_exec(it, &mut work).map_err(|(it, error)| {
                     let ended = match error.is_of_ended_thread() {
-                        true => it.wait_for_end(END_TIMEOUT),
+                        true => {
+                            it.wait_for_end(END_TIMEOUT.min(it.time_left().unwrap_or(END_TIMEOUT)))
+                        }
                         false => !it.is_alive(),
                     };
                     if ended { error.of_ended(pid) } else { error }
@@ -165,8 +170,8 @@ impl Work {
             let Err(error) = done else { continue };
             if self.implicit && error.exit_code() == exit_code::NO_SUCH_PROCESS {
                 match error.is_exec() {
-                    true => eprintln!("note: {error}"),
-                    false => eprintln!("note: process {pid} has ended meanwhile"),
+                    true => note(&format!("{error}")),
+                    false => note(&format!("process {pid} has ended meanwhile")),
                 }
                 continue;
             }
@@ -238,7 +243,7 @@ fn report_hidden(hidden: &[(i32, Error)]) {
             count(hidden.len(), "process", "processes"),
             reasons.join("; "),
         );
-        eprintln!("note: {count} could not be looked at: {reasons}");
+        note(&format!("{count} could not be looked at: {reasons}"));
     }
 }
 
@@ -246,10 +251,10 @@ fn report_hidden(hidden: &[(i32, Error)]) {
 fn report_out_of_reach(pids: &[i32]) {
     if !pids.is_empty() {
         let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
-        eprintln!(
-            "note: passed over what has privileges that this user has not: {}",
+        note(&format!(
+            "passed over what has privileges that this user has not: {}",
             pids.join(", ")
-        );
+        ));
     }
 }
 
@@ -286,6 +291,7 @@ pub(super) fn apply(
 
 /// Whether the patch is enabled there.
 fn has(process: &Process, name: &str) -> bool {
+    process.limit_time(LOOK_TIME);
     let patches = engraft::status(process).map(|status| status.patches);
     let mut patches = patches.unwrap_or_default().into_iter();
     patches.any(|patch| patch.name == name && patch.state != PatchState::Disabled)
@@ -309,7 +315,7 @@ fn apply_to(
 fn note_switchers(process: &Process) {
     let switchers = engraft::switchers(process).unwrap_or_default();
     if let Some(words) = describe_switchers(&switchers) {
-        eprintln!("note: process {}: {words}", process.pid());
+        note(&format!("process {}: {words}", process.pid()));
     }
 }
 
@@ -331,21 +337,22 @@ fn say_applied(pid: i32, name: &str, verb: &str, applied: Applied) {
 /// Says what does not get through new code, and what the patch is not in effect in although it has the name.
 fn note_limits(process: &Process, name: &str) {
     let pid = process.pid();
+    process.limit_time(LOOK_TIME);
     let Ok(mut status) = engraft::status(process) else {
         return;
     };
     for words in status.unwinders.iter().filter_map(describe_unwinder) {
-        eprintln!("note: process {pid}: {words}");
+        note(&format!("process {pid}: {words}"));
     }
     // As far as that can be found out: the patch is applied all the same.
     let _ = engraft::find_other_builds(process, &mut status);
     let patches = status.patches.iter().filter(|patch| patch.name == name);
     for object in patches.flat_map(|patch| &patch.objects) {
         for other in &object.other_builds {
-            eprintln!(
-                "note: process {pid}: {}",
+            note(&format!(
+                "process {pid}: {}",
                 describe_other_build(object, other)
-            );
+            ));
         }
     }
 }
