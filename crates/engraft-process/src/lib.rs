@@ -45,7 +45,6 @@ compile_error!("engraft-process is written for Linux on x86-64");
 mod address;
 mod auxv;
 mod call_site;
-mod crowd;
 mod deadline;
 mod effects;
 mod eh_frame;

@@ -12,7 +12,6 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::auxv::AuxiliaryVector;
-use crate::crowd::Crowd;
 use crate::gadgets::Gadgets;
 use crate::interrupted_calls::InterruptedCalls;
 use crate::liveliness::Liveliness;
@@ -94,7 +93,6 @@ pub(crate) struct Shared {
     pub(crate) ignores_shared_lock: AtomicBool,
     pub(crate) liveliness: Liveliness,
     pub(crate) interrupted_calls: InterruptedCalls,
-    pub(crate) crowd: Crowd,
     pub(crate) gadgets: OnceLock<Gadgets>,
     /// What the kernel told the program that it ran when it was opened.
     pub(crate) started_as: OnceLock<AuxiliaryVector>,
@@ -170,7 +168,6 @@ impl Process {
                 ignores_shared_lock: AtomicBool::new(false),
                 liveliness: Liveliness::default(),
                 interrupted_calls: InterruptedCalls::default(),
-                crowd: Crowd::default(),
                 gadgets: OnceLock::new(),
                 started_as: OnceLock::new(),
                 time_limit: TimeLimit::default(),

@@ -160,12 +160,7 @@ impl StoppedProcess {
 
     /// Lets the process go, runners first.
     pub fn detach(mut self) -> Result<(), StopError> {
-        // A thread that made a call gets a processor at once as long as the others stand still.
-        let finished = match self.tracees.process.is_crowded() {
-            true => self.tracees.finish_call(),
-            false => Ok(()),
-        };
-        self.tracees.release().and(finished)?;
+        self.tracees.release()?;
         if self.tracees.process.is_alive() {
             Ok(())
         } else {

@@ -67,14 +67,8 @@ impl<'p> Session<'p> {
         }
         remains::remove_remains(process, &deadline)?;
         let injection = Injection::plan(process, modules)?;
-        let mapped = match process.is_crowded() {
-            // All calls in one stop.
-            true => with_thread(process, &deadline, |thread| {
-                injection.map(&mut Calls::In(thread))
-            }),
-            false => injection.map(&mut Calls::borrowing(process, &deadline)),
-        };
-        match mapped {
+        let mut calls = Calls::borrowing(process, &deadline);
+        match injection.map(&mut calls) {
             // It comes with the note that it is controlled.
             Ok(agent) => Self::with(process, agent, deadline, lock, way, false),
             Err(error) if !process.is_alive() => Err(error),
@@ -337,20 +331,13 @@ fn again_if_slow<T>(
     }
 }
 
-/// Borrows one thread. All others go on, unless they would keep it waiting for a processor.
+/// Borrows one thread; all others go on.
 pub(crate) fn with_thread<R>(
     process: &Process,
     deadline: &Deadline,
     work: impl FnOnce(&mut StoppedThread<'_>) -> Result<R, Error>,
 ) -> Result<R, Error> {
     let pid = process.pid();
-    if process.is_crowded() {
-        let mut stopped = again_if_slow(deadline, || Ok(process.stop(STOP_TIMEOUT)?))?;
-        let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;
-        let result = work(&mut thread);
-        stopped.detach()?;
-        return result;
-    }
     let mut borrowed = again_if_slow(deadline, || Ok(process.borrow_thread(STOP_TIMEOUT)?))?;
     let mut thread = borrowed.thread().ok_or(Error::NoThread { pid })?;
     let result = work(&mut thread);
