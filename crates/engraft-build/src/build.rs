@@ -2,8 +2,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use engraft_patch::{Concessions, Missing, Patch};
@@ -16,9 +17,11 @@ use crate::error::{BuildError, Stage};
 use crate::fix::Fix;
 use crate::layouts::Harmless;
 use crate::leftovers::{Leftovers, for_each_file, may_be_in};
+use crate::progress::{Progress, Step};
 use crate::record::{Record, Recorder, read_records};
 use crate::renumber;
 use crate::tree::{TreeChanges, Trees};
+use crate::work::Work;
 
 /// What is to be built.
 #[derive(Debug, Clone)]
@@ -41,6 +44,12 @@ pub struct BuildRequest {
     pub partial: bool,
     /// Types, `struct conn` or `conn`, whose layout the fix may change.
     pub accept_layouts: Vec<String>,
+    /// Where the whole output of the build command goes, if it is wanted.
+    pub log: Option<PathBuf>,
+    /// Leave the directory in which the build took place.
+    pub keep: bool,
+    /// Who is told what is being done.
+    pub progress: Progress,
 }
 
 /// What came of it.
@@ -65,6 +74,8 @@ pub struct BuildReport {
     pub builds: Duration,
     /// Time spent on everything else.
     pub extraction: Duration,
+    /// The directory in which the build took place, if it was to be kept.
+    pub kept: Option<PathBuf>,
 }
 
 /// The patch, or that none is needed.
@@ -110,65 +121,92 @@ pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
     let name = patch_name(request)?;
     let binaries = read_binaries(&request.binaries)?;
     let home = fs::canonicalize(&request.source).map_err(io("find", &request.source))?;
-    let work = tempfile::Builder::new().prefix("engraft-build-").tempdir();
-    let work = work.map_err(io("create a directory in", &std::env::temp_dir()))?;
-    // Compilers may report paths without symbolic links.
-    let work_path = fs::canonicalize(work.path()).map_err(io("find", work.path()))?;
+    if let Some(log) = &request.log {
+        File::create(log).map_err(io("create", log))?;
+    }
+    let temporary = std::env::temp_dir();
+    let mut directory =
+        Work::new(&request.wrapper).map_err(io("create a directory in", &temporary))?;
     let session = Session {
         request,
         home,
-        work: work_path,
+        work: directory.path().to_owned(),
+        directory: &directory,
     };
-    let changes = session.changes(&binaries)?;
-    let Assembled {
-        objects,
-        mut unplaced,
-        harmless,
-        accepted,
-    } = assemble(&changes.units, &binaries, &request.accept_layouts)?;
-    if !unplaced.is_empty() {
-        session.find_holders(&mut unplaced, &changes.units)?;
-    }
-    if !unplaced.is_empty() && (objects.is_empty() || !request.partial) {
-        return Err(BuildError::Incomplete {
-            unplaced,
-            binaries: request.binaries.clone(),
+    let result = session.build(name, &binaries, started);
+    if request.keep {
+        let kept = directory.keep();
+        return result.map(|report| BuildReport {
+            kept: Some(kept),
+            ..report
         });
     }
-    if objects.is_empty() && unplaced.is_empty() && !changes.unread.is_empty() {
-        return Err(BuildError::NotCompiled {
-            files: changes.unread,
-        });
-    }
-    let mut report = BuildReport {
-        objects: objects.iter().map(|(_, report)| report.clone()).collect(),
-        outcome: Outcome::NoChange,
-        unplaced,
-        harmless: harmless
-            .into_iter()
-            .map(|Harmless { name, argument }| (name, argument))
-            .collect(),
-        unread: changes.unread,
-        compared: changes.considered,
-        builds: changes.builds,
-        extraction: Duration::ZERO,
-    };
-    if !objects.is_empty() {
-        let objects = objects.into_iter().map(|(object, _)| object).collect();
-        let concessions = concessions(&report.unplaced, accepted.into_iter().collect());
-        let patch = Patch {
-            name,
+    result
+}
+
+impl Session<'_> {
+    fn build(
+        &self,
+        name: String,
+        binaries: &[Binary],
+        started: Instant,
+    ) -> Result<BuildReport, BuildError> {
+        let request = self.request;
+        let changes = self.changes(binaries)?;
+        let progress = &request.progress;
+        let Assembled {
             objects,
-            concessions,
-        };
-        let file = engraft_patch::write(&patch)?;
-        if let Some(output) = &request.output {
-            fs::write(output, &file).map_err(io("write", output))?;
+            mut unplaced,
+            harmless,
+            accepted,
+        } = progress.step(Step::Assemble, || {
+            assemble(&changes.units, binaries, &request.accept_layouts)
+        })?;
+        if !unplaced.is_empty() {
+            self.find_holders(&mut unplaced, &changes.units)?;
         }
-        report.outcome = Outcome::Patch { patch, file };
+        if !unplaced.is_empty() && (objects.is_empty() || !request.partial) {
+            return Err(BuildError::Incomplete {
+                unplaced,
+                binaries: request.binaries.clone(),
+            });
+        }
+        if objects.is_empty() && unplaced.is_empty() && !changes.unread.is_empty() {
+            return Err(BuildError::NotCompiled {
+                files: changes.unread,
+            });
+        }
+        let mut report = BuildReport {
+            objects: objects.iter().map(|(_, report)| report.clone()).collect(),
+            outcome: Outcome::NoChange,
+            unplaced,
+            harmless: harmless
+                .into_iter()
+                .map(|Harmless { name, argument }| (name, argument))
+                .collect(),
+            unread: changes.unread,
+            compared: changes.considered,
+            builds: changes.builds,
+            extraction: Duration::ZERO,
+            kept: None,
+        };
+        if !objects.is_empty() {
+            let objects = objects.into_iter().map(|(object, _)| object).collect();
+            let concessions = concessions(&report.unplaced, accepted.into_iter().collect());
+            let patch = Patch {
+                name,
+                objects,
+                concessions,
+            };
+            let file = engraft_patch::write(&patch)?;
+            if let Some(output) = &request.output {
+                fs::write(output, &file).map_err(io("write", output))?;
+            }
+            report.outcome = Outcome::Patch { patch, file };
+        }
+        report.extraction = started.elapsed().saturating_sub(report.builds);
+        Ok(report)
     }
-    report.extraction = started.elapsed().saturating_sub(report.builds);
-    Ok(report)
 }
 
 /// One run, with its private directory.
@@ -176,6 +214,7 @@ struct Session<'a> {
     request: &'a BuildRequest,
     home: PathBuf,
     work: PathBuf,
+    directory: &'a Work,
 }
 
 /// What the fix changed in compiled code.
@@ -190,7 +229,9 @@ struct Changes {
 
 impl Session<'_> {
     fn changes(&self, binaries: &[Binary]) -> Result<Changes, BuildError> {
-        let trees = Trees::new(&self.home, &self.work).map_err(io("copy", &self.home))?;
+        let progress = &self.request.progress;
+        let trees = progress.step(Step::Copy, || Trees::new(&self.home, &self.work));
+        let trees = trees.map_err(io("copy", &self.home))?;
         let tree = trees.current();
         let fix = Fix::examine(&self.request.fix, &tree)?;
         let recorder = Recorder::new(&self.work, &self.request.wrapper);
@@ -214,7 +255,11 @@ impl Session<'_> {
             compiles,
             considered,
             unread,
-        } = Candidates::new(&first, &second, &touched, &trees).map_err(io("compare", &tree))?;
+        } = progress
+            .step(Step::Dependencies, || {
+                Candidates::new(&first, &second, &touched, &trees)
+            })
+            .map_err(io("compare", &tree))?;
         tracing::info!(
             first = first.len(),
             second = second.len(),
@@ -230,7 +275,7 @@ impl Session<'_> {
             work: &self.work,
             touched: &touched,
         };
-        let units = objects.compare(&compiles)?;
+        let units = progress.step(Step::Compare, || objects.compare(&compiles))?;
         Ok(Changes {
             units,
             unread,
@@ -336,8 +381,16 @@ impl Session<'_> {
     ) -> Result<Vec<Record>, BuildError> {
         let records = self.records_directory(stage);
         fs::create_dir(&records).map_err(io("create", &records))?;
-        let log = self.work.join(format!("{stage}.log"));
-        let output = File::create(&log).map_err(io("create", &log))?;
+        let log = match &self.request.log {
+            Some(log) => log.clone(),
+            None => self.work.join("build.log"),
+        };
+        let mut output = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .map_err(io("open", &log))?;
+        writeln!(output, "== {}", stage.step()).map_err(io("write", &log))?;
         let errors = output.try_clone().map_err(io("create", &log))?;
         let Some((program, arguments)) = self.request.command.split_first() else {
             return Err(no_command());
@@ -349,12 +402,12 @@ impl Session<'_> {
             .stdout(output)
             .stderr(errors);
         recorder.watch(&mut command, &records, &self.home);
-        let status = command
-            .status()
-            .map_err(|source| BuildError::CommandNotFound {
-                command: program.to_string_lossy().into_owned(),
-                source,
-            })?;
+        let progress = &self.request.progress;
+        let status = progress.counted(stage.step(), &records, || self.wait(&mut command));
+        let status = status.map_err(|source| BuildError::CommandNotFound {
+            command: program.to_string_lossy().into_owned(),
+            source,
+        })?;
         if !status.success() {
             let output = last_lines(&fs::read(&log).unwrap_or_default(), 25);
             return Err(BuildError::BuildFailed {
@@ -364,6 +417,14 @@ impl Session<'_> {
             });
         }
         self.records(stage)
+    }
+
+    /// Runs a command to its end.
+    fn wait(&self, command: &mut Command) -> std::io::Result<ExitStatus> {
+        let mut child = self.directory.spawn(command)?;
+        let status = child.wait();
+        self.directory.ended();
+        status
     }
 
     fn records(&self, stage: Stage) -> Result<Vec<Record>, BuildError> {

@@ -8,6 +8,7 @@ use crate::binary::BinaryError;
 use crate::build::Unplaced;
 use crate::compile::CompileError;
 use crate::fix::FixError;
+use crate::progress::Step;
 use crate::refusal::Refusal;
 use crate::unit::ObjectError;
 
@@ -20,6 +21,17 @@ pub enum Stage {
     Fixed,
     /// Of the fixed source once more, for objects that were in the tree before.
     Rest,
+}
+
+impl Stage {
+    /// The step of the work that it is.
+    pub(crate) fn step(self) -> Step {
+        match self {
+            Self::Original => Step::Original,
+            Self::Fixed => Step::Fixed,
+            Self::Rest => Step::Rest,
+        }
+    }
 }
 
 impl std::fmt::Display for Stage {
@@ -68,7 +80,9 @@ pub enum BuildError {
         source: std::io::Error,
     },
     /// The build command failed.
-    #[error("the build of the {stage} source failed ({status}):\n{output}")]
+    #[error(
+        "the build of the {stage} source failed ({status}):\n{output}\n(hint: --log FILE keeps the whole output)"
+    )]
     BuildFailed {
         /// Which build.
         stage: Stage,

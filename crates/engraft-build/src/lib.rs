@@ -9,6 +9,7 @@
 //! ```text
 //! record, command      the build's compiles            compile, renumber    our own compiles
 //! tree, fix            source trees, the fix           unit, compare        objects and their differences
+//! work, progress       what is around it
 //! dependencies         what compiles read          leftovers            objects that no recorded compile made
 //! link_time            link-time optimisation      layouts              types that differ in memory
 //! binary, correlate    the binary, what is where       image, layout        new code for one binary
@@ -38,6 +39,7 @@ mod layouts;
 mod leftovers;
 mod link_time;
 mod place;
+mod progress;
 mod record;
 mod refusal;
 mod renumber;
@@ -45,6 +47,7 @@ mod site;
 mod trampoline;
 mod tree;
 mod unit;
+mod work;
 
 pub use binary::BinaryError;
 pub use build::{BuildReport, BuildRequest, ChangedObject, Outcome, Unplaced, build};
@@ -52,6 +55,7 @@ pub use compile::CompileError;
 pub use correlate::Mismatch;
 pub use error::{BuildError, Stage};
 pub use fix::FixError;
+pub use progress::{Event, Progress, Step};
 pub use record::wrapper_main;
 pub use refusal::{Hex, Refusal};
 pub use trampoline::Unmovable;

@@ -19,6 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::command::sources;
+use crate::work::guard_main;
 
 /// Where records go; also what tells a wrapper from a plain start of the executable.
 const RECORDS: &str = "ENGRAFT_BUILD_RECORDS";
@@ -124,6 +125,9 @@ pub(crate) fn read_records(directory: &Path) -> io::Result<Vec<Record>> {
 /// Returns `None` unless the process was started as a compiler by a recorded build. Otherwise it becomes
 /// the real compiler and returns only if that fails.
 pub fn wrapper_main() -> Option<ExitCode> {
+    if let Some(code) = guard_main() {
+        return Some(code);
+    }
     let records = PathBuf::from(std::env::var_os(RECORDS)?);
     let links = PathBuf::from(std::env::var_os(WRAPPERS)?);
     let mut arguments = std::env::args_os();

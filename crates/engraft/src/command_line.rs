@@ -1,5 +1,6 @@
 //! What the user can ask for, and what is answered.
 
+mod building;
 mod processes;
 mod show;
 mod terminal;
@@ -55,6 +56,12 @@ enum Command {
         /// may be given several times. The patch says so.
         #[arg(long, value_name = "TYPE")]
         accept_layout: Vec<String>,
+        /// Where the whole output of the build command goes.
+        #[arg(long, value_name = "FILE")]
+        log: Option<PathBuf>,
+        /// Leave the directory in which the build takes place, and say where it is.
+        #[arg(long)]
+        keep: bool,
         /// What builds the source, run in a copy of it.
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
@@ -239,6 +246,8 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
             output,
             partial,
             accept_layout,
+            log,
+            keep,
             command,
         } => build(&BuildRequest {
             source,
@@ -253,6 +262,9 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
             output,
             partial,
             accept_layouts: accept_layout,
+            log,
+            keep,
+            progress: building::progress(),
         }),
         Command::Apply {
             file,
@@ -310,6 +322,9 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
 
 fn build(request: &BuildRequest) -> Result<(), Error> {
     let report = engraft_build::build(request)?;
+    if let Some(kept) = &report.kept {
+        eprintln!("note: the build is in {}", kept.display());
+    }
     let Outcome::Patch { patch, file } = report.outcome else {
         let binaries = list(request.binaries.iter().map(escape_name));
         say(&format!(

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use engraft_build::{BuildError, BuildReport, BuildRequest, Outcome, Refusal, build};
+use engraft_build::{BuildError, BuildReport, BuildRequest, Outcome, Progress, Refusal, build};
 use engraft_patch::{Function, LinkAddress, Object, Patch, RelocationTarget};
 use tempfile::TempDir;
 
@@ -106,6 +106,9 @@ impl Project {
             output: None,
             partial: false,
             accept_layouts: Vec::new(),
+            log: None,
+            keep: false,
+            progress: Progress::default(),
         }
     }
 

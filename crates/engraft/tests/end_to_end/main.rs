@@ -21,6 +21,7 @@ mod files_gone;
 mod hidden_processes;
 mod hostile_files;
 mod inside_or_not;
+mod interrupted_build;
 mod kinds_of_programs;
 mod late_library;
 mod left_request;
