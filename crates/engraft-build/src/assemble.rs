@@ -149,6 +149,16 @@ impl<'a> Placements<'a> {
         let mut absent = Vec::new();
         for (unit, found) in all {
             let has_place = found.located.is_empty() || !found.located.is_subset(&taken);
+            let is_there = has_place && !matches!(found.placement, Placement::Absent);
+            if let Some(option) = unit.instrumentation.as_ref().filter(|_| is_there) {
+                taken.extend(found.located);
+                placements.refused.push(Refusal::Instrumented {
+                    functions: unit.comparison.names_of_changed(),
+                    source_file: unit.comparison.original.source.clone(),
+                    option: option.clone(),
+                });
+                continue;
+            }
             match found.placement {
                 Placement::Placed(mut object) if has_place => {
                     object.elsewhere = elsewhere(&object, &taken);
@@ -270,9 +280,10 @@ pub(crate) fn find_holders(
         };
         let inside = file.strip_prefix(tree).unwrap_or(file);
         for entry in &mut *unplaced {
-            let mut own = units
-                .iter()
-                .filter(|unit| unit.comparison.original.source == entry.source_file);
+            let is_named =
+                |unit: &&ChangedUnit| unit.comparison.original.source == entry.source_file;
+            let source = units.iter().find(is_named).map(|unit| &unit.source);
+            let mut own = units.iter().filter(|unit| Some(&unit.source) == source);
             let holds = own.any(|unit| {
                 !matches!(
                     place(&unit.comparison, &binary).placement,

@@ -107,6 +107,13 @@ impl Binary {
         }
     }
 
+    /// True if a symbol or a pointer that the loader relocates leads into a range.
+    pub(crate) fn is_referred_to(&self, range: &std::ops::Range<u64>) -> bool {
+        let mut symbols = self.symbols.values().flatten();
+        symbols.any(|symbol| range.contains(&symbol.address.0))
+            || self.relative.values().any(|target| range.contains(target))
+    }
+
     /// The 32-bit field at an address.
     pub(crate) fn field(&self, address: u64) -> Option<u32> {
         Some(u32::from_le_bytes(self.bytes(address, 4)?.try_into().ok()?))

@@ -17,7 +17,7 @@ use crate::error::{BuildError, Stage};
 use crate::fix::Fix;
 use crate::layouts::Harmless;
 use crate::leftovers::{Leftovers, for_each_file, may_be_in};
-use crate::progress::{Progress, Step};
+use crate::progress::{Event, Progress, Step};
 use crate::record::{Record, Recorder, read_records};
 use crate::renumber;
 use crate::tree::{TreeChanges, Trees};
@@ -74,8 +74,6 @@ pub struct BuildReport {
     pub builds: Duration,
     /// Time spent on everything else.
     pub extraction: Duration,
-    /// The directory in which the build took place, if it was to be kept.
-    pub kept: Option<PathBuf>,
 }
 
 /// The patch, or that none is needed.
@@ -135,11 +133,7 @@ pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
     };
     let result = session.build(name, &binaries, started);
     if request.keep {
-        let kept = directory.keep();
-        return result.map(|report| BuildReport {
-            kept: Some(kept),
-            ..report
-        });
+        request.progress.tell(&Event::Kept(directory.keep()));
     }
     result
 }
@@ -188,7 +182,6 @@ impl Session<'_> {
             compared: changes.considered,
             builds: changes.builds,
             extraction: Duration::ZERO,
-            kept: None,
         };
         if !objects.is_empty() {
             let objects = objects.into_iter().map(|(object, _)| object).collect();
@@ -255,6 +248,7 @@ impl Session<'_> {
             compiles,
             considered,
             unread,
+            unseen,
         } = progress
             .step(Step::Dependencies, || {
                 Candidates::new(&first, &second, &touched, &trees)
@@ -269,6 +263,7 @@ impl Session<'_> {
         if considered == 0 && touched.iter().any(|file| renumber::is_supported(file)) {
             self.explain_nothing(&trees, &touched, first.is_empty() && second.is_empty())?;
         }
+        self.refuse_unseen(unseen, binaries)?;
         let objects = Objects {
             trees: &trees,
             home: &self.home,
@@ -342,6 +337,23 @@ impl Session<'_> {
         Err(BuildError::UnknownCompiles {
             objects: objects.iter().map(inside).collect(),
             files: touched.to_vec(),
+        })
+    }
+
+    /// Nor must one that was compiled unseen.
+    fn refuse_unseen(
+        &self,
+        mut objects: Vec<PathBuf>,
+        binaries: &[Binary],
+    ) -> Result<(), BuildError> {
+        objects.retain(|object| binaries.iter().any(|binary| may_be_in(object, binary)));
+        if objects.is_empty() {
+            return Ok(());
+        }
+        let tree = self.work.join("tree");
+        let inside = |object: &PathBuf| object.strip_prefix(&tree).unwrap_or(object).to_owned();
+        Err(BuildError::UnseenCompiles {
+            objects: objects.iter().map(inside).collect(),
         })
     }
 

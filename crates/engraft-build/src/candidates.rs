@@ -3,6 +3,7 @@
 mod pairing;
 mod same;
 mod selection;
+mod unseen;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ pub(crate) use selection::Candidates;
 use crate::command::Compile;
 use crate::compare::Comparison;
 use crate::compile::{CompileError, compile_all};
+use crate::dependencies::real_path;
 use crate::error::BuildError;
 use crate::layouts::Layouts;
 use crate::link_time::is_link_time;
@@ -23,10 +25,12 @@ use crate::unit::{ObjectError, Unit};
 
 /// A compile whose code the fix changes.
 pub(crate) struct ChangedUnit {
-    /// Its source file, absolute.
+    /// Its source file, by its real path.
     pub(crate) source: PathBuf,
     pub(crate) comparison: Comparison,
     pub(crate) layouts: Layouts,
+    /// An option by which the compiler added code of its own.
+    pub(crate) instrumentation: Option<String>,
 }
 
 /// Makes the two objects of each candidate. The tree must hold the fixed source; it holds the original one
@@ -85,8 +89,9 @@ impl Objects<'_> {
                 });
             }
             units.push(ChangedUnit {
-                source: compile.source_path(),
+                source: source_of(compile),
                 layouts: layouts(paths, &comparison)?,
+                instrumentation: compile.instrumentation(),
                 comparison,
             });
         }
@@ -101,9 +106,10 @@ impl Objects<'_> {
     fn new_source(&self, compile: &Compile, object: &Path) -> Result<ChangedUnit, BuildError> {
         let fixed = Unit::read(object, &compile.source)?;
         Ok(ChangedUnit {
-            source: compile.source_path(),
+            source: source_of(compile),
             comparison: Comparison::new(Unit::empty(&compile.source), fixed),
             layouts: Layouts::default(),
+            instrumentation: None,
         })
     }
 
@@ -183,6 +189,12 @@ impl Objects<'_> {
             source,
         }
     }
+}
+
+/// One path for each source file, however a command line names it.
+fn source_of(compile: &Compile) -> PathBuf {
+    let path = compile.source_path();
+    real_path(&path).unwrap_or(path)
 }
 
 /// How the types of two objects, original and fixed, differ.

@@ -94,6 +94,15 @@ const DROPPED_WITH_ARGUMENT: [&str; 15] = [
 /// Options after which nothing is compiled to an object.
 const NO_OBJECT: [&str; 5] = ["-E", "-M", "-MM", "-S", "-fsyntax-only"];
 
+/// Options that make code which counts or checks.
+const INSTRUMENTATION: [&str; 5] = [
+    "--coverage",
+    "-coverage",
+    "-fprofile-arcs",
+    "-ftest-coverage",
+    "-fprofile-instr-generate",
+];
+
 const SOURCES: [&str; 9] = ["c", "cc", "cp", "cpp", "cxx", "c++", "C", "i", "ii"];
 const ASSEMBLY: [&str; 2] = ["s", "S"];
 
@@ -209,6 +218,20 @@ impl Compile {
         };
         let last = self.record.arguments.iter().rfind(about);
         last.is_some_and(|argument| argument != "-fno-lto")
+    }
+
+    /// An option by which the compiler adds code that keeps accounts of its own in the program.
+    pub(crate) fn instrumentation(&self) -> Option<String> {
+        let adds = |argument: &&OsString| {
+            let bytes = argument.as_bytes();
+            INSTRUMENTATION
+                .iter()
+                .any(|option| bytes == option.as_bytes())
+                || bytes.starts_with(b"-fsanitize=")
+                || bytes.starts_with(b"-fprofile-generate")
+        };
+        let found = self.record.arguments.iter().find(adds);
+        found.map(|argument| argument.to_string_lossy().into_owned())
     }
 
     /// True for assembly, whose functions no compiler option separates.

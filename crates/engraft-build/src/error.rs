@@ -105,6 +105,15 @@ pub enum BuildError {
         /// What the fix changes.
         files: Vec<PathBuf>,
     },
+    /// Objects that the fix changes were made, and no compiler was seen.
+    #[error(
+        "the fix changes {}, and no compiler was seen to make that (hint: compilers are seen when they are found through PATH under their usual names: cc, gcc, gcc-12, clang, g++, ...; not when the command, CC or a configured tree names one by its full path, as cmake does)",
+        list(objects)
+    )]
+    UnseenCompiles {
+        /// The objects, relative to the tree.
+        objects: Vec<PathBuf>,
+    },
     /// Objects of unknown origin are in a binary, and may have been compiled from what the fix changes.
     #[error(
         "the fix changes {}, and nobody knows whether {} read that: they were in the tree before, may be in a binary, and the build command does not make them again (hint: a command that builds everything, such as: -- sh -c 'make clean && make')",

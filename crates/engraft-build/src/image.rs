@@ -18,6 +18,7 @@ use crate::binary::Binary;
 use crate::compare::{Comparison, cold_parts};
 use crate::correlate::Correlation;
 use crate::layout::{Area, BSS_ALIGNMENT, Layout, Spot};
+use crate::padding;
 use crate::refusal::Refusal;
 use crate::site;
 use crate::trampoline::MovedCode;
@@ -203,6 +204,9 @@ impl<'a> Builder<'a> {
                 address: LinkAddress(found.address),
                 code: code.to_vec(),
             });
+        }
+        if let Some(entry) = parts.first_mut() {
+            padding::extend(self.binary, entry);
         }
         let site = site::check(&name, &parts)?;
         let ranges = parts.iter();

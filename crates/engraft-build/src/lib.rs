@@ -14,6 +14,7 @@
 //! link_time            link-time optimisation      layouts              types that differ in memory
 //! binary, correlate    the binary, what is where       image, layout        new code for one binary
 //! site, trampoline     the entries of old functions
+//! padding              what lies behind short ones
 //! ```
 //!
 //! This room must not know processes. What it does not offer: C++, whose tables for exceptions name types,
@@ -38,6 +39,7 @@ mod layout;
 mod layouts;
 mod leftovers;
 mod link_time;
+mod padding;
 mod place;
 mod progress;
 mod record;

@@ -51,6 +51,8 @@ pub enum Event {
     Running(Step, usize),
     /// A step has ended.
     Ended(Step, Duration),
+    /// The directory of the build was left here.
+    Kept(PathBuf),
 }
 
 /// Who wants to be told.
@@ -69,7 +71,7 @@ impl Progress {
         Self(Some(Arc::new(tell)))
     }
 
-    fn tell(&self, event: &Event) {
+    pub(crate) fn tell(&self, event: &Event) {
         if let Some(tell) = &self.0 {
             tell(event);
         }

@@ -98,6 +98,19 @@ pub enum Refusal {
         /// Its source file.
         source_file: PathBuf,
     },
+    /// The compiler added code and data that a patch would have to go on with.
+    #[error(
+        "{source_file} is compiled with {option}, and the fix changes {}: the code that this adds keeps accounts in the program, which new code cannot go on with (hint: a binary built without that option can be patched)",
+        names(functions)
+    )]
+    Instrumented {
+        /// What the fix changes, functions and variables.
+        functions: Vec<String>,
+        /// Its source file.
+        source_file: PathBuf,
+        /// The option.
+        option: String,
+    },
     /// Assembly has no functions that could be told apart.
     #[error("{source_file}: the fix changes code written in assembly")]
     Assembly {

@@ -322,9 +322,6 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
 
 fn build(request: &BuildRequest) -> Result<(), Error> {
     let report = engraft_build::build(request)?;
-    if let Some(kept) = &report.kept {
-        eprintln!("note: the build is in {}", kept.display());
-    }
     let Outcome::Patch { patch, file } = report.outcome else {
         let binaries = list(request.binaries.iter().map(escape_name));
         say(&format!(
@@ -356,6 +353,12 @@ fn build(request: &BuildRequest) -> Result<(), Error> {
         }
     }
     say(&concessions(&patch));
+    for binary in &request.binaries {
+        if !report.objects.iter().any(|object| object.binary == *binary) {
+            let binary = binary.display();
+            eprintln!("note: nothing that the fix changes is in {binary}");
+        }
+    }
     for (name, argument) in &report.harmless {
         note(&format!("the fix changes the layout of {name}: {argument}"));
     }

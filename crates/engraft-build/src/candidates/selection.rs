@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::pairing::{Candidate, pairs};
 use super::same;
+use super::unseen::unseen;
 use crate::command::{Compile, Identity, compiles};
 use crate::dependencies::{Reads, real_path};
 use crate::record::Record;
@@ -20,6 +21,8 @@ pub(crate) struct Candidates {
     pub(crate) considered: usize,
     /// Touched files that no compile reads.
     pub(crate) unread: Vec<PathBuf>,
+    /// Objects that differ, and that no compiler was seen to make.
+    pub(crate) unseen: Vec<PathBuf>,
 }
 
 impl Candidates {
@@ -60,6 +63,7 @@ impl Candidates {
             compiles: candidates,
             considered: considered.len(),
             unread,
+            unseen: unseen(&all, &changes, trees),
         })
     }
 }

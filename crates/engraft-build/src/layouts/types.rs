@@ -61,7 +61,7 @@ pub(crate) struct Member {
 /// Where a type is used.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Uses {
-    /// Functions with a variable, parameter or result that holds it or leads to it.
+    /// Functions with a variable, parameter or result that holds it or leads to it, and types with such a member.
     pub(crate) functions: BTreeSet<String>,
     /// It is a local variable of a function, itself.
     pub(crate) is_local: bool,
@@ -127,6 +127,10 @@ impl Types {
             let uses = self.uses.entry(name).or_default();
             uses.functions
                 .extend(function.map(|function| function_name(tree, function)));
+            let holder = entry.parent.filter(|_| is_member);
+            let holder = holder.map(|holder| name_of(tree, holder));
+            uses.functions
+                .extend(holder.filter(|name| !name.is_empty()));
             let is_local = is_variable && !outlives && !by_pointer;
             uses.is_local |= is_local;
             uses.is_elsewhere |= !(is_local || is_parameter && is_private);

@@ -213,6 +213,23 @@ fn objects_of_unknown_origin() {
     );
 }
 
+/// One of two compilers is called by its full path.
+#[test]
+fn objects_whose_compiler_is_not_seen() {
+    let makefile = "program: main.o part.o\n\t$(CC) -o $@ $^ -Wl,--build-id\nmain.o part.o: value.h\n\
+        part.o: part.c\n\t/usr/bin/gcc -O2 -c part.c\n";
+    let part = "#include \"value.h\"\nint part(int x) { return x * 9 + VALUE; }\n";
+    let main = format!("#include \"value.h\"\n{MAIN}int more(void) {{ return VALUE; }}\n");
+    let files = [VALUE, ("main.c", main.as_str()), ("part.c", part)];
+    let project = Project::with_files(makefile, &files);
+    let error = project.try_build(&[CHANGED], "program").unwrap_err();
+    assert!(
+        matches!(&error, BuildError::UnseenCompiles { objects }
+            if objects.as_slice() == [std::path::PathBuf::from("part.o")]),
+        "{error}"
+    );
+}
+
 #[test]
 fn link_time_optimisation_is_called_by_its_name() {
     for option in ["-flto", "-flto -ffat-lto-objects"] {

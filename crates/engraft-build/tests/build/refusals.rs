@@ -93,9 +93,38 @@ fn a_new_thread_local_variable() {
 }
 
 #[test]
-fn a_tiny_function() {
+fn code_that_keeps_accounts() {
+    for option in ["--coverage", "-fsanitize=address"] {
+        let makefile = format!(
+            "program: main.o part.o\n\t$(CC) {option} -o $@ $^ -Wl,--build-id\nCFLAGS += {option}\n"
+        );
+        let project = Project::new(&makefile, "int part(int x) { return x * 9 + 4; }\n");
+        let refusals = project.refusals(&[("part.c", "+ 4", "+ 5")], "program");
+        assert!(
+            matches!(refusals.as_slice(), [Refusal::Instrumented { functions, option: found, .. }]
+                if functions.contains(&"part".to_owned()) && found == option),
+            "{refusals:?}"
+        );
+    }
+}
+
+/// The bytes behind it are padding.
+#[test]
+fn a_tiny_function_with_room_behind_it() {
     let project = Project::new(
         PIE,
+        "__attribute__((noinline)) int tiny(void) { return 0; }\nint part(int x) { return tiny() + x; }\n",
+    );
+    let object = project.build(&[("part.c", "return 0", "return 77")], "program");
+    let tiny = crate::support::function(&object, "tiny");
+    assert_eq!(tiny.parts[0].code.len(), 5);
+    assert!(tiny.parts[0].code.starts_with(&[0x31, 0xc0, 0xc3]));
+}
+
+#[test]
+fn a_tiny_function() {
+    let project = Project::new(
+        &format!("{PIE}CFLAGS += -falign-functions=1\n"),
         "__attribute__((noinline)) int tiny(void) { return 0; }\nint part(int x) { return tiny() + x; }\n",
     );
     let refusals = project.refusals(&[("part.c", "return 0", "return 77")], "program");

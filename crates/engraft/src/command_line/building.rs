@@ -36,6 +36,7 @@ pub(super) fn progress() -> Progress {
                     format!("{start}{step} ... {count} compiles{end}")
                 })
             }
+            Event::Kept(path) => Some(format!("note: the build is in {}\n", path.display())),
             Event::Ended(step, took) => {
                 let start = if is_terminal { "\r\x1b[K" } else { "" };
                 let compiles = match *compiles {

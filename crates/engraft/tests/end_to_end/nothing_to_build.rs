@@ -22,6 +22,51 @@ fn a_function_that_is_not_in_the_binary_is_named() -> Result<()> {
     Ok(())
 }
 
+/// The author wants half of a fix: whoever looks at it is told.
+#[test]
+fn a_partial_patch_is_called_so_wherever_it_is() -> Result<()> {
+    let (engraft, victim) = (engraft(), victim("workers")?);
+    let source = victim.source();
+    let fix = std::fs::read_to_string(source.join("fix.patch"))?;
+    let other = std::fs::read_to_string(source.join("other.patch"))?;
+    std::fs::write(source.join("both.patch"), fix + &other)?;
+    let (outcome, patch) = victim.try_patch(&engraft, "both.patch", "half", &["workers"])?;
+    outcome.exits(exit::INCOMPLETE)?.says(&["only_in_other"])?;
+    ensure!(!patch.exists(), "a patch file was made");
+    let output = victim.file("half.engraft");
+    let mut command = engraft.command(["build", "--partial", "--name", "half", "--source"]);
+    command
+        .arg(&source)
+        .arg("--patch")
+        .arg(source.join("both.patch"))
+        .arg("--binary")
+        .arg(victim.file("workers"))
+        .arg("--output")
+        .arg(&output)
+        .args(["--", "make"]);
+    let said = ["partial: only_in_other of other.c is not in the patch"];
+    engraft_testkit::run(&mut command, engraft_testkit::TIME_LIMIT)?
+        .exits(exit::OK)?
+        .says(&said)?;
+    let program = victim.start("workers", &["2"])?;
+    let pid = program.pid();
+    let file = output.to_string_lossy();
+    engraft
+        .run(["check", &file, "--pid", &pid.to_string()])?
+        .exits(exit::OK)?
+        .says(&said)?;
+    engraft.apply(&output, pid)?.exits(exit::OK)?;
+    ensure!(
+        engraft.status(pid)?["patches"][0]["partial"] == true,
+        "the status does not say so"
+    );
+    engraft
+        .run(["status", "--pid", &pid.to_string()])?
+        .exits(exit::OK)?
+        .says(&["half (enabled, partial)"])?;
+    Ok(())
+}
+
 #[test]
 fn a_fix_for_another_source_is_refused() -> Result<()> {
     let (engraft, victim) = (engraft(), victim("workers")?);

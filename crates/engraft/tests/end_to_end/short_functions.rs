@@ -1,5 +1,5 @@
-//! Functions that are shorter than the jump to new code are refused by name; of those that have just enough bytes,
-//! no byte of the neighbour is touched, be it code or the program's .fini.
+//! Functions that are shorter than the jump to new code are refused by name, unless there is padding behind them; of
+//! those that have just enough bytes, no byte of the neighbour is touched, be it code or the program's .fini.
 
 use anyhow::{Result, ensure};
 use engraft_testkit::{Snapshot, Victim, exit};
@@ -21,6 +21,24 @@ fn three_bytes_are_too_few() -> Result<()> {
         ensure!(!file.exists(), "there is a patch all the same");
     }
     Ok(())
+}
+
+/// Functions begin on boundaries of 16 bytes, and the compiler fills up what is in between.
+#[test]
+fn three_bytes_and_padding_are_enough() -> Result<()> {
+    let engraft = engraft();
+    let victim = Victim::build_with(&victims().join("short"), &["KIND=-O2"])?;
+    let patch = victim.patch(&engraft, "fix.patch", "fix", &["short"])?;
+    let mut program = victim.start("short", &[])?;
+    let pid = program.pid();
+    program.expect("", "first=0 neighbour=2 last=0")?;
+    let before = Snapshot::take(pid)?;
+    engraft.apply(&patch, pid)?.exits(exit::OK)?;
+    program.expect("", "first=1000 neighbour=2 last=0")?;
+    engraft.disable("fix", pid)?.exits(exit::OK)?;
+    program.expect("", "first=0 neighbour=2 last=0")?;
+    before.expect_same_text()?;
+    program.finish()
 }
 
 #[test]
