@@ -138,8 +138,7 @@ pub struct Response {
 
 /// What a controller can ask for.
 ///
-/// A *list of threads* is a word with their number, followed by their thread pointers, a word each; 0 stands
-/// for all threads that have none.
+/// A *list of threads* is a word with their number, followed by a [`BehindThread`] for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, TryFromBytes)]
 #[repr(u64)]
 pub enum Command {
@@ -201,6 +200,10 @@ pub enum Command {
     /// and none refers to it. The response's value is the size in bytes of what stays, because the
     /// program may hold addresses of functions in it.
     Remove = 23,
+    /// Note how the one thread of the list of threads at `argument 1` may switch by itself in the transition of
+    /// patch `argument 0`. It is stopped, inside, and the one that carries this out. The response's value is how
+    /// many wait.
+    SetDoor = 24,
 }
 
 /// How a command ended.
@@ -241,6 +244,20 @@ pub enum Outcome {
     InTransition = 15,
 }
 
+/// A thread that is not clear, and how it may switch by itself (see `engraft_core::door`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct BehindThread {
+    /// Its thread pointer; 0 stands for all threads that have none.
+    pub pointer: u64,
+    /// The lowest address that is known to belong to its stack; 0 if it may not switch by itself.
+    pub low: u64,
+    /// Where the outermost replaced function returns to, if it may end in a jump to another one; otherwise 0.
+    pub return_to: u64,
+    /// The CFA of the outermost replaced frame, then those of frames further out; unused ones are 0.
+    pub depths: [u64; 4],
+}
+
 /// Code that must not be running and must not be returned into for a command to go on.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -251,8 +268,24 @@ pub struct CodeRange {
     pub end: u64,
     /// Of a site: where the same instructions are, each as far from this address as it is from `start`. Otherwise 0.
     pub moved: u64,
+    /// One of [`range_kind`].
+    pub kind: u64,
+    /// For [`range_kind::ENTRY`]: where from the start the site is, and what its bytes were before it was written.
+    pub site: u64,
+    /// The latter.
+    pub original: [u8; 8],
     /// Name of the function, cut if longer, padded with zeroes.
     pub name: [u8; 64],
+}
+
+/// Values of [`CodeRange::kind`].
+pub mod range_kind {
+    /// Code of which nothing more is known.
+    pub const CODE: u64 = 0;
+    /// The old function's part with its entry, at the start.
+    pub const ENTRY: u64 = 1;
+    /// A thread that is here decides, or has decided, where a call goes.
+    pub const DECIDES: u64 = 2;
 }
 
 /// What the agent asks its caller to write while all threads are stopped. The controller looks at it for a while;

@@ -16,8 +16,8 @@ mod snapshot;
 mod table;
 
 pub use control::{
-    AGENT_MAPPING_NAME, CodeRange, Command, Control, LoadedModule, MAGIC, MAPPING_LENGTH, Outcome,
-    Response, VERSION, WriteRequest, request_state,
+    AGENT_MAPPING_NAME, BehindThread, CodeRange, Command, Control, LoadedModule, MAGIC,
+    MAPPING_LENGTH, Outcome, Response, VERSION, WriteRequest, range_kind, request_state,
 };
 pub use landmark::{LANDMARK_MAGIC, Landmark};
 pub use payload::{
@@ -25,7 +25,7 @@ pub use payload::{
     PayloadRelocation, STUB_SIZE, WORDS_SIZE, flags, relocation_kind, relocation_target,
 };
 pub use snapshot::{
-    SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject, SnapshotPatch,
-    SnapshotTransition, SnapshotUnwinder, patch_state,
+    STATE_HAS_DOOR, SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject,
+    SnapshotPatch, SnapshotTransition, SnapshotUnwinder, SnapshotWaiting, patch_state,
 };
 pub use table::{Bytes, Table};

@@ -49,9 +49,26 @@ pub struct SnapshotTransition {
     pub started: u64,
     /// 1: it only undoes what could not be done. It waits for nobody.
     pub canceled: u64,
-    /// Thread pointers of those that have yet to switch (64 bits each).
+    /// Address of the word with the state of all threads that are not listed.
+    pub others: u64,
+    /// Those that had yet to switch when this was written ([`SnapshotWaiting`]).
     pub waiting: Table,
 }
+
+/// A thread that has yet to switch. It may do so by itself, and no command has to run for that: its word
+/// tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SnapshotWaiting {
+    /// Its thread pointer; 0 for all that have none.
+    pub thread: u64,
+    /// Address of the word with its state, until the next command; 0 if it has none. It has switched when that is
+    /// what [`SnapshotTransition::others`] leads to.
+    pub state: u64,
+}
+
+/// A bit of a thread's state word: the thread may switch by itself.
+pub const STATE_HAS_DOOR: u64 = 4;
 
 /// One patch.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -266,6 +266,7 @@ impl Agent {
 
     /// Publishes what is true now. Without memory for it, the last snapshot stays.
     pub(crate) fn publish(&mut self) {
+        self.core.note_switched(&mut self.host);
         broken::note(&self.core, &self.host.modules);
         let Ok(snapshot) = snapshot::render(&self.core, &self.host) else {
             return;

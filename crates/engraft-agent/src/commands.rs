@@ -5,7 +5,7 @@
 use core::mem::offset_of;
 use core::sync::atomic::Ordering;
 
-use engraft_abi::{Command, Control, Outcome};
+use engraft_abi::{BehindThread, Command, Control, Outcome};
 use engraft_core::{PatchId, ThreadId};
 use zerocopy::TryFromBytes;
 
@@ -119,6 +119,8 @@ unsafe fn carry_out(agent: &mut Agent, command: Command, first: u64, second: u64
         Command::Start => agent.start(patch, unsafe { threads(second) }),
         // SAFETY: the controller wrote the list there.
         Command::Reverse => agent.reverse(patch, unsafe { threads(second) }),
+        // SAFETY: the controller wrote the list there.
+        Command::SetDoor => agent.set_door(patch, unsafe { threads(second) }),
         Command::Switch => agent.switch(patch, ThreadId(second)),
         Command::ThreadExited => agent.thread_exited(patch, ThreadId(second)),
         Command::Complete => agent.complete(patch),
@@ -134,10 +136,11 @@ unsafe fn carry_out(agent: &mut Agent, command: Command, first: u64, second: u64
 ///
 /// # Safety
 /// The controller wrote one to `address`, 8-byte aligned, and leaves it there during the command.
-unsafe fn threads<'a>(address: u64) -> &'a [ThreadId] {
+unsafe fn threads<'a>(address: u64) -> &'a [BehindThread] {
     // SAFETY: the caller's promise.
     let count = unsafe { read::<u64>(address) } as usize;
-    let first = core::ptr::with_exposed_provenance::<ThreadId>(address as usize + size_of::<u64>());
-    // SAFETY: `count` words follow, of which each makes a thread id (repr(transparent)).
+    let first = address as usize + size_of::<u64>();
+    let first = core::ptr::with_exposed_provenance::<BehindThread>(first);
+    // SAFETY: `count` records follow, made of words.
     unsafe { core::slice::from_raw_parts(first, count) }
 }

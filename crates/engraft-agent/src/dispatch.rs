@@ -17,7 +17,10 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use engraft_core::ThreadId;
 use engraft_core::dispatch::{SiteWords, ThreadSlot, ThreadTable, TransitionWords, dispatch};
 
+use crate::caller::Caller;
 use crate::failure::Failure;
+
+const _: () = assert!(engraft_core::dispatch::DOOR == engraft_abi::STATE_HAS_DOOR);
 
 /// Length of a stub, in bytes.
 pub(crate) const STUB_LENGTH: usize = 31;
@@ -34,18 +37,22 @@ static TRANSITION: TransitionWords = TransitionWords {
 /// transition that leaves threads behind.
 static TABLE: AtomicPtr<ThreadSlot> = AtomicPtr::new(core::ptr::null_mut());
 
-/// The body for a call, by the thread with this thread pointer, of the function with these words.
+/// The body for a call, by the thread with this thread pointer, of the function with these words. `entry` is the
+/// stack pointer at the function's entry.
 ///
 /// # Safety
-/// Only for a stub's words, which stay as long as a thread can be inside the stub.
+/// Only for a stub's words, which stay as long as a thread can be inside the stub; by the thread whose stack
+/// it is.
 #[cfg_attr(
     not(feature = "freestanding"),
     expect(dead_code, reason = "only the entry for stubs calls it")
 )]
-pub(crate) unsafe extern "C" fn choose(words: *const SiteWords, thread: u64) -> u64 {
+pub(crate) unsafe extern "C" fn choose(words: *const SiteWords, thread: u64, entry: u64) -> u64 {
     // SAFETY: the caller's promise.
     let words = unsafe { &*words };
-    dispatch(words, &TRANSITION, slots, thread)
+    // SAFETY: the caller's promise.
+    let call = unsafe { Caller::at(entry) };
+    dispatch(words, &TRANSITION, slots, thread, &call)
 }
 
 /// The table as it is now.

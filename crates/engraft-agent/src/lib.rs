@@ -14,6 +14,7 @@ extern crate std;
 
 mod agent;
 mod broken;
+mod caller;
 mod calls;
 mod code;
 mod commands;

@@ -71,7 +71,7 @@ unsafe extern "C" fn engraft_agent_hook() {
 }
 
 /// Where stubs lead (see [`crate::dispatch::stub`]): r11 has the words' address, on the stack are the caller's
-/// r11 and a free place. Keeps every register and flag, and goes to the body with the caller's stack. The last
+/// r11 and a free place, and above it the return address. Keeps every register and flag, and goes to the body with the caller's stack. The last
 /// jump reads below the stack pointer, in the red zone, where signal handlers write nothing.
 ///
 /// `choose` uses general registers only; a test looks at its instructions. No alignment of the stack matters to
@@ -95,6 +95,7 @@ unsafe extern "C" fn engraft_agent_dispatch() {
         "je 3f",
         "rdfsbase rsi",
         "2:",
+        "lea rdx, [rsp + 88]",
         "call {choose}",
         "mov [rsp + 80], rax",
         "pop r10",

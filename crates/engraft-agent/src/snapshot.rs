@@ -1,14 +1,17 @@
 //! Writes down what the agent knows, in the form that a controller reads from outside.
 
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicU64;
 
 use engraft_abi::{
     BuildIdBytes, Bytes, SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject,
-    SnapshotPatch, SnapshotTransition, SnapshotUnwinder, Table, flags, patch_state,
+    SnapshotPatch, SnapshotTransition, SnapshotUnwinder, SnapshotWaiting, Table, flags,
+    patch_state,
 };
 use engraft_core::{Livepatch, ObjectId, Patch, PatchId, PatchState};
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
+use crate::dispatch;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::image::Image;
@@ -58,6 +61,10 @@ fn push<T>(list: &mut Vec<T>, item: T) -> Result<(), Failure> {
     Ok(())
 }
 
+fn word_address(word: &AtomicU64) -> u64 {
+    core::ptr::from_ref(word).expose_provenance() as u64
+}
+
 /// The state of all patches as one buffer.
 pub(crate) fn render(core: &Livepatch, host: &Host) -> Result<Vec<u8>, Failure> {
     let mut writer = Writer { buffer: Vec::new() };
@@ -78,13 +85,18 @@ pub(crate) fn render(core: &Livepatch, host: &Host) -> Result<Vec<u8>, Failure> 
     if let Some(transition) = core.transition() {
         let mut waiting = Vec::new();
         for thread in transition.waiting() {
-            push(&mut waiting, thread.0)?;
+            let waiting_thread = SnapshotWaiting {
+                thread: thread.0,
+                state: dispatch::thread_word(thread).map_or(0, word_address),
+            };
+            push(&mut waiting, waiting_thread)?;
         }
         header.transition = SnapshotTransition {
             patch: transition.patch().0.into(),
             to_patched: (transition.target() == PatchState::Patched).into(),
             started: transition.is_started().into(),
             canceled: transition.is_canceled().into(),
+            others: word_address(dispatch::others_word()),
             waiting: writer.table(&waiting)?,
         };
     }

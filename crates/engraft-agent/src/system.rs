@@ -36,6 +36,7 @@ const MMAP: usize = 9;
 const MPROTECT: usize = 10;
 const MUNMAP: usize = 11;
 const RT_SIGPROCMASK: usize = 14;
+const SIGALTSTACK: usize = 131;
 const SCHED_YIELD: usize = 24;
 const GETPID: usize = 39;
 const GETRLIMIT: usize = 97;
@@ -114,6 +115,19 @@ unsafe fn system_call(number: usize, arguments: [usize; 6]) -> Result<usize, Err
         -4095..=-1 => Err(Errno(result.unsigned_abs() as u16)),
         _ => Ok(result as usize),
     }
+}
+
+/// Whether this thread is on its alternate signal stack; `None` if the kernel does not say.
+pub(crate) fn is_on_alternate_stack() -> Option<bool> {
+    /// `SS_ONSTACK` (kernel: include/uapi/linux/signal.h).
+    const ON_STACK: u64 = 1;
+    // `stack_t`: pointer, flags (32 bits), size.
+    let mut stack = [0_u64; 3];
+    let arguments = [0, stack.as_mut_ptr().expose_provenance(), 0, 0, 0, 0];
+    // SAFETY: the kernel writes a `stack_t` there, and changes nothing.
+    unsafe { system_call(SIGALTSTACK, arguments) }.ok()?;
+    let [_, flags, _] = stack;
+    Some(flags & ON_STACK != 0)
 }
 
 /// Maps memory; the address of the mapping.

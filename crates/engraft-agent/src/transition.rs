@@ -1,16 +1,19 @@
 //! The transition as a controller drives it: most threads switch while all are stopped, the rest one by one.
 
-use engraft_abi::Outcome;
-use engraft_core::{Error, PatchId, ThreadId, Transition};
+use alloc::vec::Vec;
 
-use crate::agent::Agent;
+use engraft_abi::{BehindThread, Outcome};
+use engraft_core::door::Door;
+use engraft_core::{Behind, Error, PatchId, ThreadId, Transition};
+
+use crate::agent::{Agent, extend, refusal};
 use crate::control::Answer;
 use crate::dispatch;
 use crate::failure::Failure;
 
 impl Agent {
     /// Enables a prepared patch. All threads are stopped; those in `behind` are not clear.
-    pub(crate) fn enable(&mut self, patch: PatchId, behind: &[ThreadId]) -> Answer {
+    pub(crate) fn enable(&mut self, patch: PatchId, behind: &[BehindThread]) -> Answer {
         self.settle()?;
         // Before new code can be on a stack.
         self.host.unwinders.lead(self.host.writer, true, None)?;
@@ -20,7 +23,7 @@ impl Agent {
     }
 
     /// Disables a patch. All threads are stopped; those in `behind` are not clear of its code.
-    pub(crate) fn disable(&mut self, patch: PatchId, behind: &[ThreadId]) -> Answer {
+    pub(crate) fn disable(&mut self, patch: PatchId, behind: &[BehindThread]) -> Answer {
         self.settle()?;
         let begun = self.core.disable(&mut self.host, patch);
         begun.map_err(|error| self.describe(error))?;
@@ -29,9 +32,17 @@ impl Agent {
 
     /// Lets threads go in a transition that was opened or turned round. All are stopped; those in `behind` are
     /// not clear.
-    pub(crate) fn start(&mut self, patch: PatchId, behind: &[ThreadId]) -> Answer {
+    pub(crate) fn start(&mut self, patch: PatchId, behind: &[BehindThread]) -> Answer {
         dispatch::reserve(behind.len())?;
-        let started = self.core.start(&mut self.host, patch, behind);
+        let mut threads = Vec::new();
+        extend(
+            &mut threads,
+            behind.iter().map(|it| Behind {
+                thread: ThreadId(it.pointer),
+                door: door(it),
+            }),
+        )?;
+        let started = self.core.start(&mut self.host, patch, &threads);
         match started.map_err(|error| self.describe(error))? {
             0 => self.complete(patch),
             waiting => Ok((Outcome::Done, waiting as u64)),
@@ -39,7 +50,7 @@ impl Agent {
     }
 
     /// The same for one that has just begun: if nobody could be let go, it goes back.
-    fn start_or_undo(&mut self, patch: PatchId, behind: &[ThreadId]) -> Answer {
+    fn start_or_undo(&mut self, patch: PatchId, behind: &[BehindThread]) -> Answer {
         let started = self.start(patch, behind);
         let is_open = |transition: &Transition| transition.is_started();
         if started.is_err() && self.core.transition().is_some_and(|it| !is_open(it)) {
@@ -56,7 +67,7 @@ impl Agent {
 
     /// Turns the transition of a patch round. All threads are stopped; those in `behind` are not clear of what
     /// is left now.
-    pub(crate) fn reverse(&mut self, patch: PatchId, behind: &[ThreadId]) -> Answer {
+    pub(crate) fn reverse(&mut self, patch: PatchId, behind: &[BehindThread]) -> Answer {
         let transition = self.in_transition(patch)?;
         let target = transition.target().other();
         let reversed = self.core.reverse(&mut self.host, patch, target);
@@ -74,6 +85,19 @@ impl Agent {
     pub(crate) fn switch(&mut self, patch: PatchId, thread: ThreadId) -> Answer {
         let switched = self.core.switch_thread(&mut self.host, patch, thread);
         let waiting = switched.map_err(|error| self.describe(error))?;
+        Ok((Outcome::Done, waiting as u64))
+    }
+
+    /// Lets a thread that stayed behind, and is stopped, switch by itself: the one in the list.
+    pub(crate) fn set_door(&mut self, patch: PatchId, list: &[BehindThread]) -> Answer {
+        let mut waiting = self.core.note_switched(&mut self.host);
+        for it in list {
+            if let Some(door) = door(it) {
+                let thread = ThreadId(it.pointer);
+                let set = self.core.set_door(&mut self.host, patch, thread, &door);
+                waiting = set.map_err(refusal)?;
+            }
+        }
         Ok((Outcome::Done, waiting as u64))
     }
 
@@ -117,4 +141,14 @@ impl Agent {
                 self.describe(Error::from(engraft_core::Refusal::NotInTransition(patch)))
             })
     }
+}
+
+/// What a controller says of a thread's stack.
+fn door(thread: &BehindThread) -> Option<Door> {
+    let door = Door {
+        low: thread.low,
+        return_to: thread.return_to,
+        depths: thread.depths,
+    };
+    door.is_sound().then_some(door)
 }

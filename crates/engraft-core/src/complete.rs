@@ -58,6 +58,7 @@ impl Livepatch {
         world: &mut W,
         patch: PatchId,
     ) -> Result<(), Error<W::Error>> {
+        self.note_switched(world);
         let transition = self.transition.as_ref().filter(|it| it.patch() == patch);
         let transition = transition.ok_or(Refusal::NotInTransition(patch))?;
         let forced = transition.forced;

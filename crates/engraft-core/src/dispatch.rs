@@ -24,6 +24,17 @@
 //! others, by one store. Threads may run all the while, or the store may never come (the model then
 //! has the transition as not started): listing changes nobody's state at any instant.
 //!
+//! # The door
+//!
+//! A thread that stays behind may have a [`Door`]: its state word says so, and the thread itself may
+//! change that word then, in `dispatch`, by compare-and-swap: it switches to where the others are, or
+//! closes the door. Whoever drives the transition closes the door before anything else happens to
+//! the word ([`ThreadTable::shut`]), and from then on is its one writer again. A door is of no use
+//! before the others have moved: a thread that comes before that closes it.
+//!
+//! A thread that is inside `dispatch` when the others move, or a handler of it has interrupted
+//! `dispatch`, must get no door: it may have words of an earlier one in its registers.
+//!
 //! From the decision to the end of the body, the thread is inside code that the stack check knows:
 //! whoever drives the transition treats a thread inside the code that calls `dispatch` as not
 //! clear, so the bodies in its registers stay, and so does its state.
@@ -42,6 +53,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use crate::door::{Call, Door, DoorWords, Judgement};
 use crate::{PatchState, ThreadId};
 
 /// An atomic word. A trait only so that the very same code can be run under a model checker for
@@ -51,6 +63,10 @@ pub trait Word {
     fn load(&self, order: Ordering) -> u64;
     /// Atomic store.
     fn store(&self, value: u64, order: Ordering);
+    /// Stores `new` if the value is `current`; the value before. A failure is a load with `Acquire`.
+    fn compare_exchange(&self, current: u64, new: u64, order: Ordering) -> Result<u64, u64>;
+    /// Stores the larger of the value and `other`; the value before.
+    fn fetch_max(&self, other: u64, order: Ordering) -> u64;
 }
 
 impl Word for AtomicU64 {
@@ -61,12 +77,32 @@ impl Word for AtomicU64 {
     fn store(&self, value: u64, order: Ordering) {
         self.store(value, order);
     }
+
+    fn compare_exchange(&self, current: u64, new: u64, order: Ordering) -> Result<u64, u64> {
+        // ORDERING: the caller's, which says why.
+        self.compare_exchange(current, new, order, Ordering::Acquire)
+    }
+
+    fn fetch_max(&self, other: u64, order: Ordering) -> u64 {
+        self.fetch_max(other, order)
+    }
 }
 
 /// In a thread's state word: as [`TransitionWords::others`] says. All zero bytes are a valid table.
 const OTHERS: u64 = 0;
 const UNPATCHED: u64 = 1;
 const PATCHED: u64 = 2;
+/// Besides one of the last two: the thread may switch by itself, behind its door.
+pub const DOOR: u64 = 4;
+
+/// The state in a thread's word; `None` if it is the others' state.
+pub const fn decode(word: u64) -> Option<PatchState> {
+    match word & !DOOR {
+        UNPATCHED => Some(PatchState::Unpatched),
+        PATCHED => Some(PatchState::Patched),
+        _ => None,
+    }
+}
 
 /// How a state is written in [`TransitionWords::others`], and in the word that
 /// [`ThreadTable::state_word`] finds: for whoever has to write it from outside of the process.
@@ -105,6 +141,19 @@ pub struct ThreadSlot<A = AtomicU64> {
     pub thread: A,
     /// The thread's state.
     pub state: A,
+    /// How it may switch by itself.
+    pub door: DoorWords<A>,
+}
+
+/// A thread that is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    /// Which one.
+    pub thread: ThreadId,
+    /// Where it is.
+    pub state: PatchState,
+    /// How it may switch by itself.
+    pub door: Option<Door>,
 }
 
 /// The table has no free slot. No thread's state has changed.
@@ -112,7 +161,8 @@ pub struct ThreadSlot<A = AtomicU64> {
 pub struct TableFull;
 
 /// The body that a call by `thread` of this site's function goes to: an address from the site's
-/// words. `thread` is the thread pointer; 0 is a thread that has none.
+/// words. `thread` is the thread pointer; 0 is a thread that has none. The call may be the one at which
+/// the thread switches by itself.
 ///
 /// `slots` says where the table is, and is asked for every look at it: it loads the table's pointer
 /// with Acquire, so that what it points to is seen as it was when the pointer was stored.
@@ -124,6 +174,7 @@ pub fn dispatch<'a, A: Word + 'a>(
     transition: &TransitionWords<A>,
     slots: impl Fn() -> &'a [ThreadSlot<A>],
     thread: u64,
+    call: &impl Call,
 ) -> u64 {
     let mut bodies = site.read();
     loop {
@@ -131,7 +182,7 @@ pub fn dispatch<'a, A: Word + 'a>(
         if old == new {
             return new;
         }
-        let patched = thread_state(transition, &slots, thread) == PATCHED;
+        let patched = thread_state(transition, &slots, thread, call) == PATCHED;
         let again = site.read();
         if again == bodies {
             return if patched { new } else { old };
@@ -144,8 +195,9 @@ fn thread_state<'a, A: Word + 'a>(
     transition: &TransitionWords<A>,
     slots: &impl Fn() -> &'a [ThreadSlot<A>],
     thread: u64,
+    call: &impl Call,
 ) -> u64 {
-    let listed = || own_state(transition, slots(), thread);
+    let listed = || own_state(transition, slots(), thread, call);
     listed().unwrap_or_else(|| {
         // ORDERING: Acquire, as in `own_state`; and so that the second look at the table sees a
         // thread that was listed before the others were moved (`ThreadTable::open`), in the table
@@ -161,16 +213,60 @@ fn own_state<A: Word>(
     transition: &TransitionWords<A>,
     slots: &[ThreadSlot<A>],
     thread: u64,
+    call: &impl Call,
 ) -> Option<u64> {
-    let word = match thread {
-        0 => &transition.anonymous,
-        _ => &find(slots, thread)?.state,
+    let slot = match thread {
+        0 => None,
+        _ => Some(find(slots, thread)?),
     };
+    let word = slot.map_or(&transition.anonymous, |slot| &slot.state);
     // ORDERING: Acquire, so that the second reading of the site in `dispatch` comes after, and if
     // this state belongs to a later transition than the first reading, sees how the one before
     // ended. Peers: `ThreadTable::open` and `switch`.
-    let state = word.load(Ordering::Acquire);
+    let mut state = word.load(Ordering::Acquire);
+    if let Some(slot) = slot {
+        while state & DOOR != 0 {
+            match pass(transition, slot, state, call) {
+                Ok(settled) => return Some(settled),
+                Err(changed) => state = changed,
+            }
+        }
+    }
     (state != OTHERS).then_some(state)
+}
+
+/// The state of a thread whose door was open when it looked, after what the call says has been done; or
+/// what its word has become meanwhile.
+fn pass<A: Word>(
+    transition: &TransitionWords<A>,
+    slot: &ThreadSlot<A>,
+    open: u64,
+    call: &impl Call,
+) -> Result<u64, u64> {
+    let own = open & !DOOR;
+    let set = |state| {
+        // ORDERING: Release, so that the driver of the transition, who reads the new state with Acquire,
+        // comes after all that the thread has done in the old one. Acquire on failure, as in
+        // `own_state`.
+        let set = slot.state.compare_exchange(open, state, Ordering::Release);
+        set.map(|_| state)
+    };
+    // ORDERING: Acquire: if the others have moved, what was done before is seen; see `switch_others`.
+    let others = transition.others.load(Ordering::Acquire);
+    if others == own {
+        return set(own);
+    }
+    match slot.door.judge(call) {
+        Judgement::Inside => Ok(own),
+        Judgement::Left => set(others),
+        Judgement::Elsewhere => set(own),
+        // A handler may have interrupted this, and have switched before the door was moved.
+        // ORDERING: Acquire, as in `own_state`.
+        Judgement::Moved => match slot.state.load(Ordering::Acquire) {
+            state if state == open => Ok(own),
+            changed => Err(changed),
+        },
+    }
 }
 
 /// The thread's slot.
@@ -225,6 +321,20 @@ impl<A: Word> SiteWords<A> {
     }
 }
 
+/// Closes the door that a state word may have; the state.
+fn shut<A: Word>(word: &A) -> Option<PatchState> {
+    // ORDERING: Acquire; the peer is the thread itself in `pass`.
+    let mut state = word.load(Ordering::Acquire);
+    while state & DOOR != 0 {
+        // ORDERING: Release, as in `ThreadTable::open`; Acquire on failure, as above.
+        match word.compare_exchange(state, state & !DOOR, Ordering::Release) {
+            Ok(_) => break,
+            Err(changed) => state = changed,
+        }
+    }
+    decode(state)
+}
+
 /// The writer's side of the states. One at a time.
 #[derive(Debug)]
 pub struct ThreadTable<'words, A = AtomicU64> {
@@ -248,14 +358,14 @@ impl<'words, A: Word> ThreadTable<'words, A> {
     pub fn open(
         &self,
         others: PatchState,
-        threads: impl Iterator<Item = (ThreadId, PatchState)>,
+        threads: impl Iterator<Item = Listed>,
     ) -> Result<(), TableFull> {
         self.forget_others();
         let mut anonymous = OTHERS;
-        for (thread, state) in threads {
-            match thread {
-                ThreadId(0) => anonymous = encode(state),
-                ThreadId(thread) => self.insert(thread, state)?,
+        for listed in threads {
+            match listed.thread {
+                ThreadId(0) => anonymous = encode(listed.state),
+                ThreadId(thread) => self.insert(thread, listed.state, listed.door)?,
             }
         }
         // ORDERING: Release, so that whoever sees these also sees how sites were left by the
@@ -279,10 +389,38 @@ impl<'words, A: Word> ThreadTable<'words, A> {
 
     /// Moves one thread. One that is not listed is where it should be already.
     pub fn switch(&self, thread: ThreadId, state: PatchState) {
-        if let Some(word) = self.state_word(thread) {
+        if self.shut(thread).is_some()
+            && let Some(word) = self.state_word(thread)
+        {
             // ORDERING: Release, as in `open`. The thread itself is outside of all code that the two
             // states differ in, so it does not matter when it sees this.
             word.store(encode(state), Ordering::Release);
+        }
+    }
+
+    /// Where a thread is that is listed. Behind an open door it may switch at any time.
+    pub fn state(&self, thread: ThreadId) -> Option<PatchState> {
+        // ORDERING: Acquire; the peer is the thread itself in `pass`.
+        decode(self.state_word(thread)?.load(Ordering::Acquire))
+    }
+
+    /// Closes the door of a thread that is listed: it does not switch by itself any more. Where it is.
+    pub fn shut(&self, thread: ThreadId) -> Option<PatchState> {
+        shut(self.state_word(thread)?)
+    }
+
+    /// Opens a door for a thread that is listed and held, outside of `dispatch`, in the place of the
+    /// one that it may have. One that is where the others are needs none.
+    pub fn set_door(&self, thread: ThreadId, door: &Door) {
+        // ORDERING: Relaxed, only the one writer is here.
+        let others = decode(self.transition.others.load(Ordering::Relaxed));
+        let Some(state) = self.shut(thread).filter(|state| Some(*state) != others) else {
+            return;
+        };
+        if let (ThreadId(1..), Some(slot)) = (thread, find(self.slots, thread.0)) {
+            slot.door.write(door);
+            // ORDERING: Release, so that the thread sees the door's words; the peer is `own_state`.
+            slot.state.store(encode(state) | DOOR, Ordering::Release);
         }
     }
 
@@ -315,7 +453,7 @@ impl<'words, A: Word> ThreadTable<'words, A> {
         // ORDERING: Relaxed, only the one writer is here.
         let others = self.transition.others.load(Ordering::Relaxed);
         for slot in self.slots {
-            if slot.state.load(Ordering::Relaxed) == others {
+            if slot.state.load(Ordering::Relaxed) & !DOOR == others {
                 // ORDERING: Release, as in `open`.
                 slot.state.store(OTHERS, Ordering::Release);
             }
@@ -331,20 +469,16 @@ impl<'words, A: Word> ThreadTable<'words, A> {
     pub fn copy(&self, smaller: &[ThreadSlot<A>]) -> Result<(), TableFull> {
         for slot in smaller {
             // ORDERING: Relaxed, only the one writer is here.
-            let (thread, state) = (
-                slot.thread.load(Ordering::Relaxed),
-                slot.state.load(Ordering::Relaxed),
-            );
-            match state {
-                PATCHED => self.insert(thread, PatchState::Patched)?,
-                UNPATCHED => self.insert(thread, PatchState::Unpatched)?,
-                _ => {}
+            let thread = slot.thread.load(Ordering::Relaxed);
+            // A thread may sleep in `dispatch` with the old slot in hand: it must not pass there.
+            if let Some(state) = shut(&slot.state) {
+                self.insert(thread, state, None)?;
             }
         }
         Ok(())
     }
 
-    fn insert(&self, thread: u64, state: PatchState) -> Result<(), TableFull> {
+    fn insert(&self, thread: u64, state: PatchState, door: Option<Door>) -> Result<(), TableFull> {
         for slot in probe(self.slots, thread) {
             // ORDERING: Relaxed, only the one writer is here.
             let key = slot.thread.load(Ordering::Relaxed);
@@ -353,6 +487,10 @@ impl<'words, A: Word> ThreadTable<'words, A> {
                 // seen without its thread's state; but a free slot says `OTHERS`, which is where a
                 // thread is that is not listed yet.
                 slot.state.store(encode(state), Ordering::Release);
+                if let Some(door) = door {
+                    slot.door.write(&door);
+                    slot.state.store(encode(state) | DOOR, Ordering::Release);
+                }
                 slot.thread.store(thread, Ordering::Release);
                 return Ok(());
             }

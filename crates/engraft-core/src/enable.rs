@@ -112,7 +112,7 @@ impl Livepatch {
         transition: Transition,
     ) -> Result<(), Error<W::Error>> {
         world
-            .open_transition(transition.others(), &mut transition.exceptions())
+            .open_transition(transition.others(), &mut core::iter::empty())
             .map_err(|error| Error::Threads(transition.patch(), error))?;
         self.transition = Some(transition);
         Ok(())

@@ -11,17 +11,6 @@ pub(crate) fn push<T>(list: &mut Vec<T>, item: T) -> Result<(), OutOfMemory> {
     Ok(())
 }
 
-/// Inserts `item` at an index that is not beyond the end, or leaves the list as it was.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the room is reserved fallibly, just before"
-)]
-pub(crate) fn insert<T>(list: &mut Vec<T>, index: usize, item: T) -> Result<(), OutOfMemory> {
-    list.try_reserve(1)?;
-    list.insert(index, item);
-    Ok(())
-}
-
 /// Appends `item` where room was reserved before something happened that must not be undone.
 #[expect(
     clippy::disallowed_methods,

@@ -20,7 +20,8 @@
 //! undoes or completes something allocates nothing. A test fails each allocation in turn.
 //!
 //! Two parts stand apart, because patched code uses them at any time, without the lock that
-//! whoever owns a [`Livepatch`] holds: [`dispatch`], which is lock-free, and the [`ShadowStore`].
+//! whoever owns a [`Livepatch`] holds: [`dispatch`] and [`door`], which are lock-free, and the
+//! [`ShadowStore`].
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -32,6 +33,7 @@ mod complete;
 mod definition;
 mod disable;
 pub mod dispatch;
+pub mod door;
 mod enable;
 mod error;
 mod event;
@@ -57,5 +59,5 @@ pub use module::{Binding, Module, ModuleState};
 pub use patch::{Func, FuncState, Object, Patch};
 pub use shadow::{ShadowError, ShadowStore};
 pub use site::{Code, Site, SiteTarget};
-pub use transition::{PatchState, Transition};
+pub use transition::{Behind, PatchState, Transition};
 pub use world::World;

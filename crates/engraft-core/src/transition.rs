@@ -11,6 +11,8 @@
 
 use alloc::vec::Vec;
 
+use crate::dispatch::Listed;
+use crate::door::Door;
 use crate::{Error, Event, Livepatch, OutOfMemory, PatchId, Refusal, ThreadId, World, grow};
 
 /// Which universe a thread is in, for the patch in transition (`task_struct::patch_state`; its
@@ -38,6 +40,22 @@ impl PatchState {
 struct ThreadRecord {
     thread: ThreadId,
     state: PatchState,
+}
+
+/// A thread that is not clear when threads are let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Behind {
+    /// Which one.
+    pub thread: ThreadId,
+    /// How it may switch by itself. Only where no other thread has its thread pointer, its whole
+    /// stack was walked, and neither it nor a signal handler of it has interrupted dispatch.
+    pub door: Option<Door>,
+}
+
+impl From<ThreadId> for Behind {
+    fn from(thread: ThreadId) -> Self {
+        Self { thread, door: None }
+    }
 }
 
 /// A transition. There is at most one at a time.
@@ -124,35 +142,53 @@ impl Transition {
     /// The threads that are not where [`others`](Self::others) are, and where they are instead;
     /// sorted, each once.
     pub fn exceptions(&self) -> impl Iterator<Item = (ThreadId, PatchState)> + '_ {
-        self.threads.iter().map(ThreadRecord::pair)
+        let records = self.threads.iter();
+        records.map(|record| (record.thread, record.state))
     }
 
     /// What has to be listed so that the others can move and nobody else does: the threads that are
     /// elsewhere already, and those that stay behind, each where it is.
-    fn listed(&self, behind: &[ThreadId]) -> Result<Vec<ThreadRecord>, OutOfMemory> {
+    fn listed(&self, behind: &[Behind]) -> Result<Vec<Listed>, OutOfMemory> {
         let mut listed = Vec::new();
-        for record in self.threads.iter().copied() {
-            grow::push(&mut listed, record)?;
+        for record in &self.threads {
+            grow::push(&mut listed, record.listed())?;
         }
-        for thread in behind.iter().copied() {
-            let place = listed.binary_search_by_key(&thread, |record: &ThreadRecord| record.thread);
-            if let Err(place) = place {
-                let state = self.thread_state(thread);
-                grow::insert(&mut listed, place, ThreadRecord { thread, state })?;
+        for it in behind {
+            let it = Listed {
+                thread: it.thread,
+                state: self.thread_state(it.thread),
+                door: it.door.filter(Door::is_sound),
+            };
+            grow::push(&mut listed, it)?;
+        }
+        listed.sort_unstable_by_key(|it| it.thread);
+        // Threads that cannot be told apart have no door: all of them would switch, when only one has
+        // left. Nor has one that is in the target already.
+        listed.dedup_by(|again, first| {
+            let same = again.thread == first.thread;
+            if same {
+                first.door = None;
+            }
+            same
+        });
+        for it in &mut listed {
+            if it.thread == ThreadId(0) || it.state != self.others {
+                it.door = None;
             }
         }
         Ok(listed)
     }
 
-    /// Moves everybody who is not in `listed` to the target. On an error nobody has moved; the world
+    /// Moves everybody who is not in `listed` to the target; those who have a door follow by themselves. On an error nobody has moved; the world
     /// may have more threads listed than have a record, all of them where they are anyway.
     fn move_others<W: World>(
         &self,
         world: &mut W,
-        listed: &[ThreadRecord],
+        listed: impl Iterator<Item = Listed>,
     ) -> Result<(), Error<W::Error>> {
+        let mut listed = listed;
         world
-            .open_transition(self.others, &mut listed.iter().map(ThreadRecord::pair))
+            .open_transition(self.others, &mut listed)
             .and_then(|()| world.switch_others(self.target))
             .map_err(|error| Error::Threads(self.patch, error))
     }
@@ -164,6 +200,24 @@ impl Transition {
         self.threads.retain(|record| record.state != others);
     }
 
+    /// Takes note of threads that have switched by themselves. Before the others have moved nobody does.
+    fn note_switched<W: World>(&mut self, world: &mut W) {
+        if self.is_started() {
+            let others = self.others;
+            self.threads
+                .retain(|record| world.thread_state(record.thread) != Some(others));
+        }
+    }
+
+    /// The same, and nobody does any more.
+    fn shut_doors<W: World>(&mut self, world: &mut W) {
+        let (others, started) = (self.others, self.is_started());
+        self.threads.retain(|record| {
+            let state = world.shut_door(record.thread);
+            !started || state != Some(others)
+        });
+    }
+
     /// Puts one thread where the others are.
     fn join_others<W: World>(
         &mut self,
@@ -171,6 +225,7 @@ impl Transition {
         thread: ThreadId,
     ) -> Result<(), Error<W::Error>> {
         if self.thread_state(thread) != self.others {
+            world.shut_door(thread);
             world
                 .switch_thread(thread, self.others)
                 .map_err(|error| Error::Threads(self.patch, error))?;
@@ -187,8 +242,12 @@ impl Transition {
 }
 
 impl ThreadRecord {
-    const fn pair(&self) -> (ThreadId, PatchState) {
-        (self.thread, self.state)
+    const fn listed(&self) -> Listed {
+        Listed {
+            thread: self.thread,
+            state: self.state,
+            door: None,
+        }
     }
 }
 
@@ -209,15 +268,20 @@ impl Livepatch {
         &mut self,
         world: &mut W,
         patch: PatchId,
-        behind: &[ThreadId],
+        behind: &[Behind],
     ) -> Result<usize, Error<W::Error>> {
         let transition = self.movable(patch)?;
         if transition.is_started() {
             return Err(Refusal::AlreadyStarted(patch).into());
         }
         let listed = transition.listed(behind)?;
-        transition.move_others(world, &listed)?;
-        transition.threads = listed;
+        let mut threads = Vec::new();
+        for it in &listed {
+            let (thread, state) = (it.thread, it.state);
+            grow::push(&mut threads, ThreadRecord { thread, state })?;
+        }
+        transition.move_others(world, listed.into_iter())?;
+        transition.threads = threads;
         transition.others_moved();
         world.event(Event::Starting(patch, transition.target));
         Ok(transition.waiting().count())
@@ -241,6 +305,43 @@ impl Livepatch {
             return Err(Refusal::NotStarted(patch).into());
         }
         transition.join_others(world, thread)?;
+        transition.note_switched(world);
+        Ok(transition.waiting().count())
+    }
+
+    /// Takes note of threads that have switched by themselves, at their doors. Returns how many have
+    /// yet to switch; none before the transition has started, or without one.
+    pub fn note_switched<W: World>(&mut self, world: &mut W) -> usize {
+        let Some(transition) = &mut self.transition else {
+            return 0;
+        };
+        transition.note_switched(world);
+        transition.waiting().count()
+    }
+
+    /// A thread that stayed behind is held and inside, and may switch by itself from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotInTransition`], [`Refusal::NotStarted`].
+    pub fn set_door<W: World>(
+        &mut self,
+        world: &mut W,
+        patch: PatchId,
+        thread: ThreadId,
+        door: &Door,
+    ) -> Result<usize, Refusal> {
+        let transition = self.transition_of(patch)?;
+        if !transition.is_started() {
+            return Err(Refusal::NotStarted(patch));
+        }
+        transition.note_switched(world);
+        if door.is_sound()
+            && thread != ThreadId(0)
+            && transition.thread_state(thread) != transition.others
+        {
+            world.set_door(thread, door);
+        }
         Ok(transition.waiting().count())
     }
 
@@ -260,6 +361,7 @@ impl Livepatch {
             return Ok(0);
         };
         transition.join_others(world, thread)?;
+        transition.note_switched(world);
         Ok(transition.waiting().count())
     }
 
@@ -287,6 +389,8 @@ impl Livepatch {
         // Completing may have been tried, and may have failed after some sites.
         self.split_sites(world, patch)?;
         let transition = self.movable(patch)?;
+        // From here on nobody leaves the universe that is to be kept.
+        transition.shut_doors(world);
         transition.target = target;
         let started = transition.is_started();
         world.event(Event::Reversing(patch, target));
@@ -313,10 +417,11 @@ impl Livepatch {
     ) -> Result<(), Error<W::Error>> {
         let transition = self.movable(patch)?;
         let target = transition.target;
+        transition.note_switched(world);
         let first = transition.waiting().next();
         if !transition.is_started() {
             // The world may have threads listed from a start that failed. They are let go, too.
-            transition.move_others(world, &transition.threads)?;
+            transition.move_others(world, transition.threads.iter().map(ThreadRecord::listed))?;
             transition.others_moved();
             world.event(Event::Starting(patch, target));
         } else if let Some(first) = first {

@@ -1,5 +1,7 @@
 //! The world, as the model sees it.
 
+use crate::dispatch::Listed;
+use crate::door::Door;
 use crate::{
     Callback, CallbackScope, Event, LinkAddress, ModuleId, ObjectId, PatchId, PatchState,
     SiteTarget, StateId, ThreadId, Trouble,
@@ -51,11 +53,12 @@ pub trait World {
     /// are yet to be born. Called when a transition opens, without `threads`, before any site
     /// dispatches by thread. Called again when it is about to start: then everybody, listed or not,
     /// is in that state already, and no thread's state may change at any instant, because threads
-    /// may be running. On an error the states must be as before.
+    /// may be running. Those that have a door may switch by themselves, once the others have moved.
+    /// On an error the states must be as before.
     fn open_transition(
         &mut self,
         others: PatchState,
-        threads: &mut dyn Iterator<Item = (ThreadId, PatchState)>,
+        threads: &mut dyn Iterator<Item = Listed>,
     ) -> Result<(), Self::Error>;
 
     /// A transition starts: everybody whom the last [`open_transition`](Self::open_transition) did
@@ -66,8 +69,20 @@ pub trait World {
     /// has moved.
     fn switch_others(&mut self, state: PatchState) -> Result<(), Self::Error>;
 
+    /// Where a thread is that was listed: it may have switched by itself. `None` if that is not known;
+    /// it is where it was then.
+    fn thread_state(&mut self, thread: ThreadId) -> Option<PatchState>;
+
+    /// From now on a thread that was listed does not switch by itself any more. Where it is, as
+    /// [`thread_state`](Self::thread_state) says it.
+    fn shut_door(&mut self, thread: ThreadId) -> Option<PatchState>;
+
+    /// A thread that was listed, and is held and inside, may switch by itself: the world notes its
+    /// door, in the place of the one that it may have.
+    fn set_door(&mut self, thread: ThreadId, door: &Door);
+
     /// One thread that was listed is in `state` from now on, which is where the others are: it is
-    /// clear and held, or has ended, or is forced. On an error it has not moved.
+    /// clear and held, or has ended, or is forced. Its door is shut. On an error it has not moved.
     fn switch_thread(&mut self, thread: ThreadId, state: PatchState) -> Result<(), Self::Error>;
 
     /// The transition is over, no site dispatches by thread any more.

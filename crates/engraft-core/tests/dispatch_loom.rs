@@ -14,8 +14,9 @@
 use std::sync::atomic::Ordering;
 
 use engraft_core::dispatch::{
-    SiteWords, ThreadSlot, ThreadTable, TransitionWords, Word, dispatch, encode,
+    Listed, SiteWords, ThreadSlot, ThreadTable, TransitionWords, Word, dispatch, encode,
 };
+use engraft_core::door::{Call, Door, DoorWords};
 use engraft_core::{PatchState, ThreadId};
 use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use loom::sync::{Arc, Mutex};
@@ -29,6 +30,46 @@ const OLD: ThreadId = ThreadId(0x7f00);
 const OTHER: ThreadId = ThreadId(0x7f40);
 const BORN: ThreadId = ThreadId(0x7f80);
 
+/// Stack pointers before calls: from inside of the old code, and from outside of it.
+const INNER: u64 = 0x900;
+const OUTER: u64 = 0xa00;
+/// On another stack.
+const ELSEWHERE: u64 = 0x100;
+
+/// For a thread whose outermost replaced frame was called with that.
+const DOOR: Door = Door {
+    low: 0x800,
+    return_to: 0,
+    depths: [OUTER, 0, 0, 0],
+};
+
+/// A call on an ordinary stack.
+struct At {
+    stack_pointer: u64,
+}
+
+impl Call for At {
+    fn stack_pointer(&self) -> u64 {
+        self.stack_pointer
+    }
+
+    fn return_address(&self) -> u64 {
+        0x1234
+    }
+
+    fn is_on_alternate_stack(&self) -> Option<bool> {
+        Some(false)
+    }
+}
+
+fn listed(&(thread, state): &(ThreadId, PatchState)) -> Listed {
+    Listed {
+        thread,
+        state,
+        door: None,
+    }
+}
+
 struct LoomWord(AtomicU64);
 
 impl Word for LoomWord {
@@ -38,6 +79,15 @@ impl Word for LoomWord {
 
     fn store(&self, value: u64, order: Ordering) {
         self.0.store(value, order);
+    }
+
+    fn compare_exchange(&self, current: u64, new: u64, order: Ordering) -> Result<u64, u64> {
+        self.0
+            .compare_exchange(current, new, order, Ordering::Acquire)
+    }
+
+    fn fetch_max(&self, other: u64, order: Ordering) -> u64 {
+        self.0.fetch_max(other, order)
     }
 }
 
@@ -65,6 +115,7 @@ impl Shared {
         let slot = || ThreadSlot {
             thread: word(0),
             state: word(0),
+            door: DoorWords::of(|| word(0)),
         };
         let shared = Self {
             site: SiteWords {
@@ -101,7 +152,13 @@ impl Shared {
     }
 
     fn call(&self, thread: ThreadId) -> u64 {
-        dispatch(&self.site, &self.transition, || self.slots(), thread.0)
+        self.call_from(thread, INNER)
+    }
+
+    fn call_from(&self, thread: ThreadId, stack_pointer: u64) -> u64 {
+        let call = At { stack_pointer };
+        let slots = || self.slots();
+        dispatch(&self.site, &self.transition, slots, thread.0, &call)
     }
 
     /// Opens a transition between `old` and `new` that leaves `from`; nobody has switched.
@@ -112,7 +169,19 @@ impl Shared {
 
     fn list(&self, others: PatchState, threads: &[(ThreadId, PatchState)]) {
         self.table()
-            .open(others, threads.iter().copied())
+            .open(others, threads.iter().map(listed))
+            .expect("there is room");
+    }
+
+    /// The same for one thread that may switch by itself.
+    fn list_with_door(&self, others: PatchState, thread: ThreadId) {
+        let one = Listed {
+            thread,
+            state: others,
+            door: Some(DOOR),
+        };
+        self.table()
+            .open(others, std::iter::once(one))
             .expect("there is room");
     }
 
@@ -305,6 +374,117 @@ fn nobody_runs_what_is_released() {
     });
 }
 
+/// The thread switches by itself when it comes from outside, once, and nothing that is only for those who
+/// stayed behind is run after that. The driver sees it, and only then goes on.
+#[test]
+fn a_thread_switches_at_the_door() {
+    bounded(|| {
+        let shared = Shared::with_room(1);
+        shared.begin(PatchState::Unpatched, X, Y);
+        shared.list_with_door(PatchState::Unpatched, OLD);
+        shared.table().switch_others(PatchState::Patched);
+        let caller = Arc::clone(&shared);
+        let caller = thread::spawn(move || {
+            assert_eq!(caller.call_from(OLD, INNER), X);
+            assert_eq!(caller.call_from(OLD, OUTER), Y);
+            assert_eq!(caller.call_from(OLD, INNER), Y);
+        });
+        if shared.table().state(OLD) == Some(PatchState::Patched) {
+            shared.close(Y);
+        }
+        caller.join().expect("its own switch");
+    });
+}
+
+/// The door is shut while the thread comes: either it has switched, and whoever shut it knows, or it never
+/// does. Then the transition leads back, and the thread is where it was seen to be.
+#[test]
+fn a_door_is_shut_before_a_transition_is_turned_round() {
+    bounded(|| {
+        let shared = Shared::with_room(1);
+        shared.begin(PatchState::Unpatched, X, Y);
+        shared.list_with_door(PatchState::Unpatched, OLD);
+        shared.table().switch_others(PatchState::Patched);
+        let caller = Arc::clone(&shared);
+        let caller = thread::spawn(move || [OUTER, OUTER].map(|at| caller.call_from(OLD, at)));
+        let state = shared.table().shut(OLD).expect("listed");
+        if state == PatchState::Unpatched {
+            // It is where the transition leads now; the others follow.
+            shared.list(PatchState::Patched, &[(OLD, state)]);
+            shared.table().switch_others(PatchState::Unpatched);
+        }
+        let expected = match state {
+            PatchState::Unpatched => [X, X],
+            PatchState::Patched => [Y, Y],
+        };
+        let calls = caller.join().expect("two calls");
+        match state {
+            PatchState::Unpatched => assert_eq!(calls, expected),
+            // It may have called before.
+            PatchState::Patched => assert_eq!(calls[1], Y),
+        }
+    });
+}
+
+/// Listed with a door, and the others do not move, since whoever was about to move them has died. The
+/// thread stays where it is, and closes the door: what was seen of its stack is no longer true.
+#[test]
+fn a_door_is_of_no_use_before_the_others_have_moved() {
+    bounded(|| {
+        let shared = Shared::with_room(1);
+        shared.begin(PatchState::Unpatched, X, Y);
+        let caller = Arc::clone(&shared);
+        let caller = thread::spawn(move || {
+            // Once only: loom lets a thread that has exchanged a value read stores of another thread out of
+            // their order afterwards.
+            assert_eq!(caller.call_from(OLD, OUTER), X);
+        });
+        shared.list_with_door(PatchState::Unpatched, OLD);
+        shared.list(PatchState::Unpatched, &[(OLD, PatchState::Unpatched)]);
+        shared.table().switch_others(PatchState::Patched);
+        caller.join().expect("no door");
+    });
+}
+
+/// A table is replaced while a thread is in `dispatch` with the old one in hand, where it has a door.
+#[test]
+fn a_door_in_an_old_table_is_shut() {
+    bounded(|| {
+        let shared = Shared::with_room(1);
+        shared.begin(PatchState::Unpatched, X, Y);
+        shared.list_with_door(PatchState::Unpatched, OLD);
+        let caller = Arc::clone(&shared);
+        let caller = thread::spawn(move || assert_eq!(caller.call_from(OLD, OUTER), X));
+        let new = ThreadTable {
+            transition: &shared.transition,
+            slots: &shared.tables[1],
+        };
+        new.copy(&shared.tables[0]).expect("there is room");
+        shared.replace_table();
+        shared.start(PatchState::Unpatched, &[OLD]);
+        caller.join().expect("no door");
+    });
+}
+
+/// A thread that had no other with its thread pointer gets one, on a stack of its own: it closes the door
+/// before it runs the old code, or runs the new one.
+#[test]
+fn a_second_thread_with_the_pointer_closes_the_door() {
+    bounded(|| {
+        let shared = Shared::with_room(1);
+        shared.begin(PatchState::Unpatched, X, Y);
+        shared.list_with_door(PatchState::Unpatched, OLD);
+        shared.table().switch_others(PatchState::Patched);
+        let second = Arc::clone(&shared);
+        let second = thread::spawn(move || {
+            let first = second.call_from(OLD, ELSEWHERE);
+            assert_eq!(second.call_from(OLD, ELSEWHERE), first);
+        });
+        shared.call_from(OLD, OUTER);
+        second.join().expect("one universe");
+    });
+}
+
 /// Turning a transition round, without stopping the threads that it lists: each stays where it is,
 /// until it starts again, and who never switched stays then, too.
 #[test]
@@ -365,10 +545,10 @@ fn a_full_table_moves_nobody() {
             };
             (thread, state)
         };
-        let listed = states.into_iter().map(state);
+        let threads = states.into_iter().map(state);
         shared
             .table()
-            .open(PatchState::Patched, listed)
+            .open(PatchState::Patched, threads.map(|it| listed(&it)))
             .expect_err("two slots, three threads");
         for (thread, code) in states {
             assert_eq!(shared.call(thread), code);

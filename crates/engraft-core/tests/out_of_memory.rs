@@ -122,7 +122,7 @@ const LIBRARY: ModuleId = ModuleId(1);
 
 #[test]
 fn every_allocation_may_fail() {
-    let behind = [3, 1, 2, 1].map(ThreadId);
+    let behind = [3, 1, 2, 1].map(|it| ThreadId(it).into());
     let old = PatchId(1);
     let new = PatchId(2);
 

@@ -216,7 +216,7 @@ fn one_transition_at_a_time() {
     );
     assert_eq!(core.disable(&mut Fine, OLD), busy(NEW));
     core.begin(&mut Fine, NEW).expect("prepared");
-    assert_eq!(core.start(&mut Fine, NEW, &[ThreadId(1)]), Ok(1));
+    assert_eq!(core.start(&mut Fine, NEW, &[ThreadId(1).into()]), Ok(1));
     let before = core.clone();
     assert_eq!(
         core.prepare(&mut Fine, third, patch("third", &[1])),
@@ -273,7 +273,7 @@ fn what_is_not_there() {
 #[test]
 fn threads_that_cannot_be_told_apart_switch_together() {
     let mut core = begun();
-    let behind = [ThreadId(5), ThreadId(0), ThreadId(5), ThreadId(0)];
+    let behind = [5, 0, 5, 0].map(|it| ThreadId(it).into());
     assert_eq!(core.start(&mut Fine, NEW, &behind), Ok(2));
     let transition = core.transition().expect("open");
     let waiting: Vec<_> = transition.waiting().collect();
@@ -295,7 +295,7 @@ fn a_transition_starts_once() {
     let thread = ThreadId(1);
     assert_eq!(core.switch_thread(&mut Fine, NEW, thread), Err(early));
     assert_eq!(core, before);
-    assert_eq!(core.start(&mut Fine, NEW, &[thread]), Ok(1));
+    assert_eq!(core.start(&mut Fine, NEW, &[thread.into()]), Ok(1));
     let before = core.clone();
     let late = Err(Error::Refused(Refusal::AlreadyStarted(NEW)));
     assert_eq!(core.start(&mut Fine, NEW, &[]), late);
@@ -325,7 +325,7 @@ fn turning_round_moves_nobody() {
         let transition = core.transition().expect("open");
         [stays, follows].map(|thread| transition.thread_state(thread))
     };
-    assert_eq!(core.start(&mut Fine, NEW, &[stays]), Ok(1));
+    assert_eq!(core.start(&mut Fine, NEW, &[stays.into()]), Ok(1));
     let apart = [PatchState::Unpatched, PatchState::Patched];
     assert_eq!(state(&core), apart);
 
@@ -333,7 +333,10 @@ fn turning_round_moves_nobody() {
     assert_eq!(back.reverse(&mut Fine, NEW, PatchState::Unpatched), Ok(()));
     assert_eq!(state(&back), apart);
     let again = back.clone();
-    assert_eq!(back.start(&mut Fine, NEW, &[stays, follows]), Ok(1));
+    assert_eq!(
+        back.start(&mut Fine, NEW, &[stays.into(), follows.into()]),
+        Ok(1)
+    );
     assert_eq!(state(&back), apart);
     assert_eq!(back.switch_thread(&mut Fine, NEW, follows), Ok(0));
     assert_eq!(state(&back), [PatchState::Unpatched; 2]);

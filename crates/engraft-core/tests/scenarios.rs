@@ -28,9 +28,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
+use engraft_core::dispatch::Listed;
+use engraft_core::door::Door;
 use engraft_core::{
-    BuildId, Callback, CallbackScope, Callbacks, Code, Error, Event, LinkAddress, Livepatch,
-    ModuleId, ObjectDefinition, ObjectId, PatchDefinition, PatchId, PatchState, Refusal,
+    Behind, BuildId, Callback, CallbackScope, Callbacks, Code, Error, Event, LinkAddress,
+    Livepatch, ModuleId, ObjectDefinition, ObjectId, PatchDefinition, PatchId, PatchState, Refusal,
     SiteTarget, StateDefinition, StateId, ThreadId, Trouble, World,
 };
 
@@ -184,9 +186,9 @@ impl World for Recorder {
     fn open_transition(
         &mut self,
         others: PatchState,
-        threads: &mut dyn Iterator<Item = (ThreadId, PatchState)>,
+        threads: &mut dyn Iterator<Item = Listed>,
     ) -> Result<(), Self::Error> {
-        self.table = Some((others, threads.collect()));
+        self.table = Some((others, threads.map(|it| (it.thread, it.state)).collect()));
         Ok(())
     }
 
@@ -199,6 +201,16 @@ impl World for Recorder {
         self.held()?.1.insert(thread, state);
         Ok(())
     }
+
+    fn thread_state(&mut self, _: ThreadId) -> Option<PatchState> {
+        None
+    }
+
+    fn shut_door(&mut self, _: ThreadId) -> Option<PatchState> {
+        None
+    }
+
+    fn set_door(&mut self, _: ThreadId, _: &Door) {}
 
     fn close_transition(&mut self) {
         let (others, threads) = self.table.take().expect("a transition");
@@ -484,7 +496,7 @@ fn start(
     patch: PatchId,
     busy: bool,
 ) -> Result<(), String> {
-    let behind: &[ThreadId] = if busy { &[ThreadId(1)] } else { &[] };
+    let behind: &[Behind] = if busy { &[ThreadId(1).into()] } else { &[] };
     let waiting = core.start(world, patch, behind).map_err(text)?;
     complete(core, world, patch, waiting)
 }

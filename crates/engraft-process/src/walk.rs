@@ -156,6 +156,21 @@ impl<'s> StackWalk<'s> {
         }
     }
 
+    /// The map of the stop.
+    pub(crate) fn maps(&self) -> &Maps {
+        self.maps
+    }
+
+    /// What is known of code.
+    pub(crate) fn context(&self) -> &WalkContext {
+        self.context
+    }
+
+    /// The target's memory.
+    pub(crate) fn process_memory(&self) -> Memory<'_> {
+        self.process_memory
+    }
+
     /// All frames of a thread, innermost first.
     pub fn walk(&self, thread: &ThreadState) -> Result<Vec<Frame>, BrokenWalk> {
         let mut frames = Vec::new();

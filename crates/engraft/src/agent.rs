@@ -122,6 +122,11 @@ impl RunningAgent {
     }
 
     /// The process that it is in.
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Its number.
     pub(crate) fn pid(&self) -> i32 {
         self.process.pid()
     }

@@ -60,6 +60,25 @@ impl Deadline {
         Ok(())
     }
 
+    /// The same, but no longer than until something is done, which can be asked for all the time.
+    pub(crate) fn wait_until(&self, mut is_done: impl FnMut() -> bool) -> Result<(), Duration> {
+        let pause = self.pause.get();
+        if Instant::now() + pause > self.end {
+            return Err(self.timeout);
+        }
+        let end = Instant::now() + pause;
+        let mut next = SHORTEST_PAUSE;
+        while Instant::now() < end {
+            if is_done() {
+                return Ok(());
+            }
+            std::thread::sleep(next);
+            next = (next * 2).min(LONGEST_PAUSE / 10);
+        }
+        self.pause.set((pause * 2).min(LONGEST_PAUSE));
+        Ok(())
+    }
+
     /// The same for what is over in microseconds, but may come again and again: a thread at work in the
     /// loader. Many short tries; the pauses differ, so as not to keep step with the target.
     pub(crate) fn wait_briefly(&self) -> Result<(), Duration> {

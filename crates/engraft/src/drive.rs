@@ -12,6 +12,7 @@ use engraft_process::{Activity, StoppedProcess, StoppedThread, TaskState, Thread
 
 use crate::agent::Answer;
 use crate::contexts::held;
+use crate::door::set_door;
 use crate::error::Error;
 use crate::look::{Eyes, Finding, Look, prepare_look};
 use crate::session::{STOP_TIMEOUT, Session};
@@ -42,7 +43,11 @@ pub(crate) fn drive(session: &Session<'_>, number: u64, seen: Findings) -> Resul
         let look = prepare_look(session, number, open.to_patched, true)?;
         let left = driver.round(session, &open, &look)?;
         if left > 0 {
-            let waited = session.rest();
+            let all_switched = || {
+                let waiting = open.words.waiting(session.process);
+                waiting.is_ok_and(|waiting| waiting.is_empty())
+            };
+            let waited = session.rest(all_switched);
             waited.map_err(|timeout| driver.in_transition(session, &open, left, timeout))?;
         }
     }
@@ -191,6 +196,11 @@ impl Driver {
         }
         if let Some(finding) = eyes.finding(&state) {
             let now = Some(Instant::now());
+            // Nobody else has its thread pointer, or may come to have it.
+            if self.knows_all(session)? {
+                let before = self.findings.get(&state.tid).map(|(finding, _)| finding);
+                set_door(session, open, thread, &finding, before)?;
+            }
             self.findings.insert(state.tid, (finding, now));
             return Ok(Alone::NotClear);
         }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use engraft_abi::{
-    AGENT_MAPPING_NAME, CodeRange, Command, Control, MAGIC, MAPPING_LENGTH, VERSION,
+    AGENT_MAPPING_NAME, CodeRange, Command, Control, MAGIC, MAPPING_LENGTH, VERSION, range_kind,
 };
 use engraft_process::{
     Maps, Module, Modules, Process, StoppedProcess, StoppedThread, TargetAddress, WalkContext,
@@ -164,6 +164,9 @@ pub(crate) fn remove(
     let code = unwinders.map(|it| it.code).filter(|code| !code.is_empty());
     for range in code.chain([mapping.clone()]) {
         let range = CodeRange {
+            kind: range_kind::CODE,
+            site: 0,
+            original: [0; 8],
             start: range.start.get(),
             end: range.end.get(),
             moved: 0,

@@ -14,6 +14,7 @@ mod certain;
 mod check;
 mod contexts;
 mod deadline;
+mod door;
 mod drive;
 mod error;
 pub mod exit_code;

@@ -6,11 +6,12 @@ use std::time::Duration;
 use engraft_abi::{CodeRange, Command};
 use engraft_process::foreign::escape_bytes;
 use engraft_process::{
-    ExtraUnwindTable, Maps, Process, StackScan, StackWalk, TargetAddress, ThreadState, Unreliable,
-    Verdict, WalkContext,
+    ExtraUnwindTable, Maps, Process, ReplacedCode, StackDoor, StackScan, StackWalk, TargetAddress,
+    ThreadState, Unreliable, Verdict, WalkContext,
 };
 
 use crate::agent::Plan;
+use crate::door::replaced_code;
 use crate::error::Error;
 use crate::in_the_way::Inside;
 use crate::session::Session;
@@ -40,6 +41,8 @@ pub(crate) struct Finding {
     pub(crate) function: String,
     /// Where it executes, or where on its stack is what returns there, in words.
     pub(crate) frame: Option<String>,
+    /// Where it may switch by itself, if that is known of its stack.
+    pub(crate) door: Option<StackDoor>,
 }
 
 impl<'p> Look<'p> {
@@ -71,6 +74,7 @@ impl<'p> Look<'p> {
             scan: scan(&self.plan.ranges),
             sites: StackScan::of_bytes(self.process, &self.maps, &sites),
             walk: self.context.as_ref().map(walk),
+            replaced: replaced_code(&self.plan),
             plan: &self.plan,
         }
     }
@@ -81,6 +85,7 @@ pub(crate) struct Eyes<'l> {
     scan: StackScan<'l>,
     sites: StackScan<'l>,
     walk: Option<StackWalk<'l>>,
+    replaced: ReplacedCode,
     plan: &'l Plan,
 }
 
@@ -103,7 +108,12 @@ impl Eyes<'_> {
             return None;
         }
         let verdict = self.check(&self.scan, thread);
-        finding(thread, verdict, &self.plan.ranges)
+        let found = finding(thread, verdict, &self.plan.ranges)?;
+        let walk = self.walk.as_ref();
+        Some(Finding {
+            door: walk.and_then(|walk| walk.door(thread, &self.replaced)),
+            ..found
+        })
     }
 
     /// Where a thread finds the instructions that it is about to execute, if these are in the middle of what will be
@@ -180,6 +190,7 @@ fn finding(thread: &ThreadState, verdict: Verdict, ranges: &[CodeRange]) -> Opti
         reason,
         function: range.map(function_name).unwrap_or_default(),
         frame,
+        door: None,
     })
 }
 

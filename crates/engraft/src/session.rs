@@ -145,10 +145,10 @@ impl<'p> Session<'p> {
         result
     }
 
-    /// Lets time pass in which another controller may do something.
-    pub(crate) fn rest(&self) -> Result<(), Duration> {
+    /// Lets time pass in which another controller may do something; less if what is waited for is done before.
+    pub(crate) fn rest(&self, is_done: impl FnMut() -> bool) -> Result<(), Duration> {
         self.lock.take();
-        self.deadline.wait()?;
+        self.deadline.wait_until(is_done)?;
         let taken = lock(self.process, &self.deadline).map_err(|_| self.deadline.timeout)?;
         self.process.watch_sleepers_anew();
         self.lock.replace(Some(taken));

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use engraft_abi::{
     Bytes, SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject, SnapshotPatch,
-    SnapshotUnwinder, Table, patch_state,
+    SnapshotUnwinder, SnapshotWaiting, Table, patch_state,
 };
 use engraft_process::foreign::escape_bytes;
 use engraft_process::{Process, TargetAddress, limits};
@@ -14,6 +14,7 @@ use zerocopy::{FromBytes, Immutable};
 
 use crate::agent::RunningAgent;
 use crate::contexts::Switcher;
+use crate::door::{StateWords, Waiting};
 use crate::error::Error;
 use crate::holders::Holder;
 use crate::other_builds::OtherBuild;
@@ -206,6 +207,23 @@ pub(crate) struct OpenTransition {
     pub(crate) canceled: bool,
     /// Thread pointers of those that have yet to switch.
     pub(crate) waiting: Vec<u64>,
+    /// Those of them that switch by themselves as soon as they have left.
+    pub(crate) with_door: Vec<u64>,
+    /// What tells when they do.
+    pub(crate) words: StateWords,
+}
+
+impl OpenTransition {
+    /// Whether a thread switches by itself as soon as it has left.
+    pub(crate) fn has_door(&self, pointer: u64) -> bool {
+        self.with_door.contains(&pointer)
+    }
+
+    fn set_waiting(&mut self, waiting: &[Waiting]) {
+        self.waiting = waiting.iter().map(|it| it.pointer).collect();
+        let with_door = waiting.iter().filter(|it| it.has_door);
+        self.with_door = with_door.map(|it| it.pointer).collect();
+    }
 }
 
 impl Snapshot {
@@ -227,7 +245,12 @@ impl Snapshot {
             return Ok(Self::default());
         }
         let buffer = zerocopy::IntoBytes::as_bytes(snapshot.as_slice());
-        decode(agent, buffer)
+        let mut snapshot = decode(agent, buffer)?;
+        if let Some(open) = &mut snapshot.transition {
+            let waiting = open.words.waiting(agent.process())?;
+            open.set_waiting(&waiting);
+        }
+        Ok(snapshot)
     }
 }
 
@@ -245,7 +268,14 @@ fn decode(agent: &RunningAgent, buffer: &[u8]) -> Result<Snapshot, Error> {
             to_patched: header.transition.to_patched != 0,
             started: header.transition.started != 0,
             canceled: header.transition.canceled != 0,
-            waiting: reader.table::<u64>(header.transition.waiting)?.to_vec(),
+            waiting: Vec::new(),
+            with_door: Vec::new(),
+            words: StateWords {
+                others: header.transition.others,
+                threads: reader
+                    .table::<SnapshotWaiting>(header.transition.waiting)?
+                    .to_vec(),
+            },
         }),
         None => None,
     };

@@ -1,12 +1,16 @@
 //! Memory of the target for telling the agent about threads.
 
+use engraft_abi::BehindThread;
 use engraft_process::{Process, TargetAddress};
+use zerocopy::IntoBytes;
 
 use crate::error::Error;
 use crate::session::Session;
 
-/// Size of a thread pointer.
-const WORD: usize = size_of::<u64>();
+/// Size of the number of threads, which comes first.
+const COUNT: usize = size_of::<u64>();
+/// Size of what is said of each.
+const RECORD: usize = size_of::<BehindThread>();
 
 /// Room for threads that are born after they were counted.
 const SPARE_THREADS: usize = 64;
@@ -33,23 +37,33 @@ impl<'p> ThreadList<'p> {
             work(&ThreadList {
                 process,
                 address,
-                capacity: bytes / WORD - 1,
+                capacity: (bytes - COUNT) / RECORD,
             })
         };
         let (scratch, length) = session.agent.scratch();
-        if (wanted + 1) * WORD <= length {
+        let size = COUNT + wanted * RECORD;
+        if size <= length {
             return with(scratch, length);
         }
-        session.with_memory(&vec![0; (wanted + 1) * WORD], |memory| {
+        session.with_memory(&vec![0; size], |memory| {
             let [address, length] = memory.arguments();
             with(address.into(), length as usize)
         })
     }
 
+    /// For one thread, by whoever has the session.
+    pub(crate) fn of_one(session: &Session<'p>) -> Self {
+        Self {
+            process: session.process,
+            address: session.agent.scratch().0,
+            capacity: 1,
+        }
+    }
+
     /// Writes the list that the agent reads.
-    pub(crate) fn write(&self, pointers: &[u64]) -> Result<(), Error> {
-        let words = std::iter::once(pointers.len() as u64).chain(pointers.iter().copied());
-        let bytes: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
+    pub(crate) fn write(&self, threads: &[BehindThread]) -> Result<(), Error> {
+        let mut bytes = (threads.len() as u64).to_ne_bytes().to_vec();
+        bytes.extend(threads.as_bytes());
         Ok(self.process.memory().write(self.address, &bytes)?)
     }
 }

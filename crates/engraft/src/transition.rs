@@ -12,6 +12,7 @@ use engraft_abi::Command;
 use engraft_process::{StoppedProcess, TargetAddress, ThreadState};
 
 use crate::contexts::held;
+use crate::door::behind;
 use crate::drive::{complete, drive};
 use crate::error::Error;
 use crate::lead_out::lead_out;
@@ -81,7 +82,8 @@ impl Change {
     }
 
     fn begin(self, session: &Session<'_>, list: &ThreadList<'_>) -> Result<Begun, Error> {
-        let mut precise = false;
+        // What is inside gets a door, which takes a walk.
+        let precise = true;
         let mut looks = 0;
         loop {
             looks += 1;
@@ -98,7 +100,6 @@ impl Change {
                 Attempt::InSite(finding) => {
                     let waited = session.deadline.wait();
                     waited.map_err(|timeout| finding.inside(session.process, looks, timeout))?;
-                    precise = true;
                 }
             }
         }
@@ -138,8 +139,7 @@ impl Change {
             return Ok(Attempt::LoaderBusy);
         }
         findings.hold_together(session, &stopped, &eyes)?;
-        let behind: Vec<u64> = findings.behind.iter().map(|it| it.pointer).collect();
-        list.write(&behind)?;
+        list.write(&behind(&findings.behind, &findings.pointers))?;
         lead_out(session, &mut stopped, self.number(), &findings.led)?;
         session.agent.note_begin()?;
         let answer = session.command_stopped(&mut stopped, self.command(), arguments)?;

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use engraft_abi::{CodeRange, PayloadPart};
+use engraft_abi::{CodeRange, PayloadPart, range_kind};
 use engraft_core::{Code, FuncId, Leaving, LinkAddress, ModuleId, ObjectId, PatchId};
 
 use super::{Host, PlacedImage};
@@ -31,10 +31,20 @@ impl Host {
             }
             Code::Original => {
                 let parts = old.parts.of::<PayloadPart>(view.buffer).unwrap_or_default();
+                let first = ranges.len();
                 parts.iter().try_for_each(|part| {
                     let start = module.elf.load_bias.wrapping_add(part.address);
                     push_range(ranges, start..start + u64::from(part.code.length), name)
                 })?;
+                if let Some(entry) = ranges.get_mut(first) {
+                    entry.kind = range_kind::ENTRY;
+                    entry.site = old.site_offset;
+                    let code = view.old_code(old).unwrap_or_default();
+                    let site = code.get(old.site_offset as usize..).unwrap_or_default();
+                    let site = site.get(..DETOUR_LENGTH).unwrap_or_default();
+                    let original = entry.original.iter_mut();
+                    original.zip(site).for_each(|(to, from)| *to = *from);
+                }
             }
         }
         // A thread in a stub has not decided, or has decided and not gone yet; one in a trampoline is in
@@ -43,20 +53,21 @@ impl Host {
             let Some(function) = self.function(placed.object, leaving.function) else {
                 continue;
             };
-            for (offset, size) in [
-                (function.trampoline_offset, function.trampoline_size),
-                (function.stub_offset, dispatch::STUB_LENGTH as u64),
-            ] {
+            let at = |offset, size| {
                 let start = placed.image.base + offset;
-                push_inside(ranges, start..start + size, name)?;
-            }
+                start..start + size
+            };
+            let trampoline = at(function.trampoline_offset, function.trampoline_size);
+            push_inside(ranges, trampoline, name)?;
+            let stub = at(function.stub_offset, dispatch::STUB_LENGTH as u64);
+            push_deciding(ranges, stub, name)?;
         }
         Ok(())
     }
 
     /// Adds the agent's own code, where a thread may be on its way from a stub to a body.
     pub(crate) fn push_own_range(&self, ranges: &mut Vec<CodeRange>) -> Result<(), Failure> {
-        push_inside(ranges, self.text.clone(), b"engraft's own code")
+        push_deciding(ranges, self.text.clone(), b"engraft's own code")
     }
 
     /// Adds the bytes that will be overwritten for a body that is the old function itself: no thread may be
@@ -107,6 +118,19 @@ pub(crate) fn push_inside(
     push_range(ranges, range.start - 1..range.end, name)
 }
 
+/// The same for code that decides where a call goes.
+fn push_deciding(
+    ranges: &mut Vec<CodeRange>,
+    range: Range<u64>,
+    name: &[u8],
+) -> Result<(), Failure> {
+    push_inside(ranges, range, name)?;
+    if let Some(last) = ranges.last_mut() {
+        last.kind = range_kind::DECIDES;
+    }
+    Ok(())
+}
+
 fn push_range(ranges: &mut Vec<CodeRange>, range: Range<u64>, name: &[u8]) -> Result<(), Failure> {
     push(ranges, range, 0, name)
 }
@@ -128,6 +152,9 @@ fn push(
         start: range.start,
         end: range.end,
         moved,
+        kind: range_kind::CODE,
+        site: 0,
+        original: [0; 8],
         name: padded,
     });
     Ok(())

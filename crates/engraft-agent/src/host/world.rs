@@ -1,7 +1,8 @@
 //! What the core has done to the target.
 
 use engraft_abi::Outcome;
-use engraft_core::dispatch::{SiteWords, encode};
+use engraft_core::dispatch::{Listed, SiteWords, encode};
+use engraft_core::door::Door;
 use engraft_core::{
     Callback, CallbackScope, Code, Event, FuncId, LinkAddress, ModuleId, ObjectId, PatchId,
     PatchState, SiteTarget, StateId, ThreadId, Trouble, World,
@@ -138,7 +139,7 @@ impl World for Host {
     fn open_transition(
         &mut self,
         others: PatchState,
-        threads: &mut dyn Iterator<Item = (ThreadId, PatchState)>,
+        threads: &mut dyn Iterator<Item = Listed>,
     ) -> Result<(), Failure> {
         let opened = dispatch::table().open(others, threads);
         opened.map_err(|_| Failure::out_of_memory())
@@ -153,6 +154,18 @@ impl World for Host {
             Some(word) => self.writer.store(word, encode(state)),
             None => Ok(()),
         }
+    }
+
+    fn thread_state(&mut self, thread: ThreadId) -> Option<PatchState> {
+        dispatch::table().state(thread)
+    }
+
+    fn shut_door(&mut self, thread: ThreadId) -> Option<PatchState> {
+        dispatch::table().shut(thread)
+    }
+
+    fn set_door(&mut self, thread: ThreadId, door: &Door) {
+        dispatch::table().set_door(thread, door);
     }
 
     fn close_transition(&mut self) {

@@ -20,6 +20,8 @@ pub enum Act {
     Reverse(PatchId, PatchState),
     Force(PatchId),
     Switch(ThreadId),
+    /// A controller looks at a thread that stayed behind, is inside, and gets a door.
+    SetDoor(ThreadId),
     Complete(PatchId),
     /// The loader has mapped the module.
     Appear(ModuleId),
@@ -88,6 +90,10 @@ impl Machine {
                 acts.push(Act::Force(patch));
             }
             acts.extend(transition.waiting().map(Act::Switch));
+            if scope.doors {
+                let without = |it: &ThreadId| !self.process.doors.contains_key(it);
+                acts.extend(transition.waiting().filter(without).map(Act::SetDoor));
+            }
         }
     }
 

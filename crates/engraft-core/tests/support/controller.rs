@@ -1,8 +1,9 @@
 //! What a controller does, and what it means for the history.
 
-use engraft_core::{Error, PatchId, PatchState, ThreadId, Transition};
+use engraft_core::door::Door;
+use engraft_core::{Behind, Error, PatchId, PatchState, ThreadId, Transition};
 
-use super::hands::Injected;
+use super::hands::{Injected, door};
 use super::machine::Turn;
 use super::process::{Frame, OBSERVER, Thread};
 use super::scope::Control;
@@ -56,7 +57,14 @@ impl Turn<'_> {
         let target = self.core.transition().map(Transition::target);
         let fresh = target.map(|target| self.behind(patch, target));
         let behind = self.stale.take().or(fresh).unwrap_or_default();
-        self.core.start(&mut self.hands, patch, &behind)?;
+        let with_doors: Vec<_> = behind
+            .iter()
+            .map(|thread| Behind {
+                thread: *thread,
+                door: target.and_then(|target| self.door(patch, target, *thread)),
+            })
+            .collect();
+        self.core.start(&mut self.hands, patch, &with_doors)?;
         self.history.start(&behind);
         Ok(())
     }
@@ -65,7 +73,8 @@ impl Turn<'_> {
         let threads = self.hands.process.threads.iter();
         let alive = threads.filter(|thread| thread.alive);
         let behind: Vec<_> = alive.map(|thread| thread.id).collect();
-        self.core.start(&mut self.hands, patch, &behind)?;
+        let unreadable: Vec<_> = behind.iter().copied().map(Behind::from).collect();
+        self.core.start(&mut self.hands, patch, &unreadable)?;
         self.history.start(&behind);
         Ok(())
     }
@@ -109,6 +118,31 @@ impl Turn<'_> {
         Ok(())
     }
 
+    pub fn set_door(&mut self, thread: ThreadId) -> Result<(), Error<Injected>> {
+        let Some(moving) = &self.history.transition else {
+            return Ok(());
+        };
+        let (patch, target) = (moving.patch, moving.target);
+        if let Some(door) = self.door(patch, target, thread) {
+            self.core.set_door(&mut self.hands, patch, thread, &door)?;
+        }
+        Ok(())
+    }
+
+    /// The door of a thread, if it is inside.
+    fn door(&self, patch: PatchId, target: PatchState, thread: ThreadId) -> Option<Door> {
+        let leaving = self.leaving(patch, target);
+        let mut threads = self.hands.process.threads.iter();
+        let thread = threads.find(|it| it.id == thread && it.alive)?;
+        let mut frames = thread.frames.iter();
+        let is_inside = |frame: &Frame| leaving.contains(frame);
+        let outermost = match self.scope.control {
+            Control::InnerDoor => frames.rposition(is_inside)?,
+            _ => frames.position(is_inside)?,
+        };
+        self.scope.doors.then(|| door(outermost))
+    }
+
     pub fn exited(&mut self, thread: ThreadId) -> Result<(), Error<Injected>> {
         self.core.thread_exited(&mut self.hands, thread)?;
         self.history.exited(thread);
@@ -117,6 +151,17 @@ impl Turn<'_> {
 
     /// The threads that a controller has to leave behind that looks at all stacks now.
     fn behind(&self, patch: PatchId, target: PatchState) -> Vec<ThreadId> {
+        let leaving = self.leaving(patch, target);
+        let blind = self.scope.control == Control::SwitchBlindly;
+        let inside = |thread: &&Thread| {
+            !blind && thread.alive && thread.frames.iter().any(|frame| leaving.contains(frame))
+        };
+        let threads = self.hands.process.threads.iter();
+        threads.filter(inside).map(|thread| thread.id).collect()
+    }
+
+    /// What must not be left by whoever switches.
+    fn leaving(&self, patch: PatchId, target: PatchState) -> Vec<Frame> {
         let mut leaving = Vec::new();
         // An unknown patch is about to be refused.
         let _ = self.core.leaving(patch, target, |body| {
@@ -127,11 +172,6 @@ impl Turn<'_> {
                 code,
             });
         });
-        let blind = self.scope.control == Control::SwitchBlindly;
-        let inside = |thread: &&Thread| {
-            !blind && thread.alive && thread.frames.iter().any(|frame| leaving.contains(frame))
-        };
-        let threads = self.hands.process.threads.iter();
-        threads.filter(inside).map(|thread| thread.id).collect()
+        leaving
     }
 }

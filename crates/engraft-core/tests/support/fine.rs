@@ -6,6 +6,8 @@
     reason = "a module of several tests"
 )]
 
+use engraft_core::dispatch::Listed;
+use engraft_core::door::Door;
 use engraft_core::{
     Callback, CallbackScope, Event, LinkAddress, ModuleId, ObjectId, PatchId, PatchState,
     SiteTarget, StateId, ThreadId, Trouble, World,
@@ -40,7 +42,7 @@ impl World for Fine {
     fn open_transition(
         &mut self,
         _: PatchState,
-        _: &mut dyn Iterator<Item = (ThreadId, PatchState)>,
+        _: &mut dyn Iterator<Item = Listed>,
     ) -> Result<(), ()> {
         Ok(())
     }
@@ -52,6 +54,16 @@ impl World for Fine {
     fn switch_thread(&mut self, _: ThreadId, _: PatchState) -> Result<(), ()> {
         Ok(())
     }
+
+    fn thread_state(&mut self, _: ThreadId) -> Option<PatchState> {
+        None
+    }
+
+    fn shut_door(&mut self, _: ThreadId) -> Option<PatchState> {
+        None
+    }
+
+    fn set_door(&mut self, _: ThreadId, _: &Door) {}
 
     fn close_transition(&mut self) {}
 

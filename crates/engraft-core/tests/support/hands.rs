@@ -1,6 +1,8 @@
 //! The [`World`] of the core under test: it acts on a process made of data, and complains about
 //! everything that would crash or corrupt a real one.
 
+use engraft_core::dispatch::Listed;
+use engraft_core::door::Door;
 use engraft_core::{
     Callback, CallbackScope, Code, Event, LinkAddress, ModuleId, ObjectId, PatchId, PatchState,
     SiteTarget, StateId, ThreadId, Trouble, World,
@@ -22,7 +24,21 @@ pub enum Sabotage {
     NoDispatchForComers,
     /// Says that it could not move the others when it has.
     MoveAndFail,
+    /// Does not close doors.
+    KeepDoors,
 }
+
+/// The door of a thread that has left when it has at most so many frames. In this process each frame has
+/// eight bytes.
+pub fn door(frames: usize) -> Door {
+    Door {
+        low: 8,
+        return_to: 0,
+        depths: [STACK_END - 8 * frames as u64, 0, 0, 0],
+    }
+}
+
+const STACK_END: u64 = 800;
 
 /// A call that failed on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -169,7 +185,7 @@ impl World for Hands<'_> {
     fn open_transition(
         &mut self,
         others: PatchState,
-        threads: &mut dyn Iterator<Item = (ThreadId, PatchState)>,
+        threads: &mut dyn Iterator<Item = Listed>,
     ) -> Result<(), Injected> {
         self.may_fail()?;
         let states = |process: &Process| -> Vec<_> {
@@ -177,6 +193,14 @@ impl World for Hands<'_> {
         };
         let open = self.process.table.is_some();
         let before = states(self.process);
+        let threads: Vec<_> = threads.collect();
+        self.process.doors.clear();
+        for it in &threads {
+            if let Some(door) = &it.door {
+                self.set_door(it.thread, door);
+            }
+        }
+        let threads = threads.iter().map(|it| (it.thread, it.state));
         self.process.table = Some((others, threads.collect()));
         if open && states(self.process) != before {
             self.complain("listing has moved somebody".into());
@@ -210,8 +234,26 @@ impl World for Hands<'_> {
         Ok(())
     }
 
+    fn thread_state(&mut self, thread: ThreadId) -> Option<PatchState> {
+        let (_, threads) = self.process.table.as_ref()?;
+        threads.get(&thread).copied()
+    }
+
+    fn shut_door(&mut self, thread: ThreadId) -> Option<PatchState> {
+        if self.sabotage != Sabotage::KeepDoors {
+            self.process.doors.remove(&thread);
+        }
+        self.thread_state(thread)
+    }
+
+    fn set_door(&mut self, thread: ThreadId, door: &Door) {
+        let frames = (STACK_END - door.depths[0]) / 8;
+        self.process.doors.insert(thread, frames as usize);
+    }
+
     fn close_transition(&mut self) {
         self.process.table = None;
+        self.process.doors.clear();
     }
 
     fn event(&mut self, event: Event) {

@@ -54,6 +54,7 @@ impl Machine {
             sites: BTreeMap::new(),
             threads: threads.collect(),
             table: None,
+            doors: BTreeMap::new(),
             log: Default::default(),
         };
         Self {
@@ -125,6 +126,7 @@ fn sabotage(control: Control) -> Sabotage {
         Control::NoDispatchForComers => Sabotage::NoDispatchForComers,
         Control::BindByName => Sabotage::BindVisible,
         Control::MoveAndFail => Sabotage::MoveAndFail,
+        Control::DoorsStayOpen => Sabotage::KeepDoors,
         _ => Sabotage::None,
     }
 }
@@ -168,6 +170,7 @@ impl Turn<'_> {
             Act::StartNobody(patch) => self.start_nobody(patch),
             Act::Force(patch) => self.force(patch),
             Act::Switch(thread) => self.switch(thread),
+            Act::SetDoor(thread) => self.set_door(thread),
             Act::Complete(patch) => {
                 let completed = core.complete(hands, patch);
                 completed.inspect(|()| history.close(scope))
@@ -254,6 +257,9 @@ impl Turn<'_> {
         let process = &mut *self.hands.process;
         match act {
             Act::Call(thread, module, function) => {
+                if process.pass_door(thread).is_some() {
+                    self.history.switch(thread);
+                }
                 let code = process.resolve(thread, module, function);
                 process.thread(thread).frames.push(Frame {
                     module,

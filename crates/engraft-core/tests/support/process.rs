@@ -75,6 +75,8 @@ pub struct Process {
     pub threads: Vec<Thread>,
     /// What dispatch finds: the states of listed threads, and of all others.
     pub table: Option<(PatchState, BTreeMap<ThreadId, PatchState>)>,
+    /// The threads that switch by themselves, and how many frames each has at most when it has left.
+    pub doors: BTreeMap<ThreadId, usize>,
     pub log: Log,
 }
 
@@ -109,6 +111,26 @@ impl Process {
     pub fn state(&self, thread: ThreadId) -> Option<PatchState> {
         let (others, threads) = self.table.as_ref()?;
         Some(threads.get(&thread).copied().unwrap_or(*others))
+    }
+
+    /// What dispatch does with a thread's door when it calls a patched function; whether the thread
+    /// switches.
+    pub fn pass_door(&mut self, thread: ThreadId) -> Option<PatchState> {
+        let most = *self.doors.get(&thread)?;
+        let frames = self.thread(thread).frames.len();
+        let (others, threads) = self.table.as_mut()?;
+        let state = threads.get_mut(&thread)?;
+        if state == others {
+            // The others have not moved.
+            self.doors.remove(&thread);
+            return None;
+        }
+        if frames > most {
+            return None;
+        }
+        *state = *others;
+        self.doors.remove(&thread);
+        Some(*others)
     }
 
     /// All threads, and one that is yet to be born.

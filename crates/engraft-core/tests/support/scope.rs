@@ -105,6 +105,10 @@ pub enum Control {
     StaleTurn,
     /// The others move, and it is taken for a failure.
     MoveAndFail,
+    /// The door is that of a frame that is not the outermost replaced one, as from a walk that broke.
+    InnerDoor,
+    /// Doors stay open when a transition is turned round.
+    DoorsStayOpen,
 }
 
 /// What can happen and what cannot.
@@ -118,6 +122,8 @@ pub struct Scope {
     pub nested: bool,
     /// Whether threads may end, and begin again with the same thread pointer.
     pub births: bool,
+    /// Whether threads that are inside get a door.
+    pub doors: bool,
     /// Whether it happens that no stack can be read when threads are let go.
     pub unreadable: bool,
     /// Whether requests are also made that have to be refused.
@@ -141,6 +147,7 @@ impl Scope {
             threads: 0,
             nested: true,
             births: false,
+            doors: true,
             unreadable: false,
             nonsense: true,
             reverse: true,

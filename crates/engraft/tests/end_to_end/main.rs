@@ -13,6 +13,7 @@ mod changed_initialiser;
 mod confined;
 mod coroutines;
 mod crowd;
+mod door;
 mod dry_run;
 mod entries;
 mod expat;
