@@ -53,8 +53,6 @@ enum Control {
     NoJumps,
     /// What a call has closed or moved does not stay so.
     Forgetful,
-    /// Doors stay open when a transition is turned round.
-    TurnedOpen,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -289,9 +287,11 @@ impl Run {
             // Not where the thread is on its alternate stack.
             self.alternate = Some((array, owner));
         } else if self.contexts.len() < 3 {
+            // Off by four, so that no call on it comes from exactly where a frame has been: that cannot be
+            // told from a call by a new frame there (docs/transition.md has what remains).
             self.contexts.push(Context {
                 frames: Vec::new(),
-                top: array.end,
+                top: array.end - 4,
                 owner: Some(owner),
             });
         }
@@ -318,6 +318,20 @@ impl Run {
             id,
             version,
             ..frame
+        });
+    }
+
+    fn push(&mut self, cfa: u64, size: u64, version: Option<u64>) {
+        let id = self.next;
+        self.next += 1;
+        self.here().frames.push(Frame {
+            id,
+            cfa,
+            return_address: 1,
+            version,
+            jumps: false,
+            interrupted: None,
+            size,
         });
     }
 
@@ -460,9 +474,7 @@ impl Run {
             self.open = true;
             self.start();
         } else if self.below(4) == 0 {
-            if self.control != Control::TurnedOpen {
-                self.table().shut(THREAD);
-            }
+            self.table().shut(THREAD);
             self.start();
         } else if self.state() != self.others {
             match self.look(code(self.state())) {
@@ -489,7 +501,7 @@ impl Run {
                     .open(self.others, std::iter::empty())
                     .expect("nobody");
             }
-        } else if self.control != Control::TurnedOpen {
+        } else {
             self.list(state, None);
         }
         self.table().switch_others(target);
@@ -585,9 +597,34 @@ fn control(control: Control, text: &str) {
     }
 }
 
+/// A handler on an alternate stack that lies where the thread's frames have been, and that was not there at the look.
+/// It calls from exactly where one of the frames was called, while the thread is inside below it.
+fn handler_where_frames_have_been(control: Control) -> u64 {
+    let mut run = Run::new(1, control);
+    run.push(OWN.end, 32, None);
+    run.push(OWN.end - 40, 16, Some(OLD));
+    run.control();
+    assert_eq!(run.state(), PatchState::Unpatched);
+    run.leave();
+    run.leave();
+    run.push(OWN.end, 0x4000, None);
+    run.alternate = Some((OWN.end - 0x3000..OWN.end - 16, 3));
+    let below = OWN.end - 8 - 0x4000;
+    assert_eq!(run.enter(below, 1, false), OLD);
+    run.push(below, 16, Some(OLD));
+    run.push(OWN.end - 16, 16, None);
+    run.enter(OWN.end - 40, 1, false)
+}
+
+#[test]
+fn the_kernel_is_asked() {
+    assert_eq!(handler_where_frames_have_been(Control::None), OLD);
+    // And it matters.
+    assert_eq!(handler_where_frames_have_been(Control::NoQuestion), NEW);
+}
+
 #[test]
 fn controls() {
-    control(Control::NoQuestion, "two universes");
     control(Control::NoBounds, "two universes");
     control(Control::Above, "two universes");
     control(Control::Strictly, "has not switched");
@@ -597,5 +634,4 @@ fn controls() {
         "a body of one universe calls one of the other",
     );
     control(Control::Forgetful, "two universes");
-    control(Control::TurnedOpen, "two universes");
 }

@@ -289,3 +289,23 @@ fn control_switching_without_a_look() {
     };
     control(Control::SwitchBlindly, "two universes", scope);
 }
+
+/// The walk of a thread's stack ended at a replaced frame, with another one further out.
+#[test]
+fn control_a_door_from_a_broken_walk() {
+    let scope = Scope {
+        threads: 1,
+        ..Scope::new(vec![Plan::BOTH])
+    };
+    control(Control::InnerDoor, "two universes", scope);
+}
+
+/// A thread leaves the universe that is to be kept.
+#[test]
+fn control_doors_that_stay_open_when_a_transition_is_turned_round() {
+    let scope = Scope {
+        threads: 1,
+        ..Scope::new(vec![Plan::BOTH])
+    };
+    control(Control::DoorsStayOpen, "dispatch and the core have", scope);
+}
