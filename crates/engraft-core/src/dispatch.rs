@@ -259,7 +259,10 @@ fn pass<A: Word>(
     match slot.door.judge(call) {
         Judgement::Inside => Ok(own),
         Judgement::Left => set(others),
-        Judgement::Elsewhere => set(own),
+        Judgement::Elsewhere => {
+            slot.door.close();
+            set(own)
+        }
         // A handler may have interrupted this, and have switched before the door was moved.
         // ORDERING: Acquire, as in `own_state`.
         Judgement::Moved => match slot.state.load(Ordering::Acquire) {
@@ -418,6 +421,10 @@ impl<'words, A: Word> ThreadTable<'words, A> {
             return;
         };
         if let (ThreadId(1..), Some(slot)) = (thread, find(self.slots, thread.0)) {
+            // What the thread has left on another stack is not seen by a look at this one.
+            if slot.door.is_closed() {
+                return;
+            }
             slot.door.write(door);
             // ORDERING: Release, so that the thread sees the door's words; the peer is `own_state`.
             slot.state.store(encode(state) | DOOR, Ordering::Release);
@@ -487,6 +494,7 @@ impl<'words, A: Word> ThreadTable<'words, A> {
                 // seen without its thread's state; but a free slot says `OTHERS`, which is where a
                 // thread is that is not listed yet.
                 slot.state.store(encode(state), Ordering::Release);
+                slot.door.reset();
                 if let Some(door) = door {
                     slot.door.write(&door);
                     slot.state.store(encode(state) | DOOR, Ordering::Release);

@@ -110,6 +110,24 @@ impl<A: Word> DoorWords<A> {
         }
     }
 
+    /// The door stays closed in this transition.
+    pub(crate) fn close(&self) {
+        // ORDERING: Relaxed, as in `judge`; published by the Release store of the state word.
+        self.inside.fetch_max(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Whether it does.
+    pub(crate) fn is_closed(&self) -> bool {
+        // ORDERING: Relaxed; the state word was loaded with Acquire (`ThreadTable::shut`).
+        self.inside.load(Ordering::Relaxed) == u64::MAX
+    }
+
+    /// For a new transition, or a new start of one.
+    pub(crate) fn reset(&self) {
+        // ORDERING: Relaxed; the thread's door is not open.
+        self.inside.store(0, Ordering::Relaxed);
+    }
+
     /// What a call says, by the thread itself, whose door was open when it looked.
     pub(crate) fn judge(&self, call: &impl Call) -> Judgement {
         let at = call.stack_pointer();

@@ -84,7 +84,9 @@ pub(crate) fn set_door(
 ) -> Result<(), Error> {
     let is_known =
         open.has_door(finding.pointer) && before.is_some_and(|before| before.door == finding.door);
-    let Some(door) = finding.door.as_ref().filter(|_| !is_known) else {
+    // In a program that switches stacks, a look at one of them does not show all.
+    let may_set = !is_known && !session.contexts.are_looked_for();
+    let Some(door) = finding.door.as_ref().filter(|_| may_set) else {
         return Ok(());
     };
     let list = ThreadList::of_one(session);

@@ -82,14 +82,13 @@ impl Change {
     }
 
     fn begin(self, session: &Session<'_>, list: &ThreadList<'_>) -> Result<Begun, Error> {
-        // What is inside gets a door, which takes a walk.
-        let precise = true;
         let mut looks = 0;
         loop {
             looks += 1;
             // All that can be done while everybody runs. A stack that is mapped later is not in the map, and
             // counts as not clear; a module that comes later changes the plan's generation.
-            let look = prepare_look(session, self.number(), self.to_patched(), precise)?;
+            // What is inside gets a door, which takes a precise look.
+            let look = prepare_look(session, self.number(), self.to_patched(), true)?;
             let attempt = match self.attempt(session, list, &look) {
                 Err(error) if error.is_slow_stop() && session.deadline.wait().is_ok() => continue,
                 attempt => attempt?,
@@ -261,6 +260,10 @@ impl Findings {
         let Some(held) = held(session, &threads, eyes.ranges())? else {
             return Ok(());
         };
+        // Who comes to the door may be about to go on with what is suspended.
+        self.behind
+            .iter_mut()
+            .for_each(|finding| finding.door = None);
         let behind: HashSet<i32> = self.behind.iter().map(|finding| finding.tid).collect();
         let clear = threads.iter().filter(|it| !behind.contains(&it.tid));
         self.behind

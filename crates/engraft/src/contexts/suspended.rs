@@ -141,5 +141,6 @@ pub(crate) fn held(
         reason: Inside::Held,
         function: function.clone(),
         frame: Some(frame.clone()),
+        door: None,
     }))
 }
