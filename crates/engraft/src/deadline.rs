@@ -63,7 +63,7 @@ impl Deadline {
     /// The same, but no longer than until something is done, which can be asked for all the time.
     pub(crate) fn wait_until(&self, mut is_done: impl FnMut() -> bool) -> Result<(), Duration> {
         let pause = self.pause.get();
-        if Instant::now() + pause > self.end {
+        if pause > self.end.left() {
             return Err(self.timeout);
         }
         let end = Instant::now() + pause;
