@@ -55,9 +55,11 @@ pub enum Event {
     Kept(PathBuf),
 }
 
+type Tell = dyn Fn(&Event) + Send + Sync;
+
 /// Who wants to be told.
 #[derive(Clone, Default)]
-pub struct Progress(Option<Arc<dyn Fn(&Event) + Send + Sync>>);
+pub struct Progress(Option<Arc<Tell>>);
 
 impl fmt::Debug for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
