@@ -57,14 +57,7 @@ pub(crate) fn assemble(
     let accepted = types.accept(accept);
     refusals.extend(types.refusals());
     if !refusals.is_empty() {
-        let mut known = Vec::new();
-        refusals.retain(|refusal| {
-            !known.contains(refusal) && {
-                known.push(refusal.clone());
-                true
-            }
-        });
-        return Err(BuildError::Refused { refusals });
+        return Err(BuildError::refused(refusals));
     }
     Ok(Assembled {
         objects,

@@ -98,7 +98,7 @@ impl Objects<'_> {
         if refusals.is_empty() {
             Ok(units)
         } else {
-            Err(BuildError::Refused { refusals })
+            Err(BuildError::refused(refusals))
         }
     }
 

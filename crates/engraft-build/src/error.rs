@@ -10,6 +10,7 @@ use crate::compile::CompileError;
 use crate::fix::FixError;
 use crate::progress::Step;
 use crate::refusal::Refusal;
+use crate::refusals::{by_subject, each_once};
 use crate::unit::ObjectError;
 
 /// Which of the two builds.
@@ -142,9 +143,9 @@ pub enum BuildError {
     #[error(transparent)]
     Object(#[from] ObjectError),
     /// The fix cannot become a patch as it is. All reasons that were found.
-    #[error("the fix cannot be made a patch:\n{}", lines(refusals))]
+    #[error("the fix cannot be made a patch:\n{}", by_subject(refusals))]
     Refused {
-        /// At least one.
+        /// At least one, and none twice.
         refusals: Vec<Refusal>,
     },
     /// Part of the fix is in none of the binaries that were named.
@@ -162,6 +163,14 @@ pub enum BuildError {
     /// The patch could not be encoded.
     #[error(transparent)]
     Write(#[from] WriteError),
+}
+
+impl BuildError {
+    /// A refusal for at least one reason. The same reason may have been found in several objects and binaries.
+    pub(crate) fn refused(refusals: Vec<Refusal>) -> Self {
+        let refusals = each_once(refusals);
+        Self::Refused { refusals }
+    }
 }
 
 fn list(files: &[PathBuf]) -> String {
@@ -187,12 +196,4 @@ fn unplaced_lines(unplaced: &[Unplaced]) -> String {
         format!("  {functions} of {} ({holders})", source_file.display())
     };
     unplaced.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-fn lines(refusals: &[Refusal]) -> String {
-    refusals
-        .iter()
-        .map(|refusal| format!("  {refusal}"))
-        .collect::<Vec<_>>()
-        .join("\n")
 }

@@ -44,6 +44,7 @@ mod place;
 mod progress;
 mod record;
 mod refusal;
+mod refusals;
 mod renumber;
 mod site;
 mod trampoline;

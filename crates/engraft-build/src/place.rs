@@ -48,6 +48,7 @@ pub(crate) fn place<'a>(comparison: &'a Comparison, binary: &Binary) -> Found<'a
         .iter()
         .filter(|id| !correlation.located.contains_key(id))
         .filter(|id| !comparison.removed.contains(id))
+        .filter(|id| !is_told_by_its_function(comparison, &correlation, **id))
         .map(|&id| {
             let refusal = missing(comparison, &correlation, binary, id);
             (refusal, places_by_name(&comparison.original, id, binary))
@@ -143,6 +144,12 @@ fn wanted(comparison: &Comparison) -> BTreeSet<ItemId> {
     all.flat_map(|id| cold.get(id).into_iter().flatten().chain([id]))
         .copied()
         .collect()
+}
+
+/// True for the cold part of a function that is missing itself.
+fn is_told_by_its_function(comparison: &Comparison, correlation: &Correlation, id: ItemId) -> bool {
+    let owner = comparison.owner(id).filter(|owner| *owner != id);
+    owner.is_some_and(|owner| !correlation.located.contains_key(&owner))
 }
 
 fn missing(

@@ -4,11 +4,12 @@
 //! What only a try can show is not seen: threads that are in the way at the moment of the change, and memory
 //! policies (`PR_SET_MDWE`, SELinux), which the kernel shows nobody.
 
+use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
 use engraft_abi::Outcome;
-use engraft_patch::{Object, OldPart, Patch, RelocationTarget, site};
+use engraft_patch::{Function, Object, OldPart, Patch, RelocationTarget, site};
 use engraft_process::foreign::escape_name;
 use engraft_process::{
     BuildId, Maps, MemoryError, Module, Modules, Obstacles, Process, RemoteCallError, StopError,
@@ -120,7 +121,15 @@ impl Checked {
                 target.check(&maps, &mut self.problems)?;
             }
         }
+        self.tell_once();
         Ok(())
+    }
+
+    /// A library that is there in several namespaces has its problems in each.
+    fn tell_once(&mut self) {
+        let mut told = HashSet::new();
+        self.problems
+            .retain(|problem| told.insert(problem.to_string()));
     }
 
     /// The agent that is there, or the room for one.
@@ -207,9 +216,7 @@ struct Target<'a> {
 impl Target<'_> {
     fn check(&self, maps: &Maps, problems: &mut Vec<Error>) -> Result<(), Error> {
         for function in &self.object.functions {
-            for (index, part) in function.parts.iter().enumerate() {
-                problems.extend(self.check_part(&function.name, part, index == 0)?);
-            }
+            problems.extend(self.check_parts(function)?);
             if function.site().is_none() {
                 let text = format!("function '{}' is shorter than a jump", function.name);
                 problems.push(self.problem(Outcome::NoRoom, &text));
@@ -231,6 +238,17 @@ impl Target<'_> {
             false => escape_name(&self.module.name),
         };
         agent_would_say(self.process.pid(), outcome, format!("{path}: {text}"))
+    }
+
+    /// The first difference in a function: one part that differs tells of the others.
+    fn check_parts(&self, function: &Function) -> Result<Option<Error>, Error> {
+        for (index, part) in function.parts.iter().enumerate() {
+            let problem = self.check_part(&function.name, part, index == 0)?;
+            if problem.is_some() {
+                return Ok(problem);
+            }
+        }
+        Ok(None)
     }
 
     /// Compares code with what the patch was built against. Where other patches change the function, the

@@ -258,3 +258,68 @@ fn assembly() {
         "{refusals:?}"
     );
 }
+
+#[test]
+fn a_function_with_several_reasons_stands_once() {
+    let project = Project::new(
+        PIE,
+        "int part(int x) { return x * 9 + 4; }\nint first, second;\nint *user(int x) { return x ? &first : &second; }\n",
+    );
+    project.run("strip", &["-o", "stripped", "program"]);
+    let new = "extern int first, second, third;\n\
+        int part(int x) { return first + second * 3 + first * x + second + x";
+    let edits = [("part.c", "int part(int x) { return x * 9", new)];
+    let error = project.try_build(&edits, "stripped").unwrap_err();
+    let words = error.to_string();
+    assert_eq!(words.matches("part uses").count(), 1, "{words}");
+    for variable in ["first", "second"] {
+        assert_eq!(words.matches(variable).count(), 1, "{words}");
+    }
+}
+
+/// The compiler keeps what is unlikely in a part of its own, `part.cold`.
+#[test]
+fn a_function_stands_once_if_its_cold_part_differs_too() {
+    let part = "#include <stdlib.h>\n\
+        __attribute__((cold, noipa)) int fail(int x) { return x * 5 + 3; }\n\
+        __attribute__((noinline)) int more(volatile int *p) {\n\
+          return p[0] * p[1] * 11 + p[2] * p[3] * 13 + p[4] * p[5] * 17 + p[6] * p[7] * 19; }\n\
+        __attribute__((noinline)) int part(int x) {\n\
+          volatile int y[8] = { x };\n\
+          if (__builtin_expect(x == 77, 0)) { y[1] = fail(x + 1); y[2] = fail(y[1]); abort(); }\n\
+          return more(y) * 9 + 4; }\n";
+    let project = Project::new(PIE, part);
+    let found = project.symbols("program", "part");
+    assert_eq!(found.len(), 2, "the compiler made no cold part");
+    project.run(
+        "sed",
+        &["-i", "s/\\* 9 + 4/* 7 + 4/; s/x + 1/x + 2/", "part.c"],
+    );
+    project.run("make", &[]);
+    project.run("cp", &["program", "wrong"]);
+    project.run(
+        "sed",
+        &["-i", "s/\\* 7 + 4/* 9 + 4/; s/x + 2/x + 1/", "part.c"],
+    );
+    project.run("make", &[]);
+    let refusals = project.refusals(&[("part.c", "+ 4", "+ 5")], "wrong");
+    assert!(
+        matches!(refusals.as_slice(), [Refusal::CodeDiffers { function, .. }] if function == "part"),
+        "{refusals:?}"
+    );
+}
+
+#[test]
+fn a_source_that_is_compiled_twice_for_the_linker_stands_once() {
+    let makefile = "program: main.o part.o again.o\n\t$(CC) -flto -O2 -o $@ main.o part.o -Wl,--build-id\n\
+        again.o: part.c\n\t$(CC) $(CFLAGS) -DAGAIN -c -o $@ part.c\nCFLAGS += -flto\n";
+    let part = "int part(int x) { return x * 9 + 4; }\n\
+        #ifdef AGAIN\nint other(int x) { return part(x) * 9; }\n#endif\n";
+    let project = Project::new(makefile, part);
+    let refusals = project.refusals(&[("part.c", "* 9", "* 10")], "program");
+    assert!(
+        matches!(refusals.as_slice(), [Refusal::LinkTimeOptimisation { functions, .. }]
+            if functions.iter().filter(|name| *name == "part").count() == 1),
+        "{refusals:?}"
+    );
+}

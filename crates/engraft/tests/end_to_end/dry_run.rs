@@ -69,6 +69,21 @@ fn other_code() -> Result<()> {
     program.finish()
 }
 
+/// The compiler keeps what is unlikely in a part of its own.
+#[test]
+fn a_function_whose_two_parts_differ_is_told_once() -> Result<()> {
+    let (engraft, victim) = (engraft(), victim("unlikely")?);
+    let patch = victim.patch(&engraft, "fix.patch", "rare", &["unlikely"])?;
+    let file = |name| victim.file(name);
+    elf::copy_with_other_code(&file("unlikely"), &file("half"), "rare", 0)?;
+    elf::copy_with_other_code(&file("half"), &file("edited"), "rare.cold", 0)?;
+    let program = victim.start("edited", &[])?;
+    let outcome = expect(&patch, &program, exit::DOES_NOT_FIT, &["rare", "differs"])?;
+    let said = format!("{}{}", outcome.stdout, outcome.stderr);
+    ensure!(said.matches("'rare'").count() == 1, "it said: {said}");
+    program.finish()
+}
+
 #[test]
 fn a_symbol_that_nobody_defines() -> Result<()> {
     let (engraft, victim) = (engraft(), victim("missing")?);
