@@ -37,7 +37,8 @@ const ROOMS: &[Room] = &[
     Room {
         name: "engraft-process",
         uses: &[],
-        tests_with: &[],
+        // Itself, with the feature that lets its tests end the command at each of its effects.
+        tests_with: &["engraft-process"],
     },
     Room {
         name: "engraft-agent",
