@@ -176,9 +176,8 @@ pub(crate) fn loader_event() -> *const Raise {
     match activity {
         // The loader does not always say so when it has given a load up; what it refuses is listed until then.
         Activity::Adding(_) => {
-            let refused = all().any(|link_map| POISON.is_at(link_map.dynamic()));
             // ORDERING: under the agent's lock.
-            REFUSED.store(refused, Ordering::Relaxed);
+            REFUSED.store(is_refusing(), Ordering::Relaxed);
         }
         Activity::None if was_adding => count(!raise.is_null()),
         Activity::None | Activity::Deleting => {}
@@ -186,6 +185,12 @@ pub(crate) fn loader_event() -> *const Raise {
     // SAFETY: this is the hook.
     calls::replace_adding(unsafe { activity.end_call() });
     raise
+}
+
+/// Whether a library that is listed is refused.
+fn is_refusing() -> bool {
+    let mut all = Namespace::all(calls::debug()).flat_map(Namespace::link_maps);
+    all.any(|link_map| POISON.is_at(link_map.dynamic()))
 }
 
 /// A number that stands for the object, if patches concern it.
@@ -208,9 +213,12 @@ fn refuse(link_map: LinkMap, activity: &Activity, was_adding: bool) -> *const Ra
     let signal_error = unsafe { ControlBlock::at(control) }.read().signal_error;
     match activity {
         Activity::Adding(_) => {
-            // SAFETY: this is the hook, the object is being added, and the message is a constant.
-            // If it does not look as expected, it is new once more when the loader says "consistent".
-            unsafe { link_map.poison(MESSAGE.as_ptr().cast(), &POISON) };
+            // One library that is refused is enough, and there is one dynamic section for it.
+            if !is_refusing() {
+                // SAFETY: this is the hook, the object is being added, and the message is a constant.
+                // If it does not look as expected, it is new once more when the loader says "consistent".
+                unsafe { link_map.poison(None, MESSAGE.as_ptr().cast(), &POISON) };
+            }
             null()
         }
         Activity::None if was_adding && signal_error != 0 => {

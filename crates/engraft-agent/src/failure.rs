@@ -58,24 +58,36 @@ impl Text {
         text.push(&[b'0' + (value % 10) as u8])
     }
 
+    /// The same text, in a C string. None if there is no memory for its end.
+    pub(crate) fn to_c_str(&mut self) -> Option<&core::ffi::CStr> {
+        self.as_c_string();
+        core::ffi::CStr::from_bytes_until_nul(&self.bytes).ok()
+    }
+
     /// The same text as a library name that glibc looks up literally: with a slash, so that no search
-    /// path is tried, and without `$`, which would be expanded.
-    pub(crate) fn fit_for_library_name(mut self) -> Self {
-        for byte in &mut self.bytes {
+    /// path is tried, and without `$`, which would be expanded. Glibc then adds that it cannot open such a file.
+    pub(crate) fn fit_for_library_name(self) -> Self {
+        // What matters is at the beginning; this is to fit, too.
+        const END: &[u8] = b" (refused; the rest is the loader's) /";
+        let mut name = self;
+        name.bytes.truncate(Self::LONGEST - END.len());
+        let mut name = name.push(END);
+        for byte in &mut name.bytes {
             if *byte == b'$' {
                 *byte = b'?';
             }
         }
-        if self.as_bytes().contains(&b'/') {
-            self
-        } else {
-            self.push(b" /")
-        }
+        name
     }
 
     /// What was appended.
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.strip_suffix(b"\0").unwrap_or(&self.bytes)
+    }
+
+    /// A copy; without what there is no memory for.
+    pub(crate) fn copy(&self) -> Self {
+        Self::EMPTY.push(self.as_bytes())
     }
 
     /// The text, followed by a zero byte, as C wants it. It lives as long as the text.

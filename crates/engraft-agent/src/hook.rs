@@ -26,6 +26,7 @@ use engraft_core::ModuleId;
 use crate::agent::Agent;
 use crate::broken;
 use crate::calls;
+use crate::decoy::Decoy;
 use crate::failure::{Failure, Text};
 use crate::loader::{self, Activity, LinkMap, Namespace, PoisonedDynamic};
 use crate::lock::Guard;
@@ -40,6 +41,10 @@ pub(crate) struct Hook {
     signal_error: u64,
     /// Text of the last refusal; the loader reads it after the hook has returned.
     message: Text,
+    /// The same as the name of a library.
+    name: Text,
+    /// What the loader is to find while a library is refused.
+    decoy: Option<Decoy>,
     raise: Raise,
     /// The break function, as it was and as it is.
     function: u64,
@@ -158,6 +163,8 @@ impl Hook {
             debug,
             signal_error,
             message: Text::EMPTY,
+            name: Text::EMPTY,
+            decoy: None,
             raise,
             function,
             original: found,
@@ -248,7 +255,7 @@ impl Agent {
             was_adding,
         };
         let mut hint = 0;
-        let mut raise = None;
+        let mut raise = self.decoy_seen(debug, &call);
         for namespace in Namespace::all(debug) {
             for link_map in namespace.link_maps() {
                 if raise.is_none() {
@@ -334,6 +341,22 @@ impl Agent {
             || self.host.unwinders.has(module)
     }
 
+    /// The error to raise, if the loader has found the decoy that a refused library seems to need. Otherwise the
+    /// decoy has no use any more when the load is over.
+    fn decoy_seen(&mut self, debug: u64, call: &Call) -> Option<*const Raise> {
+        let hook = self.hook.as_mut()?;
+        let decoy = hook.decoy.as_ref()?;
+        let is_adding = matches!(call.activity, Activity::Adding(_));
+        let mut all = Namespace::all(debug).flat_map(Namespace::link_maps);
+        let is_found = is_adding && all.any(|link_map| decoy.is(link_map));
+        if is_found || !is_adding {
+            hook.decoy = None;
+        }
+        // What is listed now is looked at when the load has failed.
+        calls::look_again();
+        is_found.then_some(&raw const hook.raise)
+    }
+
     /// Patches an object if it is new. The error to raise, if it must not come in.
     fn module_seen(
         &mut self,
@@ -367,8 +390,8 @@ impl Agent {
         is_one
     }
 
-    /// Makes the load fail: while objects are added, by a need that cannot be met; after that, and
-    /// before relocation, by raising the loader's own error. At other times (the clean-up of a load that
+    /// Makes the load fail: while objects are added, by a need that leads to a decoy, or cannot be met; after
+    /// that, and before relocation, by raising the loader's own error. At other times (the clean-up of a load that
     /// failed, a dlclose) raising would skip the loader's own work, and nothing new comes in.
     fn refuse(
         &mut self,
@@ -389,9 +412,7 @@ impl Agent {
         let hook = self.hook.as_mut()?;
         match call.activity {
             Activity::Adding(_) => {
-                hook.message = text.fit_for_library_name();
-                // SAFETY: this is the hook, the object is being added, and the message lives in the agent.
-                let poisoned = unsafe { link_map.poison(hook.message.as_c_string(), &POISON) };
+                let poisoned = hook.is_refusing() || hook.poison(link_map, text);
                 if let (false, Some(module)) = (poisoned, module) {
                     // Then it is new once more when the loader says "consistent".
                     self.host.modules.remove(module);
@@ -399,13 +420,37 @@ impl Agent {
                 None
             }
             Activity::None if call.was_adding && hook.signal_error != 0 => {
-                hook.message = text;
-                hook.raise.object = link_map.name_address();
-                hook.raise.text = hook.message.as_c_string().expose_provenance() as u64;
+                hook.set_raise(link_map, text);
                 Some(&raw const hook.raise)
             }
             Activity::None | Activity::Deleting => None,
         }
+    }
+}
+
+impl Hook {
+    /// Whether a library that is listed is refused: its load fails, with all that it brings. A second one must not
+    /// take what the first one was given, which the loader has yet to read.
+    fn is_refusing(&self) -> bool {
+        let mut all = Namespace::all(self.debug).flat_map(Namespace::link_maps);
+        all.any(|link_map| POISON.is_at(link_map.dynamic()))
+    }
+
+    /// Makes the load fail that is bringing this object in. Whether the object looks as expected.
+    fn poison(&mut self, link_map: LinkMap, text: Text) -> bool {
+        self.name = text.copy().fit_for_library_name();
+        self.decoy = (self.signal_error != 0).then(Decoy::new).flatten();
+        self.set_raise(link_map, text);
+        let decoy = self.decoy.as_mut().map(Decoy::path);
+        // SAFETY: this is the hook, the object is being added, and both names live in the agent.
+        unsafe { link_map.poison(decoy, self.name.as_c_string(), &POISON) }
+    }
+
+    /// Prepares the error to raise.
+    fn set_raise(&mut self, link_map: LinkMap, text: Text) {
+        self.message = text;
+        self.raise.object = link_map.name_address();
+        self.raise.text = self.message.as_c_string().expose_provenance() as u64;
     }
 }
 

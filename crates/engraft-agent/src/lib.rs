@@ -19,6 +19,7 @@ mod calls;
 mod code;
 mod commands;
 mod control;
+mod decoy;
 mod dispatch;
 mod elf;
 mod failure;

@@ -260,15 +260,16 @@ impl LinkMap {
 
     /// Makes the load that is bringing this object in fail with `message`.
     ///
-    /// The object seems to need a library whose name is the message; glibc does not find it, says so,
-    /// and undoes the load by itself, before any relocation. `message` must contain a slash (no search
-    /// path is tried then) and no dollar sign. False if the object does not look as expected: then
-    /// nothing was changed.
+    /// The object seems to need a decoy, if there is one, and a library whose name is the message; glibc
+    /// does not find that, says so, and undoes the load by itself, before any relocation. `message` must
+    /// contain a slash (no search path is tried then) and no dollar sign. False if the object does not look
+    /// as expected: then nothing was changed.
     ///
     /// # Safety
-    /// Only from the hook, while this object is being added; `message` must outlive the load.
+    /// Only from the hook, while this object is being added; `message` and `decoy` must outlive the load.
     pub(crate) unsafe fn poison(
         self,
+        decoy: Option<*const u8>,
         message: *const u8,
         needed: &'static PoisonedDynamic,
     ) -> bool {
@@ -289,10 +290,14 @@ impl LinkMap {
         } else {
             bias.wrapping_add(value)
         };
-        let needed = needed.set(
-            DT_NEEDED,
-            (message.expose_provenance() as u64).wrapping_sub(strings),
-        );
+        let need = |name: *const u8| {
+            let offset = (name.expose_provenance() as u64).wrapping_sub(strings);
+            [DT_NEEDED, offset]
+        };
+        let needed = match decoy {
+            Some(decoy) => needed.set([need(decoy), need(message)]),
+            None => needed.set([need(message), [0, 0]]),
+        };
         for offset in [INFO + DT_NEEDED * 8, LD] {
             let field = core::ptr::with_exposed_provenance_mut::<u64>((self.0 + offset) as usize);
             // SAFETY: both are aligned pointer fields of a link map that only the loader's lock
@@ -303,13 +308,13 @@ impl LinkMap {
     }
 }
 
-/// A dynamic section with one entry.
-pub(crate) struct PoisonedDynamic([AtomicU64; 4]);
+/// A dynamic section with up to two entries.
+pub(crate) struct PoisonedDynamic([AtomicU64; 6]);
 
 impl PoisonedDynamic {
     /// An empty one.
     pub(crate) const fn new() -> Self {
-        Self([const { AtomicU64::new(0) }; 4])
+        Self([const { AtomicU64::new(0) }; 6])
     }
 
     /// Whether it is the section at this address.
@@ -317,13 +322,13 @@ impl PoisonedDynamic {
         core::ptr::from_ref(self).expose_provenance() as u64 == address
     }
 
-    /// The address of the section, after it was given its entry.
-    fn set(&'static self, tag: u64, value: u64) -> u64 {
-        let [first, second, ..] = &self.0;
-        // ORDERING: only the thread that holds the loader's lock writes and reads these words; the
-        // lock orders one load's use before the next one's.
-        first.store(tag, Ordering::Relaxed);
-        second.store(value, Ordering::Relaxed);
+    /// The address of the section, after it was given its entries.
+    fn set(&'static self, entries: [[u64; 2]; 2]) -> u64 {
+        for (place, word) in self.0.iter().zip(entries.as_flattened()) {
+            // ORDERING: only the thread that holds the loader's lock writes and reads these words; the
+            // lock orders one load's use before the next one's.
+            place.store(*word, Ordering::Relaxed);
+        }
         core::ptr::from_ref(self).expose_provenance() as u64
     }
 }

@@ -177,6 +177,23 @@ pub(crate) unsafe fn protect(address: u64, length: usize, protection: usize) -> 
 pub(crate) struct File(usize);
 
 impl File {
+    /// The number of its descriptor.
+    pub(crate) fn number(&self) -> u64 {
+        self.0 as u64
+    }
+
+    /// Opens a file for reading.
+    pub(crate) fn open(path: &core::ffi::CStr) -> Result<Self, Errno> {
+        const O_CLOEXEC: usize = 0o2_000_000;
+        const AT_FDCWD: usize = -100_isize as usize;
+        if is_restricted() {
+            return Err(Errno::PERMISSION);
+        }
+        let path = path.as_ptr() as usize;
+        // SAFETY: the call reads the path, a valid C string.
+        unsafe { system_call(OPENAT, [AT_FDCWD, path, O_CLOEXEC, 0, 0, 0]) }.map(Self)
+    }
+
     /// Opens the calling thread's own memory as a file, for reading and writing. The thread's, because
     /// `/proc/self` is the process's leader, which may have exited.
     pub(crate) fn own_memory() -> Result<Self, Errno> {
