@@ -33,7 +33,7 @@ impl Decoy {
         // The thread's own, because the process's leader may have exited.
         let path = Text::EMPTY.push(b"/proc/thread-self/fd/");
         let mut path = path.push_decimal(file.number());
-        File::open(path.to_c_str()?).ok()?;
+        File::open(path.as_c_str()?).ok()?;
         Some(Self { _file: file, path })
     }
 

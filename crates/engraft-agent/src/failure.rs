@@ -59,7 +59,7 @@ impl Text {
     }
 
     /// The same text, in a C string. None if there is no memory for its end.
-    pub(crate) fn to_c_str(&mut self) -> Option<&core::ffi::CStr> {
+    pub(crate) fn as_c_str(&mut self) -> Option<&core::ffi::CStr> {
         self.as_c_string();
         core::ffi::CStr::from_bytes_until_nul(&self.bytes).ok()
     }

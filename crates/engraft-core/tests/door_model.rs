@@ -17,7 +17,6 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use engraft_core::dispatch::{
     Listed, SiteWords, ThreadSlot, ThreadTable, TransitionWords, dispatch,
