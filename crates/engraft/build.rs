@@ -45,6 +45,8 @@ fn main() {
         ])
         .arg(&target)
         .args(["--", "-Clink-arg=-nostartfiles", "-Clink-arg=-nostdlib"])
+        // Tables of jumps would be constants, of which there is one page.
+        .arg("-Cjump-tables=no")
         // Whatever is undefined would have to be found in the target: refuse that here.
         .args(["-Clink-arg=-Wl,-z,defs", "-Clink-arg=-Wl,--build-id=none"])
         // Our own symbols mean our own code, so that only relative relocations remain.

@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "system calls are made with inline assembly")]
 
 use core::arch::asm;
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::lock;
@@ -118,15 +119,42 @@ unsafe fn system_call(number: usize, arguments: [usize; 6]) -> Result<usize, Err
 }
 
 /// Whether this thread is on its alternate signal stack; `None` if the kernel does not say.
+///
+/// Part of dispatch, which saves general registers only: a call by [`system_call`] would clear its array of
+/// arguments by vector registers, and they are the program's.
 pub(crate) fn is_on_alternate_stack() -> Option<bool> {
     /// `SS_ONSTACK` (kernel: include/uapi/linux/signal.h).
-    const ON_STACK: u64 = 1;
-    // `stack_t`: pointer, flags (32 bits), size.
-    let mut stack = [0_u64; 3];
-    let arguments = [0, stack.as_mut_ptr().expose_provenance(), 0, 0, 0, 0];
-    // SAFETY: the kernel writes a `stack_t` there, and changes nothing.
-    unsafe { system_call(SIGALTSTACK, arguments) }.ok()?;
-    let [_, flags, _] = stack;
+    const ON_STACK: u32 = 1;
+    /// `stack_t` of the kernel. Not cleared before, for the same reason.
+    #[repr(C)]
+    struct SignalStack {
+        _address: MaybeUninit<u64>,
+        flags: MaybeUninit<u32>,
+        _size: MaybeUninit<u64>,
+    }
+    let mut stack = SignalStack {
+        _address: MaybeUninit::uninit(),
+        flags: MaybeUninit::uninit(),
+        _size: MaybeUninit::uninit(),
+    };
+    let result: usize;
+    // SAFETY: the kernel writes a `stack_t` there, and changes nothing but the registers that are named.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") SIGALTSTACK => result,
+            in("rdi") 0,
+            in("rsi") &raw mut stack,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    if result != 0 {
+        return None;
+    }
+    // SAFETY: the call has succeeded, so the kernel has written it.
+    let flags = unsafe { stack.flags.assume_init() };
     Some(flags & ON_STACK != 0)
 }
 
