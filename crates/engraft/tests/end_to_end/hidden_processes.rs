@@ -5,8 +5,11 @@ use std::os::unix::process::CommandExt;
 use anyhow::Result;
 use engraft_testkit::{Engraft, Snapshot, TIME_LIMIT, exit, is_root, run, skip};
 
-use crate::bad_targets::{NOBODY, copy_for_all};
+use crate::bad_targets::copy_for_all;
 use crate::{engraft, victim};
+
+/// A user who owns no other process: other tests run processes as nobody.
+const SOMEBODY: u32 = 65_533;
 
 #[test]
 fn processes_of_others_are_counted() -> Result<()> {
@@ -27,12 +30,12 @@ fn processes_of_others_are_counted() -> Result<()> {
     let note = "processes could not be looked at: no permission for";
 
     let mut apply = engraft.command(["apply"]);
-    apply.arg(&patch).arg("--all").uid(NOBODY).gid(NOBODY);
+    apply.arg(&patch).arg("--all").uid(SOMEBODY).gid(SOMEBODY);
     run(&mut apply, TIME_LIMIT)?
         .exits(exit::NO_SUCH_PROCESS)?
         .says(&[note, "no process has loaded", "cheap-apples"])?;
     let mut status = engraft.command(["status"]);
-    run(status.uid(NOBODY).gid(NOBODY), TIME_LIMIT)?
+    run(status.uid(SOMEBODY).gid(SOMEBODY), TIME_LIMIT)?
         .exits(exit::OK)?
         .says(&[note])?;
     before.expect_untouched()?;
