@@ -51,6 +51,20 @@ pub(crate) fn certain<T: PartialEq>(
     }
 }
 
+/// The modules at a moment without a library coming or going, or if there is none, at the last look; for questions
+/// that are asked of each module by itself.
+pub(crate) fn modules(process: &Process) -> Result<Modules, Error> {
+    let mut last = None;
+    for _ in 0..MOST_CALM_LOOKS {
+        match look(process)? {
+            Some((modules, true)) => return Ok(modules),
+            Some((modules, false)) => last = Some(modules),
+            None => {}
+        }
+    }
+    last.map_or_else(|| Ok(process.modules()?), Ok)
+}
+
 /// The modules, and whether nothing came or went around the look. `None` if a library went in the middle of it.
 fn look(process: &Process) -> Result<Option<(Modules, bool)>, Error> {
     match process.modules() {

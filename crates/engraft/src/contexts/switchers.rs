@@ -5,6 +5,7 @@ use std::fmt;
 use engraft_process::{Module, ModuleKind, Process};
 use serde::Serialize;
 
+use crate::certain;
 use crate::error::Error;
 
 /// Functions of the C library that go on with another context.
@@ -75,7 +76,7 @@ impl fmt::Display for Switcher {
 pub fn switchers(process: &Process) -> Result<Vec<Switcher>, Error> {
     let mut found = Vec::new();
     let names: Vec<&str> = USER_CONTEXTS.iter().chain(&OTHERS).copied().collect();
-    for module in &process.modules()? {
+    for module in &certain::modules(process)? {
         if matches!(module.kind, ModuleKind::Loader | ModuleKind::Vdso) {
             continue;
         }
