@@ -12,8 +12,8 @@ use engraft_abi::Outcome;
 use engraft_patch::{Function, Object, OldPart, Patch, RelocationTarget, site};
 use engraft_process::foreign::escape_name;
 use engraft_process::{
-    BuildId, Maps, MemoryError, Module, Modules, Obstacles, Process, RemoteCallError, StopError,
-    find_gap, may_suspend_filters,
+    BuildId, Maps, MemoryError, Module, ModuleError, Modules, Obstacles, Process, RemoteCallError,
+    StopError, find_gap, may_suspend_filters,
 };
 
 use crate::agent::RunningAgent;
@@ -77,11 +77,20 @@ pub fn check(process: &Process, patch: &Patch, timeout: Duration) -> Result<Chec
             }
             // Of what came or went meanwhile, another look has to tell; and two have to agree on a problem.
             Ok(()) if is_current && !is_over => believed = Some(words),
-            Ok(()) | Err(Error::Memory(MemoryError::Unmapped { .. })) if !is_over => {}
-            Ok(()) => return Err(Error::LoaderBusy { pid, timeout }),
-            Err(error) => return Err(error),
+            Err(error) if !is_unmapped(&error) => return Err(error),
+            Ok(()) | Err(_) if !is_over => {}
+            Ok(()) | Err(_) => return Err(Error::LoaderBusy { pid, timeout }),
         }
     }
+}
+
+/// Whether a library went while it was looked at.
+fn is_unmapped(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Memory(MemoryError::Unmapped { .. })
+            | Error::Modules(ModuleError::Memory(MemoryError::Unmapped { .. }))
+    )
 }
 
 impl Checked {
