@@ -31,6 +31,8 @@ pub(crate) fn certain<T: PartialEq>(
         looks += 1;
         if let Some((modules, is_stable)) = look(process)? {
             let found = ask(&modules);
+            // What was asked may have been read of a library that has come to the same place since.
+            let is_stable = is_stable && (found.is_empty() || modules.are_current(process));
             let is_calm = is_stable || looks >= MOST_CALM_LOOKS;
             let is_certain = match found.is_empty() {
                 true => is_calm,
