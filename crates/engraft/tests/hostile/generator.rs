@@ -11,6 +11,9 @@ use crate::scene::{PATCH, Scene};
 /// What a command may take, in seconds, before it gives up.
 const TIMEOUT: u64 = 2;
 
+/// The same where only a hang takes so long.
+const PATIENCE: u64 = 50;
+
 const SHORT: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(30 * 60);
 
@@ -53,6 +56,8 @@ fn number(name: &str) -> Option<u64> {
 struct Figures {
     processes: u64,
     commands: u64,
+    /// Commands after which the honest process needed another one, with more time.
+    late: u64,
     longest: Duration,
     memory: i64,
 }
@@ -70,14 +75,21 @@ impl std::fmt::Display for Figures {
         let Self {
             processes,
             commands,
+            late,
             longest,
             memory,
         } = self;
         write!(
             f,
-            "{processes} processes, {commands} commands, the longest {longest:.1?}, at most {memory} KiB"
+            "{processes} processes, {commands} commands, {late} too late, the longest {longest:.1?}, at most {memory} KiB"
         )
     }
+}
+
+/// Whether the time was up for one of the processes.
+fn is_late(measured: &Measured) -> bool {
+    let words = ["is up", "did not return", "did not stop", "for more than"];
+    words.iter().any(|words| measured.stderr.contains(words))
 }
 
 /// One process that lies, and every command.
@@ -90,13 +102,17 @@ fn round(scene: &mut Scene, seed: u64, figures: &mut Figures) -> Result<()> {
         let processes = 1 + u32::from(arguments.contains(&honest.as_str()));
         let measured = scene.run(arguments, TIMEOUT, processes)?;
         figures.note(&measured);
-        // What is said of the honest process is not changed by what the other one says.
-        let end = format!("process {honest}");
-        let mut lines = measured.stdout.lines();
-        let said = lines.any(|line| line.contains(word) && line.contains(&end));
+        // What is said of the honest process is not changed by what the other one says. Only its time may be up on a
+        // machine on which much else runs: then it has more, alone.
+        let mut said = measured.says_of(word, &honest);
+        if !said && is_late(&measured) {
+            figures.late += 1;
+            let alone = [&arguments[..arguments.len() - both.len()], &both[2..]].concat();
+            said = scene.run(&alone, PATIENCE, 1)?.says_of(word, &honest);
+        }
         ensure!(
-            said || word.is_empty(),
-            "no line with {word:?} of {end}: {measured}"
+            said,
+            "no line with {word:?} of process {honest}: {measured}"
         );
         Ok(())
     };

@@ -70,6 +70,13 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<Measured> {
 }
 
 impl Measured {
+    /// Whether it says this word, if there is one, of a process.
+    pub(crate) fn says_of(&self, word: &str, pid: &str) -> bool {
+        let end = format!("process {pid}");
+        let mut lines = self.stdout.lines();
+        word.is_empty() || lines.any(|line| line.contains(word) && line.contains(&end))
+    }
+
     fn shows_only_text(&self) -> Result<()> {
         let raw = |c: &char| {
             (c.is_control() && *c != '\n')
