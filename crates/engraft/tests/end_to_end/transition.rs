@@ -261,7 +261,6 @@ fn the_command_is_killed_while_it_waits() -> Result<()> {
 
 /// The thread that is inside ends there: nobody is left to wait for.
 #[test]
-#[ignore = "fails since memory is scanned for contexts: the ended thread's stack counts as one"]
 fn the_one_inside_ends() -> Result<()> {
     let mut house = House::new()?;
     let holder = house.start("sleep")?;
