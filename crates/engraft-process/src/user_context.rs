@@ -3,7 +3,8 @@
 //! `swapcontext` notes the address that it returns to and the stack pointer behind that address. While the context is
 //! suspended, nothing touches its stack, so the address is still on it, too. No other pair of words is like that but
 //! by chance: neither what `getcontext` has noted of a function that went on, nor a context that has never run,
-//! whose address is the entry of its function.
+//! whose address is the entry of its function. What looks alike is told apart below: saved frame pointers, and what
+//! unwinders note.
 
 use std::ops::Range;
 
@@ -19,6 +20,12 @@ const REGISTERS: u64 = 40;
 const REGISTER_COUNT: u64 = 23;
 /// and among them the stack pointer, which the instruction pointer follows.
 const STACK_POINTER: u64 = REGISTERS + 15 * 8;
+/// libgcc's unwinder notes a frame's CFA and return address side by side, too, and what it has noted stays on the stack of
+/// a thread that was cancelled or has ended. Its flags, so far behind the CFA, are never but these (libgcc:
+/// `uw_init_context_1`); in a `ucontext_t` there is a signal mask that is not used.
+const UNWINDER_FLAGS: u64 = 48;
+const SIGNAL_FRAME: u64 = 1 << 63;
+const EXTENDED_CONTEXT: u64 = 1 << 62;
 /// No stack is larger.
 const LARGEST_STACK: u64 = 1 << 32;
 
@@ -41,8 +48,13 @@ impl UserContext {
         let bytes: [u8; (STACK_POINTER + 16) as usize] = memory.read_array(start).ok()?;
         let field = |offset: u64| TargetAddress::new(word(&bytes, offset as usize));
         let (stack_pointer, instruction_pointer) = (field(STACK_POINTER), field(STACK_POINTER + 8));
-        let returned_to = memory.read_u64(stack_pointer - 8).ok()?;
-        if TargetAddress::new(returned_to) != instruction_pointer {
+        let on_stack = stack_pointer - 8;
+        // A frame pointer that was saved below a return address may lead right above that: then both words are one.
+        let is_one_word = on_stack == noted_at + 8;
+        let flags = memory.read_u64(noted_at + UNWINDER_FLAGS).ok()?;
+        let is_unwinders = flags & !SIGNAL_FRAME == EXTENDED_CONTEXT;
+        let returned_to = memory.read_u64(on_stack).ok()?;
+        if is_one_word || is_unwinders || TargetAddress::new(returned_to) != instruction_pointer {
             return None;
         }
         let (stack, size) = (field(STACK), field(STACK_SIZE).get());

@@ -78,6 +78,9 @@ struct Driver {
     /// The last finding about each thread, and when that was; no time where only the conservative scan has
     /// looked.
     findings: HashMap<i32, (Finding, Option<Instant>)>,
+    /// A thread that was held by a suspended context at the last stop of everybody. Those that are waited for may
+    /// all have ended.
+    held: Option<Finding>,
     /// How often all that are waited for were looked at, or seen sleeping where they slept.
     looks: usize,
 }
@@ -90,6 +93,7 @@ impl Driver {
             findings: findings
                 .map(|finding| (finding.tid, (finding, None)))
                 .collect(),
+            held: None,
             looks: 0,
         }
     }
@@ -287,9 +291,11 @@ impl Driver {
             let pointer = it.registers.thread_pointer().get();
             open.waiting.contains(&pointer) && !it.is_kernel_worker
         };
+        self.held = None;
         let Some(held) = held(session, threads, eyes.ranges())? else {
             return Ok(false);
         };
+        self.held = threads.iter().find(|it| !it.is_kernel_worker).map(&held);
         let waiting: Vec<&ThreadState> = threads.iter().filter(waits).collect();
         for thread in waiting {
             let finding = eyes.finding(thread).unwrap_or_else(|| held(thread));
@@ -311,6 +317,7 @@ impl Driver {
         let first = findings
             .filter(|finding| open.waiting.contains(&finding.pointer))
             .min_by_key(|finding| finding.tid)
+            .or(self.held.as_ref())
             .cloned();
         Error::InTransition {
             pid: session.pid(),
