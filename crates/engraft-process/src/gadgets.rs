@@ -1,8 +1,10 @@
 //! Instructions already in the target that a first remote system call can use.
 
+use std::os::unix::ffi::OsStrExt;
+
 use crate::address::TargetAddress;
 use crate::limits::{Budget, CODE_BYTES};
-use crate::maps::Mapping;
+use crate::maps::{Mapping, Maps};
 use crate::memory::Memory;
 use crate::process::Process;
 
@@ -30,6 +32,33 @@ pub(crate) struct Gadgets {
     restorer: Option<TargetAddress>,
 }
 
+/// Which memory stays where it is while a call is made that may unmap any other, such as the agent's, which has
+/// these instructions, too: a thread whose tracer is killed after such a call goes on at the restorer.
+struct Lasting {
+    /// The file of the program, which may be one in memory.
+    program: Option<(u32, u32, u64)>,
+}
+
+impl Lasting {
+    fn of(process: &Process, maps: &Maps) -> Self {
+        let started = process.auxiliary_vector().ok().flatten();
+        let entry = started.and_then(|started| started.entry());
+        let program = entry.and_then(|entry| maps.find(entry));
+        let program = program.filter(|mapping| mapping.has_file());
+        Self {
+            program: program.map(|mapping| mapping.file),
+        }
+    }
+
+    /// The vDSO, the program, and what lies in a file system.
+    fn contains(&self, mapping: &Mapping) -> bool {
+        let name = mapping.name.as_bytes();
+        let in_file_system = name.starts_with(b"/") && !name.starts_with(b"/memfd:");
+        let is_program = || self.program == Some(mapping.file);
+        mapping.name == "[vdso]" || (mapping.has_file() && (in_file_system || is_program()))
+    }
+}
+
 fn position(text: &[u8], pattern: &[u8]) -> Option<u64> {
     let found = text
         .windows(pattern.len())
@@ -38,16 +67,17 @@ fn position(text: &[u8], pattern: &[u8]) -> Option<u64> {
 }
 
 impl Gadgets {
-    /// Searches all executable mappings until everything is found.
+    /// Searches all executable mappings that last until everything is found.
     pub(crate) fn find(process: &Process) -> Self {
         let mut gadgets = Self::default();
         let Ok(maps) = process.maps() else {
             return gadgets;
         };
         // The vDSO is small, and the C library comes late: from the top of the address space down,
-        // both come before large programs. The vsyscall page is not memory.
+        // both come before large programs.
+        let lasting = Lasting::of(process, &maps);
         let executable = |mapping: &&Mapping| {
-            mapping.executable && mapping.readable && mapping.name != "[vsyscall]"
+            mapping.executable && mapping.readable && lasting.contains(mapping)
         };
         let budget = Budget::new(process, "bytes of code", CODE_BYTES);
         let memory = process.memory().within(&budget);

@@ -4,10 +4,12 @@
 mod support;
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use engraft_process::Process;
 use support::{LONG, Victim, compile};
+
+const PAGE: u64 = 4096;
 
 /// Makes calls in a thread that sleeps in a call, and looks at what that thread saw of it.
 fn disturb(call: &str, number: i64, milliseconds: &str, expected: &str) {
@@ -84,18 +86,31 @@ fn calls_that_the_kernel_does_not_restart_are_restarted() {
 }
 
 /// Not a test by itself: the tracer that kills itself in the middle of a call in the thread that the
-/// variable names.
+/// variable names, which asks for its number or unmaps a page that the variable names, too.
 #[test]
 fn tracer_that_dies() {
     let Ok(plan) = std::env::var("ENGRAFT_TEST_TRACER") else {
         return;
     };
-    let (pid, tid) = plan.split_once(' ').unwrap();
-    let process = Process::open(pid.parse().unwrap()).unwrap();
+    let words: Vec<u64> = plan.split(' ').map(|word| word.parse().unwrap()).collect();
+    let process = Process::open(i32::try_from(words[0]).unwrap()).unwrap();
     let mut stopped = process.stop(LONG).unwrap();
-    let mut thread = stopped.thread(tid.parse().unwrap()).unwrap();
-    let _ = thread.system_call(libc::SYS_getpid, [0; 6]);
+    let mut thread = stopped.thread(i32::try_from(words[1]).unwrap()).unwrap();
+    let _ = match words.get(2) {
+        Some(page) => thread.system_call(libc::SYS_munmap, [*page, PAGE, 0, 0, 0, 0]),
+        None => thread.system_call(libc::SYS_getpid, [0; 6]),
+    };
     std::process::exit(42);
+}
+
+/// Runs the tracer, which kills itself after so many effects.
+fn trace_and_die(plan: &str, step: usize) -> ExitStatus {
+    let mut tracer = Command::new(std::env::current_exe().unwrap());
+    tracer
+        .args(["tracer_that_dies", "--exact"])
+        .env("ENGRAFT_TEST_TRACER", plan)
+        .env("ENGRAFT_PROCESS_DIE_AT", step.to_string());
+    tracer.output().unwrap().status
 }
 
 #[test]
@@ -109,13 +124,7 @@ fn a_tracer_that_dies_anywhere_does_not_interrupt_a_sleep() {
             let mut victim = Victim::start(&program, &[call, "1000"]);
             let tid: i32 = victim.line().parse().unwrap();
             victim.await_sleep(tid, number);
-            let status = Command::new(std::env::current_exe().unwrap())
-                .args(["tracer_that_dies", "--exact"])
-                .env("ENGRAFT_TEST_TRACER", format!("{} {tid}", victim.pid))
-                .env("ENGRAFT_PROCESS_DIE_AT", step.to_string())
-                .output()
-                .unwrap()
-                .status;
+            let status = trace_and_die(&format!("{} {tid}", victim.pid), step);
             let ended = victim.line();
             // Attaching to two threads and asking them to stop are the first four effects. A call
             // that the kernel does not restart by itself shows EINTR if nobody answers the stop.
@@ -128,5 +137,54 @@ fn a_tracer_that_dies_anywhere_does_not_interrupt_a_sleep() {
             }
             assert_eq!(status.signal(), Some(libc::SIGKILL));
         }
+    }
+}
+
+/// The page has the instructions that a call could borrow, and lies where they are looked for first. If the tracer dies
+/// after the page has gone, the thread needs others to restore itself.
+#[test]
+fn nothing_is_borrowed_from_memory_that_may_go() {
+    const BORROWED: [u8; 11] = [0xb8, 15, 0, 0, 0, 0x0f, 0x05, 0xc3, 0x0f, 0x05, 0xc3];
+    let program = compile("sleeper.c", "sleeper", &[]);
+    for step in 1.. {
+        let mut victim = Victim::start(&program, &["nanosleep", "1000"]);
+        let tid: i32 = victim.line().parse().unwrap();
+        victim.await_sleep(tid, libc::SYS_nanosleep);
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", victim.pid)).unwrap();
+        let loader = maps
+            .lines()
+            .rfind(|line| line.contains("/ld-linux"))
+            .unwrap();
+        let end = loader.split(['-', ' ']).nth(1).unwrap();
+        let page = u64::from_str_radix(end, 16).unwrap() + (1 << 20);
+        let (read_write_execute, private_anonymous_fixed) = (7, 0x0010_0022);
+        let arguments = [
+            page,
+            PAGE,
+            read_write_execute,
+            private_anonymous_fixed,
+            u64::MAX,
+            0,
+        ];
+        let mut stopped = victim.stop();
+        let mut thread = stopped.thread(tid).unwrap();
+        let mapped = thread.system_call(libc::SYS_mmap, arguments).unwrap();
+        assert_eq!(mapped, page);
+        stopped.memory().write(page.into(), &BORROWED).unwrap();
+        stopped.detach().unwrap();
+        victim.await_sleep(tid, libc::SYS_nanosleep);
+
+        let status = trace_and_die(&format!("{} {tid} {page}", victim.pid), step);
+        // The call was interrupted before, by the test: what is left of it, only the kernel knew.
+        let ended = victim.line();
+        assert!(
+            ["0 in time", "EINTR early"].contains(&&*ended),
+            "{step}: {ended:?}"
+        );
+        victim.finish();
+        if status.code() == Some(42) {
+            break;
+        }
+        assert_eq!(status.signal(), Some(libc::SIGKILL));
     }
 }

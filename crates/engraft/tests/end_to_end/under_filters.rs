@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use engraft_testkit::{
     Engraft, Outcome, Program, Snapshot, TIME_LIMIT, Victim, exit, is_root, run, skip,
 };
@@ -70,14 +70,22 @@ impl Sleeper<'_> {
         let path = format!("/proc/{}/syscall", self.program.pid());
         loop {
             let Ok(text) = fs::read_to_string(&path) else {
-                // It says how it has ended.
-                bail!("{}: {:?}", self.call, self.program.next_line());
+                return Err(self.ended());
             };
+            // In no call, and on no processor: it has ended, and nobody has waited for it.
+            if text.starts_with("-1 ") {
+                return Err(self.ended());
+            }
             match text.split(' ').next().and_then(|word| word.parse().ok()) {
                 Some(number) if number >= 0 && number != 1 => return Ok(number),
                 _ => thread::yield_now(),
             }
         }
+    }
+
+    /// It says how it has ended.
+    fn ended(&mut self) -> anyhow::Error {
+        anyhow!("{}: {:?}", self.call, self.program.next_line())
     }
 
     /// Fails unless the call was interrupted by this signal, and by nothing before; what a() says.
