@@ -413,22 +413,25 @@ impl<'words, A: Word> ThreadTable<'words, A> {
     }
 
     /// Opens a door for a thread that is listed and held, outside of `dispatch`, in the place of the
-    /// one that it may have. One that is where the others are needs none.
-    pub fn set_door(&self, thread: ThreadId, door: &Door) {
+    /// one that it may have. One that is where the others are needs none. Whether it has one now: a door that was closed
+    /// stays closed in this transition.
+    pub fn set_door(&self, thread: ThreadId, door: &Door) -> bool {
         // ORDERING: Relaxed, only the one writer is here.
         let others = decode(self.transition.others.load(Ordering::Relaxed));
         let Some(state) = self.shut(thread).filter(|state| Some(*state) != others) else {
-            return;
+            return false;
         };
-        if let (ThreadId(1..), Some(slot)) = (thread, find(self.slots, thread.0)) {
-            // What the thread has left on another stack is not seen by a look at this one.
-            if slot.door.is_closed() {
-                return;
-            }
-            slot.door.write(door);
-            // ORDERING: Release, so that the thread sees the door's words; the peer is `own_state`.
-            slot.state.store(encode(state) | DOOR, Ordering::Release);
+        let (ThreadId(1..), Some(slot)) = (thread, find(self.slots, thread.0)) else {
+            return false;
+        };
+        // What the thread has left on another stack is not seen by a look at this one.
+        if slot.door.is_closed() {
+            return false;
         }
+        slot.door.write(door);
+        // ORDERING: Release, so that the thread sees the door's words; the peer is `own_state`.
+        slot.state.store(encode(state) | DOOR, Ordering::Release);
+        true
     }
 
     /// The word that says where a thread is. `None` if there is none of its own: it is not listed,

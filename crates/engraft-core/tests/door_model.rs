@@ -479,8 +479,9 @@ impl Run {
             match self.look(code(self.state())) {
                 None => self.table().switch(THREAD, self.others),
                 Some(Some(door)) => {
-                    self.table().set_door(THREAD, &door);
-                    self.door = Some(door);
+                    // One that was closed promises nothing more.
+                    let is_open = self.table().set_door(THREAD, &door);
+                    self.door = is_open.then_some(door);
                     self.is_plain = true;
                 }
                 Some(None) => {}
