@@ -68,8 +68,9 @@ pub const IMAGES: usize = 1 << 14;
 pub const LOOK_TIME: Duration = Duration::from_secs(1);
 /// How long undoing may take when the time of a command is up. `--timeout` holds with a second more.
 pub(crate) const GRACE: Duration = Duration::from_millis(700);
-/// What a call has at least, also when the time is up: a command with no time is carried out if nothing is in its way.
-pub(crate) const SHORTEST_CALL: Duration = Duration::from_millis(250);
+/// What a wait and a call have at least, also when the time is up: a command with no time is carried out if nothing is
+/// in its way.
+pub(crate) const SHORTEST_WAIT: Duration = Duration::from_millis(250);
 
 /// A process shows more of something than is read of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -160,7 +160,7 @@ impl Caller<'_> {
         timeout: Duration,
         service: &mut Service<'_, '_>,
     ) -> Result<u64> {
-        let deadline = self.tracees.process.call_patience(timeout);
+        let deadline = self.tracees.process.patience(timeout);
         loop {
             // The thread was set off in user mode, so the first stop is an entry, and then they take turns.
             self.run_to_system_call(&deadline, service)?;
@@ -257,7 +257,7 @@ impl Caller<'_> {
 
     /// Through the entry and the exit of one system call.
     fn run_system_call(&mut self) -> Result<u64> {
-        let deadline = self.tracees.process.call_patience(SYSTEM_CALL_TIMEOUT);
+        let deadline = self.tracees.process.patience(SYSTEM_CALL_TIMEOUT);
         let mut service = Service::of(None);
         self.run_to_system_call(&deadline, &mut service)?;
         self.run_to_system_call(&deadline, &mut service)?;

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::deadline::Deadline;
-use crate::limits::{GRACE, SHORTEST_CALL};
+use crate::limits::{GRACE, SHORTEST_WAIT};
 use crate::process::Process;
 
 /// The time of a command, if it has a limit.
@@ -43,16 +43,14 @@ impl Process {
         Some(self.shared.time_limit.deadline()?.left())
     }
 
-    /// A wait of this length, or as long as there is time.
+    /// A wait of this length, or as long as there is time. When the time is up a wait is short, so that several of
+    /// them fit into the time for undoing.
     pub(crate) fn patience(&self, wanted: Duration) -> Deadline {
-        let left = self.shared.time_limit.left_for_all();
-        Deadline::after(left.map_or(wanted, |left| wanted.min(left)))
-    }
-
-    /// The same for a call, after which there must be time left for undoing.
-    pub(crate) fn call_patience(&self, wanted: Duration) -> Deadline {
-        let left = self.time_left().map(|left| left.max(SHORTEST_CALL));
-        self.patience(left.map_or(wanted, |left| wanted.min(left)))
+        let left = self.time_left().map_or(wanted, |left| {
+            let grace = self.shared.time_limit.left_for_all().unwrap_or(left);
+            left.max(SHORTEST_WAIT).min(grace)
+        });
+        Deadline::after(wanted.min(left))
     }
 
     /// Whether nothing may be done any more; how long there was.
