@@ -89,6 +89,8 @@ pub(crate) struct Shared {
     memory_tid: AtomicI32,
     /// The thread that was borrowed last: it seldom runs. 0 if none was.
     pub(crate) quiet_tid: AtomicI32,
+    /// A thread that made a call had to wait for a processor.
+    pub(crate) is_crowded: AtomicBool,
     /// What holds the lock that others share is not a controller.
     pub(crate) ignores_shared_lock: AtomicBool,
     pub(crate) liveliness: Liveliness,
@@ -165,6 +167,7 @@ impl Process {
                 pidfd: open_pidfd(pid)?,
                 memory_tid: AtomicI32::new(pid),
                 quiet_tid: AtomicI32::new(0),
+                is_crowded: AtomicBool::new(false),
                 ignores_shared_lock: AtomicBool::new(false),
                 liveliness: Liveliness::default(),
                 interrupted_calls: InterruptedCalls::default(),

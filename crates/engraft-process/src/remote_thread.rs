@@ -1,5 +1,6 @@
 //! The thread in which a remote call runs: letting it run, watching it, and bringing it back.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -13,6 +14,8 @@ use crate::remote_error::RemoteCallError;
 use crate::requests::Service;
 use crate::restart::will_restart;
 use crate::sys::ptrace::{self, Go};
+use crate::sys::schedule::{Hurry, give_way_no_longer_than_patience};
+use crate::task::TaskState;
 use crate::tracees::{Condition, Tracees};
 use crate::wait::{Event, Waited, wait, wait_soon};
 
@@ -36,6 +39,8 @@ pub(crate) struct Kept {
     /// Its seccomp filter is suspended. That must last until it stands in an ordinary stop again: see
     /// [`crate::way_back`].
     pub(crate) suspended: bool,
+    /// From when it has waited for a processor for long until it is let go.
+    hurry: Option<Hurry>,
 }
 
 /// One thread borrowed for a call.
@@ -50,6 +55,7 @@ pub(crate) type Result<T> = std::result::Result<T, RemoteCallError>;
 impl<'t> Caller<'t> {
     /// Saves the state of a stopped thread.
     pub(crate) fn new(tracees: &'t mut Tracees, tid: i32) -> Result<Self> {
+        give_way_no_longer_than_patience();
         tracees.restore_returned()?;
         tracees.forget_prepared(tid);
         let tracee = tracees.threads.get(&tid).copied();
@@ -65,6 +71,13 @@ impl<'t> Caller<'t> {
             extended_state: Vec::new(),
             frame_at_return: None,
             suspended: false,
+            // ORDERING: nothing else is told by it.
+            hurry: tracees
+                .process
+                .shared
+                .is_crowded
+                .load(Ordering::Relaxed)
+                .then(|| Hurry::of(tid)),
         };
         let mut caller = Self::with(tracees, kept);
         caller.refuse_unknown_entry()?;
@@ -230,6 +243,25 @@ impl<'t> Caller<'t> {
                 // A killed process: its first thread is reported after all others.
                 Waited::Nothing => self.note_others(),
             }
+            self.hurry_if_crowded();
+        }
+    }
+
+    /// It has not come back at once. If it waits for a processor, it goes first from now on, and so does any other
+    /// thread of its process in which we make a call: a call comes to several stops, and would wait at each.
+    fn hurry_if_crowded(&mut self) {
+        if self.kept.hurry.is_some() {
+            return;
+        }
+        let stat = self.tracees.process.task(self.tid).stat();
+        if matches!(stat, Ok(Some(stat)) if stat.state == TaskState::Running) {
+            // ORDERING: nothing else is told by it.
+            self.tracees
+                .process
+                .shared
+                .is_crowded
+                .store(true, Ordering::Relaxed);
+            self.kept.hurry = Some(Hurry::of(self.tid));
         }
     }
 

@@ -1,8 +1,12 @@
-//! How soon this thread wants a processor, compared with others that want one at the same moment.
+//! How soon a thread gets a processor, compared with others that want one at the same moment.
 //!
 //! Linux 6.12 and later let a thread say how long its turns are (`sched_setattr(2)`, `sched_runtime` of a
-//! normal policy). Who asks for short ones gets no more than before, but sooner: it goes before all others that
-//! wait, and a thread that wakes goes before one whose turns are longer than its own. Older kernels take no notice.
+//! normal policy). A thread that asks for short ones gets no more than before, but sooner: it goes before all others
+//! that wait, and a thread that wakes goes before one whose turns are longer than its own. Older kernels take no notice.
+//!
+//! Next to hundreds of threads that compute, a fair share of a processor is so small that a command would need minutes
+//! for what costs it milliseconds. A command that has waited for long asks for a larger share (`sched_nice`), which a
+//! privileged one is given.
 #![expect(
     unsafe_code,
     reason = "the only place that asks the kernel for another way of being scheduled"
@@ -17,9 +21,14 @@ use std::time::Duration;
 /// The shortest turns that the kernel grants.
 const HURRIED: Duration = Duration::from_micros(100);
 
-/// When this thread has waited for processors for this long in all, it gives way no longer. Next to hundreds of
-/// threads that compute, a turn comes round within a second for those who have patience.
+/// The largest share that there is: some 86 times that of a thread that asks for nothing.
+const LARGEST_SHARE: i32 = -20;
+
+/// When this thread has waited for processors for this long in all, it gives way no longer.
 const PATIENCE: Duration = Duration::from_millis(20);
+
+/// This thread, where a thread is meant.
+const THIS_THREAD: i32 = 0;
 
 thread_local! {
     /// How this thread gives way; nothing if it does not.
@@ -30,8 +39,18 @@ thread_local! {
 struct GivingWay {
     /// Until when, in the time that it has waited for processors.
     until: Duration,
-    /// How long turns were before, where the kernel says it.
-    usual: Option<Duration>,
+    /// It has waited for longer, and gives way no longer.
+    is_over: bool,
+    /// How this thread was scheduled before, where that is known and may be changed.
+    usual: Option<Scheduled>,
+}
+
+/// What a thread has asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Scheduled {
+    /// How long its turns are; zero where the kernel does not say (before Linux 6.12).
+    turns: Duration,
+    nice: i32,
 }
 
 /// While it lives, this thread, for which nobody waits, lets threads that wake go first: those of a program that is
@@ -48,12 +67,16 @@ impl GiveWay {
     /// Begins to give way, until the first of those that live at a time ends. Each begins with new patience.
     pub fn begin() -> Self {
         let before = GIVING_WAY.get();
-        let usual = before.map_or_else(usual_turns, |before| before.usual);
-        let until = waited() + PATIENCE;
-        GIVING_WAY.set(Some(GivingWay { until, usual }));
-        if let Some(usual) = usual {
+        let usual = before.map_or_else(|| scheduled(THIS_THREAD), |before| before.usual);
+        GIVING_WAY.set(Some(GivingWay {
+            until: waited() + PATIENCE,
+            is_over: false,
+            usual,
+        }));
+        if let Some(usual) = usual.filter(|usual| !usual.turns.is_zero()) {
             // Longer than anybody's who asks for nothing; no longer than it must be for that.
-            take_turns(usual + usual / 8);
+            let turns = usual.turns + usual.turns / 8;
+            schedule(THIS_THREAD, Scheduled { turns, ..usual });
         }
         Self {
             is_first: before.is_none(),
@@ -64,32 +87,71 @@ impl GiveWay {
 
 impl Drop for GiveWay {
     fn drop(&mut self) {
-        if self.is_first {
-            let before = GIVING_WAY.take();
-            before.and_then(|it| it.usual).and_then(take_turns);
+        if self.is_first
+            && let Some(usual) = GIVING_WAY.take().and_then(|it| it.usual)
+        {
+            schedule(THIS_THREAD, usual);
         }
     }
 }
 
-/// While it lives, this thread, for which others stand still, goes first.
+/// Has this thread go first from now on, if it has given way for long enough. It needs a larger share for that, too:
+/// short turns alone bring a thread no further that has used its share up.
+pub(crate) fn give_way_no_longer_than_patience() {
+    let Some(giving_way) = GIVING_WAY.get() else {
+        return;
+    };
+    if giving_way.is_over || waited() < giving_way.until {
+        return;
+    }
+    GIVING_WAY.set(Some(GivingWay {
+        is_over: true,
+        ..giving_way
+    }));
+    if let Some(usual) = giving_way.usual {
+        let turns = HURRIED;
+        let nice = LARGEST_SHARE;
+        // Not everybody may have a larger share.
+        let _ = schedule(THIS_THREAD, Scheduled { turns, nice })
+            || schedule(THIS_THREAD, Scheduled { turns, ..usual });
+    }
+}
+
+/// While it lives, a thread goes first: this one, for which others stand still, or another one that does something for
+/// us. If we die meanwhile, the other one keeps its short turns: the same share of a processor in smaller pieces.
+#[derive(Debug)]
 pub(crate) struct Hurry {
-    before: Option<Duration>,
+    tid: i32,
+    before: Option<Scheduled>,
 }
 
 impl Hurry {
     pub(crate) fn begin() -> Self {
-        Self {
-            before: take_turns(HURRIED),
-        }
+        give_way_no_longer_than_patience();
+        Self::of(THIS_THREAD)
+    }
+
+    /// Of another thread.
+    pub(crate) fn of(tid: i32) -> Self {
+        let before = scheduled(tid).filter(|before| {
+            let turns = HURRIED;
+            before.turns > turns && schedule(tid, Scheduled { turns, ..*before })
+        });
+        Self { tid, before }
     }
 }
 
 impl Drop for Hurry {
     fn drop(&mut self) {
-        // Whoever asks for longer turns waits until everybody else has had one.
-        let lost_patience = GIVING_WAY.get().is_some_and(|it| waited() >= it.until);
-        if let Some(before) = self.before.filter(|_| !lost_patience) {
-            take_turns(before);
+        if self.tid == THIS_THREAD {
+            give_way_no_longer_than_patience();
+            // A thread that asks for longer turns waits until everybody else has had one.
+            if GIVING_WAY.get().is_some_and(|it| it.is_over) {
+                return;
+            }
+        }
+        if let Some(before) = self.before {
+            schedule(self.tid, before);
         }
     }
 }
@@ -103,35 +165,42 @@ fn waited() -> Duration {
     Duration::from_nanos(waited.unwrap_or(0))
 }
 
-/// How long this thread's turns are; `None` if that means something else for it, or the kernel does not say.
-fn usual_turns() -> Option<Duration> {
-    let attributes = attributes()?;
-    (attributes.sched_runtime != 0).then(|| Duration::from_nanos(attributes.sched_runtime))
+/// How a thread is scheduled; `None` if its policy is none for which turns and shares mean what they mean here, or it
+/// cannot be asked.
+fn scheduled(tid: i32) -> Option<Scheduled> {
+    let attributes = attributes(tid)?;
+    Some(Scheduled {
+        turns: Duration::from_nanos(attributes.sched_runtime),
+        nice: attributes.sched_nice,
+    })
 }
 
-/// Asks for turns of this length; how long they were before, if they are others now. Nothing is lost where this
-/// fails, so nothing is said.
-fn take_turns(length: Duration) -> Option<Duration> {
-    let mut attributes = attributes()?;
-    // Other policies mean something else by it. The flags are those of the policy, to be kept.
-    if ![libc::SCHED_OTHER, libc::SCHED_BATCH].contains(&attributes.sched_policy.cast_signed()) {
-        return None;
-    }
-    let before = Duration::from_nanos(attributes.sched_runtime);
-    attributes.sched_runtime = length.as_nanos() as u64;
-    // SAFETY: the structure is our own and as long as it says; 0 is this thread.
-    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
-    (result == 0).then_some(before)
+/// Whether a thread is now scheduled like this. Nothing is lost where this fails, so nothing is said.
+fn schedule(tid: i32, scheduled: Scheduled) -> bool {
+    // The policy and its flags are kept.
+    let Some(mut attributes) = attributes(tid) else {
+        return false;
+    };
+    attributes.sched_runtime = u64::try_from(scheduled.turns.as_nanos()).unwrap_or(u64::MAX);
+    attributes.sched_nice = scheduled.nice;
+    // SAFETY: the structure is our own and as long as it says.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &raw const attributes, 0) };
+    result == 0
 }
 
-fn attributes() -> Option<libc::sched_attr> {
+/// The attributes of a thread of a normal policy; others mean something else by them.
+fn attributes(tid: i32) -> Option<libc::sched_attr> {
     const LENGTH: usize = size_of::<libc::sched_attr>();
     let mut attributes = MaybeUninit::<libc::sched_attr>::zeroed();
     let pointer = attributes.as_mut_ptr();
-    // SAFETY: the kernel writes at most `LENGTH` bytes to our own structure; 0 is this thread.
-    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, pointer, LENGTH, 0) };
+    // SAFETY: the kernel writes at most `LENGTH` bytes to our own structure.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, tid, pointer, LENGTH, 0) };
     // SAFETY: every field is a number, for which any bytes are a value.
-    (result == 0).then(|| unsafe { attributes.assume_init() })
+    let attributes = (result == 0).then(|| unsafe { attributes.assume_init() })?;
+    let policy = attributes.sched_policy.cast_signed();
+    [libc::SCHED_OTHER, libc::SCHED_BATCH]
+        .contains(&policy)
+        .then_some(attributes)
 }
 
 #[cfg(test)]
@@ -142,7 +211,11 @@ mod tests {
     use super::*;
 
     fn turns() -> Duration {
-        Duration::from_nanos(attributes().unwrap().sched_runtime)
+        scheduled(THIS_THREAD).unwrap().turns
+    }
+
+    fn nice() -> i32 {
+        scheduled(THIS_THREAD).unwrap().nice
     }
 
     fn is_patient() -> bool {
@@ -163,6 +236,28 @@ mod tests {
             assert!(turns() == HURRIED || usual.is_zero());
             drop(hurry);
             assert_eq!(turns(), usual);
+        });
+    }
+
+    #[test]
+    fn another_thread_hurries() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                tell.send(rustix::thread::gettid().as_raw_nonzero().get())
+                    .unwrap();
+                ended.recv().unwrap_err();
+            });
+            let _end = end;
+            let tid = told.recv().unwrap();
+            let before = scheduled(tid).unwrap();
+            let hurry = Hurry::of(tid);
+            let meanwhile = scheduled(tid).unwrap();
+            assert!(meanwhile.turns == HURRIED || before.turns.is_zero());
+            assert_eq!(meanwhile.nice, before.nice);
+            drop(hurry);
+            assert_eq!(scheduled(tid).unwrap(), before);
         });
     }
 
@@ -214,9 +309,12 @@ mod tests {
                 if !is_patient() {
                     drop(Hurry::begin());
                     assert!(turns() == HURRIED || usual.is_zero());
+                    let root = rustix::process::geteuid().is_root();
+                    assert!(nice() == LARGEST_SHARE || !root, "nice {}", nice());
                 }
                 drop(way);
                 assert_eq!(turns(), usual);
+                assert_ne!(nice(), LARGEST_SHARE);
             });
         });
     }
