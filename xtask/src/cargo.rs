@@ -48,6 +48,23 @@ pub fn require_components() -> Result<()> {
     Ok(())
 }
 
+/// Makes sure that the test runner is there: builds it if it is missing.
+pub fn require_test_runner() -> Result<()> {
+    let version = command().args(["nextest", "--version"]).output();
+    if version.is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    println!("Building cargo-nextest ...");
+    let mut install = command();
+    install.args(["install", "--locked", "--quiet", "cargo-nextest"]);
+    let status = install.status().context("failed to start cargo")?;
+    ensure!(
+        status.success(),
+        "missing test runner; run: cargo install --locked cargo-nextest"
+    );
+    Ok(())
+}
+
 /// Builds `engraft` if it is not up to date, and returns the path of the binary.
 pub fn build_engraft(profile: Profile) -> Result<PathBuf> {
     let mut build = command();

@@ -3,9 +3,11 @@
 //! Needs no terminal. Runs all steps even if one fails, and ends with one line of the form
 //! `N passed, N failed, N skipped`, where a step that is no set of tests counts as one.
 
+mod report;
+mod shipped;
 mod tally;
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs;
 use std::process::Command;
 use std::time::Instant;
 
@@ -13,12 +15,17 @@ use anyhow::{Context, Result};
 use engraft_testkit::is_root;
 
 use crate::{cargo, rooms, tools};
-use tally::{Tally, Transcript};
+use report::Report;
+use tally::Tally;
+
+/// Of so many tests the time is shown.
+const SLOWEST: usize = 10;
 
 /// Runs all steps and returns whether nothing failed.
 pub fn run() -> Result<bool> {
     tools::require(tools::COMPILER)?;
     cargo::require_components()?;
+    cargo::require_test_runner()?;
     prepare_for_real_input()?;
     let mut total = Tally::default();
     let mut summary = Vec::new();
@@ -45,7 +52,7 @@ pub fn run() -> Result<bool> {
 
 type Step = fn() -> Result<Tally>;
 
-const STEPS: [(&str, Step); 4] = [
+const STEPS: [(&str, Step); 6] = [
     ("The sources are formatted", || {
         command(cargo::command().args(["fmt", "--all", "--check"]))
     }),
@@ -56,9 +63,13 @@ const STEPS: [(&str, Step); 4] = [
     ("Dependencies point downwards", || {
         Ok(Tally::of_one(&rooms::check()))
     }),
-    ("All tests pass", || {
-        tests(cargo::command().args(["test", "--workspace", "--no-fail-fast"]))
+    ("What users get has no hooks of the tests", || {
+        Ok(Tally::of_one(&shipped::check()))
     }),
+    ("The examples in the documentation work", || {
+        command(cargo::command().args(["test", "--workspace", "--doc", "--quiet"]))
+    }),
+    ("All tests pass", tests),
 ];
 
 /// Tests on real source packages need more tools; without them they are skipped, and say so.
@@ -85,22 +96,32 @@ fn command(command: &mut Command) -> Result<Tally> {
     Ok(Tally::of_one(&result))
 }
 
-/// Runs `cargo test`, shows what it says as it says it, and counts.
-fn tests(command: &mut Command) -> Result<Tally> {
-    // One pipe for both streams keeps their lines in order.
-    let (reader, writer) = std::io::pipe()?;
-    let mut child = command
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
-        .spawn()
-        .with_context(|| format!("failed to start {command:?}"))?;
-    // `command` holds copies of the writing end; the reading would never end with them.
-    *command = Command::new("true");
-    let mut transcript = Transcript::default();
-    for line in BufReader::new(reader).split(b'\n') {
-        let line = String::from_utf8_lossy(&line?).into_owned();
-        transcript.read(&line);
-        writeln!(std::io::stdout(), "{line}")?;
+/// Runs all tests, and counts by what the runner has written down.
+fn tests() -> Result<Tally> {
+    let path = cargo::workspace().join("target/nextest/default/report.xml");
+    // That of an earlier run says nothing about this one.
+    if path.exists() {
+        fs::remove_file(&path)?;
     }
-    Ok(transcript.tally(child.wait()?.success()))
+    let mut run = cargo::command();
+    run.args(["nextest", "run", "--workspace"]);
+    let status = run
+        .status()
+        .with_context(|| format!("failed to start {run:?}"))?;
+    let Ok(report) = fs::read_to_string(&path) else {
+        // The tests did not even compile.
+        return Ok(Tally::of_one(&Err(anyhow::anyhow!("{status}"))));
+    };
+    let report = Report::parse(&report)?;
+    let mut tally = report.tally();
+    if !status.success() && tally.failed == 0 {
+        tally.failed = 1;
+    }
+    println!("\nThe slowest:");
+    report
+        .slowest(SLOWEST)
+        .iter()
+        .for_each(|line| println!("{line}"));
+    report.failed().for_each(|test| println!("FAILED: {test}"));
+    Ok(tally)
 }

@@ -20,6 +20,14 @@ pub(crate) struct House {
     pub(crate) pid: u32,
 }
 
+fn start(victim: &Victim) -> Result<Program> {
+    let mut program = victim.start("lodgers", &[])?;
+    program.expect("a", "a=100")?;
+    let library = victim.file("library.so");
+    program.expect(&format!("library {}", library.display()), "ok")?;
+    Ok(program)
+}
+
 impl House {
     pub(crate) fn new() -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -27,10 +35,7 @@ impl House {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("house-{}-{number}", std::process::id());
         let patch = victim.patch(&engraft, "fix.patch", &name, &["lodgers", "library.so"])?;
-        let mut program = victim.start("lodgers", &[])?;
-        program.expect("a", "a=100")?;
-        let library = victim.file("library.so");
-        program.expect(&format!("library {}", library.display()), "ok")?;
+        let program = start(&victim)?;
         Ok(Self {
             pid: program.pid(),
             engraft,
@@ -39,6 +44,13 @@ impl House {
             name,
             program,
         })
+    }
+
+    /// Ends this process, and goes on with another one.
+    fn anew(&mut self) -> Result<()> {
+        let program = std::mem::replace(&mut self.program, start(&self.victim)?);
+        self.pid = self.program.pid();
+        program.finish()
     }
 
     /// Starts a thread that goes into the function, or waits elsewhere; its number.
@@ -166,8 +178,9 @@ fn the_count_of_a_command_that_looks_once() -> Result<()> {
 /// Whoever asks while the first patch comes gets an answer.
 #[test]
 fn the_status_while_the_agent_arrives() -> Result<()> {
+    let mut house = House::new()?;
     for _ in 0..20 {
-        let house = House::new()?;
+        house.anew()?;
         let (engraft, patch, pid) = (house.engraft.clone(), house.patch.clone(), house.pid);
         let apply = std::thread::spawn(move || engraft.apply(&patch, pid));
         while !apply.is_finished() {
@@ -175,9 +188,8 @@ fn the_status_while_the_agent_arrives() -> Result<()> {
         }
         let outcome = apply.join().ok().context("the thread panicked")??;
         outcome.exits(exit::OK)?;
-        house.program.finish()?;
     }
-    Ok(())
+    house.program.finish()
 }
 
 /// It never sleeps, and its stack never changes.

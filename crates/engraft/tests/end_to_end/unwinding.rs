@@ -169,7 +169,7 @@ fn with_a_libgcc_that_is_loaded_later() -> Result<()> {
     let Some(victim) = build("with_a_libgcc_that_is_loaded_later", &[])? else {
         return Ok(());
     };
-    let fix = victim.patch(&engraft, "fix.patch", "fix", &["late"])?;
+    let fix = victim.patch(&engraft, "fix.patch", "fix", &["late", "passing"])?;
     let library = format!("open {}", victim.file("library.so").display());
     for way in ["backtrace", "library"] {
         let mut program = victim.start("late", &[])?;
