@@ -55,6 +55,38 @@ pub const SOURCE_PACKAGES: &[Tool] = &[
     },
 ];
 
+/// What the tests call or compile with besides.
+pub const TESTS: &[Tool] = &[
+    Tool {
+        program: "g++",
+        package: "g++",
+    },
+    Tool {
+        program: "clang",
+        package: "clang",
+    },
+    Tool {
+        program: "ld.lld",
+        package: "lld",
+    },
+    Tool {
+        program: "musl-gcc",
+        package: "musl-tools",
+    },
+    Tool {
+        program: "gdb",
+        package: "gdb",
+    },
+    Tool {
+        program: "mount",
+        package: "mount",
+    },
+    Tool {
+        program: "prlimit",
+        package: "util-linux",
+    },
+];
+
 /// Makes sure that the tools are there: installs missing ones as root, and otherwise fails with the
 /// command that installs them.
 pub fn require(tools: &[Tool]) -> Result<()> {

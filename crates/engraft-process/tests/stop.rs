@@ -4,11 +4,11 @@
 mod support;
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use engraft_process::{Activity, StopError, TaskState, on_tracer_thread};
+use rustix::process::{Pid, Signal, kill_process};
 use support::{LONG, Victim, compile};
 
 fn idle(threads: usize) -> Victim {
@@ -240,11 +240,8 @@ fn a_process_that_is_traced_already_names_the_tracer() {
     victim.finish();
 }
 
-fn signal(pid: i32, name: &str) {
-    let status = Command::new("kill")
-        .args([&format!("-{name}"), &pid.to_string()])
-        .status();
-    assert!(status.unwrap().success());
+fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
 fn await_state(victim: &Victim, wanted: TaskState) {
@@ -259,7 +256,7 @@ fn await_state(victim: &Victim, wanted: TaskState) {
 #[test]
 fn a_process_that_was_stopped_by_a_signal_stays_stopped() {
     let mut victim = idle(4);
-    signal(victim.pid, "STOP");
+    signal(victim.pid, Signal::STOP);
     await_state(&victim, TaskState::Stopped);
     for _ in 0..3 {
         let mut stopped = victim.stop();
@@ -283,7 +280,7 @@ fn a_process_that_was_stopped_by_a_signal_stays_stopped() {
         await_state(&victim, TaskState::Stopped);
     }
     victim.tell("pid");
-    signal(victim.pid, "CONT");
+    signal(victim.pid, Signal::CONT);
     assert_eq!(victim.line(), victim.pid.to_string());
     victim.finish();
 }
@@ -292,11 +289,11 @@ fn a_process_that_was_stopped_by_a_signal_stays_stopped() {
 fn a_signal_that_stops_the_process_while_we_hold_it_takes_effect_afterwards() {
     let mut victim = idle(4);
     let held = victim.stop();
-    signal(victim.pid, "STOP");
+    signal(victim.pid, Signal::STOP);
     held.detach().unwrap();
     await_state(&victim, TaskState::Stopped);
     let held = victim.stop();
-    signal(victim.pid, "CONT");
+    signal(victim.pid, Signal::CONT);
     held.detach().unwrap();
     assert_eq!(victim.ask("pid"), victim.pid.to_string());
     victim.finish();
@@ -324,7 +321,7 @@ fn a_vfork_parent_is_refused_by_name_and_goes_on() {
         .trim()
         .parse()
         .unwrap();
-    signal(child, "KILL");
+    signal(child, Signal::KILL);
     assert_eq!(victim.line(), "child ended");
     victim.stop().detach().unwrap();
     victim.finish();

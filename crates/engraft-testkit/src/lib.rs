@@ -20,6 +20,7 @@ mod held;
 mod program;
 mod skip;
 mod snapshot;
+mod tool;
 mod user;
 mod victim;
 
@@ -32,6 +33,7 @@ pub use held::Held;
 pub use program::Program;
 pub use skip::skip;
 pub use snapshot::{Mapping, Snapshot};
+pub use tool::has_tool;
 pub use user::is_root;
 pub use victim::Victim;
 

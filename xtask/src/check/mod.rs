@@ -26,7 +26,7 @@ pub fn run() -> Result<bool> {
     tools::require(tools::COMPILER)?;
     cargo::require_components()?;
     cargo::require_test_runner()?;
-    prepare_for_real_input()?;
+    prepare_tests()?;
     let mut total = Tally::default();
     let mut summary = Vec::new();
     for (name, step) in STEPS {
@@ -72,13 +72,14 @@ const STEPS: [(&str, Step); 6] = [
     ("All tests pass", tests),
 ];
 
-/// Tests on real source packages need more tools; without them they are skipped, and say so.
-fn prepare_for_real_input() -> Result<()> {
-    if !is_root()? {
-        return Ok(());
-    }
-    if let Err(error) = tools::require(tools::SOURCE_PACKAGES) {
-        println!("Some tests on real sources will be skipped: {error:#}");
+/// Tests need more tools. As root they are installed; otherwise those tests are skipped that miss one, and say so.
+fn prepare_tests() -> Result<()> {
+    for tools in [tools::TESTS, tools::SOURCE_PACKAGES] {
+        match tools::require(tools) {
+            Ok(()) => {}
+            Err(error) if is_root()? => return Err(error),
+            Err(error) => println!("Some tests will be skipped: {error:#}"),
+        }
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use engraft_testkit::debian::SourcePackage;
-use engraft_testkit::{Snapshot, TIME_LIMIT, Victim, exit, run, skip};
+use engraft_testkit::{Snapshot, TIME_LIMIT, Victim, exit, has_tool, run, skip};
 
 use crate::{engraft, victims};
 
@@ -37,9 +37,10 @@ fn a_debian_fix_reaches_a_running_program() -> Result<()> {
             return Ok(());
         }
     };
-    if let Some(program) = missing(&["autoreconf", "automake", "libtoolize", "patch"]) {
-        skip("expat", &format!("{program} is not installed"));
-        return Ok(());
+    for tool in ["autoreconf", "automake", "libtoolize", "patch"] {
+        if !has_tool("expat", tool)? {
+            return Ok(());
+        }
     }
     println!("expat {}", package.version);
     let place = Place::prepare(&package)?;
@@ -136,10 +137,4 @@ fn shell(directory: &Path, script: &str) -> Result<()> {
     shell.args(["-e", "-c", script]).current_dir(directory);
     run(&mut shell, TIME_LIMIT)?.exits(exit::OK)?;
     Ok(())
-}
-
-fn missing<'a>(programs: &[&'a str]) -> Option<&'a str> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let has = |program: &str| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
-    programs.iter().find(|program| !has(program)).copied()
 }

@@ -1,11 +1,8 @@
 //! Programs of every kind that compilers and linkers make get new code, and their own bytes back,
 //! without having been prepared for it.
 
-use std::path::Path;
-use std::process::Command;
-
 use anyhow::{Result, ensure};
-use engraft_testkit::{Program, Snapshot, TIME_LIMIT, Victim, exit, run, skip};
+use engraft_testkit::{Program, Snapshot, Victim, exit, has_tool};
 
 use crate::{engraft, victims};
 
@@ -47,9 +44,9 @@ fn bound_at_start() -> Result<()> {
 
 #[test]
 fn built_by_clang() -> Result<()> {
-    match has("clang") {
+    match has_tool("built_by_clang", "clang")? {
         true => patched_and_back(&["CC=clang"]),
-        false => not_here("built_by_clang", "clang"),
+        false => Ok(()),
     }
 }
 
@@ -65,9 +62,9 @@ fn built_for_musl_and_linked_statically() -> Result<()> {
 
 /// As musl-gcc calls gcc.
 fn for_musl(test: &str, link: &str) -> Result<()> {
-    match Path::new(MUSL_SPECS).is_file() {
+    match has_tool(test, "musl-gcc")? {
         true => patched_and_back(&[&format!("CC=gcc -specs={MUSL_SPECS}"), link]),
-        false => not_here(test, "musl-gcc"),
+        false => Ok(()),
     }
 }
 
@@ -138,15 +135,5 @@ fn rust_sources_are_refused() -> Result<()> {
     let (outcome, file) = victim.try_patch(&engraft, "rust.patch", "rust", &["rust"])?;
     outcome.exits(exit::BUILD_FAILED)?.says(&["main.rs"])?;
     ensure!(!file.exists(), "there is a patch all the same");
-    Ok(())
-}
-
-/// Whether the compiler is installed.
-fn has(compiler: &str) -> bool {
-    run(Command::new(compiler).arg("--version"), TIME_LIMIT).is_ok()
-}
-
-fn not_here(test: &str, compiler: &str) -> Result<()> {
-    skip(test, &format!("{compiler} is not installed"));
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use engraft_testkit::{Program, Snapshot, TIME_LIMIT, exit, run, skip};
+use engraft_testkit::{Program, Snapshot, TIME_LIMIT, exit, has_tool, run, skip};
 
 use crate::{engraft, victim};
 
@@ -159,8 +159,7 @@ fn version_word(pid: u32) -> Result<u64> {
 /// A debugger at work, as users have it.
 #[test]
 fn a_debugger() -> Result<()> {
-    if run(Command::new("gdb").arg("--version"), TIME_LIMIT).is_err() {
-        skip("refusals::a_debugger", "gdb is not installed");
+    if !has_tool("refusals::a_debugger", "gdb")? {
         return Ok(());
     }
     let (engraft, victim) = (engraft(), victim("workers")?);

@@ -1,10 +1,8 @@
 //! What the linker makes of code that was compiled to go through the GOT, calls, jumps, addresses and thread-local
 //! variables, is recognised; and new code that refers to the same things in the same ways, or in others, finds them.
 
-use std::process::Command;
-
 use anyhow::{Context as _, Result};
-use engraft_testkit::{Snapshot, TIME_LIMIT, Victim, exit, run, skip};
+use engraft_testkit::{Snapshot, Victim, exit, has_tool};
 
 use crate::{engraft, victims};
 
@@ -40,9 +38,7 @@ fn by_lld_for_clang() -> Result<()> {
 
 fn linked_by(linker: &str, compiler: &str) -> Result<()> {
     for tool in [&format!("ld.{linker}"), compiler] {
-        if run(Command::new(tool).arg("--version"), TIME_LIMIT).is_err() {
-            let test = format!("relaxed: {compiler} and {linker}");
-            skip(&test, &format!("{tool} is not installed"));
+        if !has_tool(&format!("relaxed: {compiler} and {linker}"), tool)? {
             return Ok(());
         }
     }

@@ -2,11 +2,9 @@
 //! others and gets the old answers, right to the digit, while another thread gets the new ones all the time; and
 //! whoever takes a function's address, old code or new, gets the same one as ever.
 
-use std::path::Path;
-use std::process::Command;
-
 use anyhow::{Result, ensure};
-use engraft_testkit::{Snapshot, TIME_LIMIT, Victim, exit, run, skip};
+use engraft_testkit::{Snapshot, Victim, exit, has_tool};
+use std::path::Path;
 
 use crate::{engraft, victims};
 
@@ -60,23 +58,19 @@ fn without_a_linkage_table() -> Result<()> {
 fn without_a_linkage_table_by_other_linkers() -> Result<()> {
     for linker in ["gold", "lld"] {
         let tool = format!("ld.{linker}");
-        if run(Command::new(&tool).arg("--version"), TIME_LIMIT).is_err() {
-            let what = format!("{tool} is not installed");
-            skip("shapes::without_a_linkage_table_by_other_linkers", &what);
-            continue;
+        if has_tool("shapes::without_a_linkage_table_by_other_linkers", &tool)? {
+            old_and_new_at_once(&["KIND=-O2 -fno-plt", &format!("LINK=-fuse-ld={linker}")])?;
         }
-        old_and_new_at_once(&["KIND=-O2 -fno-plt", &format!("LINK=-fuse-ld={linker}")])?;
     }
     Ok(())
 }
 
 #[test]
 fn built_by_clang() -> Result<()> {
-    if run(Command::new("clang").arg("--version"), TIME_LIMIT).is_err() {
-        skip("shapes::built_by_clang", "clang is not installed");
-        return Ok(());
+    match has_tool("shapes::built_by_clang", "clang")? {
+        true => old_and_new_at_once(&["KIND=-O2", "CC=clang"]),
+        false => Ok(()),
     }
-    old_and_new_at_once(&["KIND=-O2", "CC=clang"])
 }
 
 fn old_and_new_at_once(make_arguments: &[&str]) -> Result<()> {

@@ -54,7 +54,7 @@ fn jumps_without_a_transition_are_seen_as_violations() -> Result<()> {
 }
 
 /// Writes jumps into a process.
-struct Tool {
+pub(crate) struct Tool {
     pid: u32,
     memory: File,
     /// Names and addresses in the process.
@@ -62,7 +62,7 @@ struct Tool {
 }
 
 impl Tool {
-    fn new(path: &Path, pid: u32) -> Result<Self> {
+    pub(crate) fn new(path: &Path, pid: u32) -> Result<Self> {
         let data = fs::read(path)?;
         let file = object::File::parse(&*data)?;
         // Position-independent: the file's address 0 is where its first mapping begins.
@@ -90,7 +90,7 @@ impl Tool {
     }
 
     /// Writes a jump at the old function's entry.
-    fn lead_to_new_code(&self, old: &str) -> Result<()> {
+    pub(crate) fn lead_to_new_code(&self, old: &str) -> Result<()> {
         let (from, to) = (self.address(old)?, self.address(&format!("new_{old}"))?);
         let distance = i32::try_from(to.wrapping_sub(from + JUMP).cast_signed())?;
         let mut jump = [0xe9; JUMP as usize];

@@ -1,20 +1,15 @@
 //! An exception, a cancelled thread and a backtrace get through new code as they got through the old one, at every
 //! point of a patch's life; and libgcc, which helps with that, has its own bytes back in the end.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
-use engraft_testkit::{Engraft, Program, Snapshot, TIME_LIMIT, Victim, exit, run, skip};
+use engraft_testkit::{Engraft, Program, Snapshot, Victim, exit, has_tool};
 use serde_json::Value;
 
 use crate::{engraft, victims};
 
-const NEEDED: &str = "a C++ compiler (g++)";
-
 /// The victim; `None` where C++ cannot be compiled.
 fn build(test: &str, make_arguments: &[&str]) -> Result<Option<Victim>> {
-    if run(Command::new("g++").arg("--version"), TIME_LIMIT).is_err() {
-        skip(test, NEEDED);
+    if !has_tool(test, "g++")? {
         return Ok(None);
     }
     Victim::build_with(&victims().join("passing"), make_arguments).map(Some)

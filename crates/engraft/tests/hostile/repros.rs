@@ -5,8 +5,8 @@ use engraft_testkit::{exit, is_root, skip};
 
 use crate::scene::{PATCH, Scene};
 
-/// How often each lie is told in the long form, and in the short one.
-const LONG: usize = 200;
+/// How often each lie is told in the long form, and in the short one, each time to ten commands.
+const LONG: usize = 20;
 const SHORT: usize = 1;
 
 /// In seconds.
