@@ -14,6 +14,7 @@
 //! Calls with a relative timeout start again with the full one: their remainder is not known outside
 //! the kernel. A stop may make them wait longer, never shorter.
 
+use crate::address::TargetAddress;
 use crate::registers::Registers;
 
 const EINTR: i64 = -4;
@@ -22,8 +23,9 @@ const ERESTARTNOINTR: i64 = -513;
 const ERESTARTNOHAND: i64 = -514;
 const ERESTART_RESTARTBLOCK: i64 = -516;
 pub(crate) const RESTART_SYSCALL: u64 = libc::SYS_restart_syscall as u64;
-/// The length of the `syscall` instruction.
-const SYSCALL_LENGTH: u64 = 2;
+/// The instruction `syscall`.
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+const SYSCALL_LENGTH: u64 = SYSCALL.len() as u64;
 
 /// What is known of a call that may return `-EINTR` after a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +91,26 @@ pub(crate) fn hide_our_interrupt(
         registers.rax = ERESTARTNOHAND as u64;
     }
     harmless
+}
+
+/// A thread that was let go, and is stopped again before it has made `restart_syscall`, stands in front of that
+/// instruction in user mode: it is in no call, and yet the kernel alone knows what is left of the one that it was in. Gives
+/// it the registers that it had in that call, which lead it there again; says whether it did.
+pub(crate) fn take_back_restart(
+    registers: &mut Registers,
+    code: impl FnOnce(TargetAddress) -> Option<[u8; SYSCALL.len()]>,
+) -> bool {
+    let at = registers.instruction_pointer();
+    let is_about_to = registers.rax == RESTART_SYSCALL && code(at) == Some(SYSCALL);
+    if is_about_to {
+        *registers = Registers {
+            rip: (at + SYSCALL_LENGTH).get(),
+            rax: ERESTART_RESTARTBLOCK as u64,
+            orig_rax: RESTART_SYSCALL,
+            ..*registers
+        };
+    }
+    is_about_to
 }
 
 /// Will the kernel run the interrupted call again when the thread goes on?
@@ -182,6 +204,20 @@ mod tests {
         let mut registers = in_call(-1, EINTR);
         assert!(!hide_our_interrupt(&mut registers, |_| true));
         assert_eq!(restart_ready(&registers), registers);
+    }
+
+    #[test]
+    fn a_call_that_is_about_to_be_resumed_is_still_interrupted() {
+        let interrupted = in_call(libc::SYS_restart_syscall, ERESTART_RESTARTBLOCK);
+        let about_to = restart_ready(&interrupted);
+        let mut registers = about_to;
+        assert!(take_back_restart(&mut registers, |_| Some(SYSCALL)));
+        assert_eq!(registers, interrupted);
+        // The number is a number, and the instruction another one or unknown.
+        let mut registers = about_to;
+        assert!(!take_back_restart(&mut registers, |_| Some([0x90, 0x90])));
+        assert!(!take_back_restart(&mut registers, |_| None));
+        assert_eq!(registers, about_to);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::process::Process;
 use crate::reaper::attaching;
 use crate::registers::Registers;
 use crate::remote_thread::Kept;
-use crate::restart::hide_our_interrupt;
+use crate::restart::{hide_our_interrupt, take_back_restart};
 use crate::stop_error::StopError;
 use crate::sys::alarm::Alarm;
 use crate::sys::ptrace::{self, Go};
@@ -393,7 +393,9 @@ impl Tracees {
             let file = task.descriptor(descriptor).ok().flatten();
             file.is_some_and(|path| path.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
         };
-        if hide_our_interrupt(&mut registers, is_socket) {
+        let code = |at| self.process.memory().read_array(at).ok();
+        if hide_our_interrupt(&mut registers, is_socket) || take_back_restart(&mut registers, code)
+        {
             self.accept(ptrace::set_registers(tid, &registers))?;
         }
         self.process.note_interrupted_call(tid, &registers);

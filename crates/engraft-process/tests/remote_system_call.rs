@@ -56,6 +56,29 @@ fn a_sleeping_call_is_neither_interrupted_nor_shortened() {
     }
 }
 
+/// A thread is stopped before it has resumed the call that an earlier stop has interrupted.
+#[test]
+fn stops_in_quick_succession_do_not_interrupt_a_sleep() {
+    let program = compile("sleeper.c", "sleeper", &[]);
+    for (call, number) in [("nanosleep", libc::SYS_nanosleep), ("poll", libc::SYS_poll)] {
+        let mut victim = Victim::start(&program, &[call, "1000"]);
+        let tid: i32 = victim.line().parse().unwrap();
+        victim.await_sleep(tid, number);
+        let mut stopped = victim.stop();
+        for _ in 0..1000 {
+            // Until it has slept enough.
+            let Some(mut thread) = stopped.thread(tid) else {
+                break;
+            };
+            thread.system_call(libc::SYS_getpid, [0; 6]).unwrap();
+            stopped = stopped.resume().unwrap().stop(LONG).unwrap();
+        }
+        stopped.detach().unwrap();
+        assert_eq!(victim.line(), "0 in time", "{call}");
+        victim.finish();
+    }
+}
+
 #[test]
 fn a_futex_wait_is_neither_interrupted_nor_shortened() {
     disturb("futex", libc::SYS_futex, "1000", "timeout in time");
