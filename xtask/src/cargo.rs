@@ -6,15 +6,6 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-/// How a binary is built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Profile {
-    /// With debug assertions, as in tests.
-    Dev,
-    /// As users have it: what measurements need.
-    Release,
-}
-
 /// The root of the workspace.
 pub fn workspace() -> &'static Path {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -65,11 +56,14 @@ pub fn require_test_runner() -> Result<()> {
     Ok(())
 }
 
-/// Builds `engraft` if it is not up to date, and returns the path of the binary.
-pub fn build_engraft(profile: Profile) -> Result<PathBuf> {
+/// Builds `engraft` as users do, if it is not up to date, and returns the path of the binary.
+///
+/// Not where the tests have theirs, which differs and may be in use.
+pub fn build_engraft() -> Result<PathBuf> {
     let mut build = command();
     build.args([
         "build",
+        "--release",
         "--quiet",
         "--package",
         "engraft",
@@ -77,9 +71,6 @@ pub fn build_engraft(profile: Profile) -> Result<PathBuf> {
         "engraft",
     ]);
     build.args(["--message-format", "json-render-diagnostics"]);
-    if profile == Profile::Release {
-        build.arg("--release");
-    }
     let output = build
         .stderr(Stdio::inherit())
         .output()

@@ -1,12 +1,12 @@
 //! The story that `cargo xtask demo` tells, asserted.
 
 use engraft_testkit::Engraft;
-use xtask::cargo::{Profile, build_engraft};
+use xtask::cargo::build_engraft;
 use xtask::demo::story;
 
 #[test]
 fn the_story_of_the_demo_is_true() {
-    let engraft = Engraft::new(build_engraft(Profile::Dev).unwrap());
+    let engraft = Engraft::new(build_engraft().unwrap());
     let mut told = Vec::new();
     let seen = story::tell(&engraft, &mut told).unwrap();
 

@@ -15,7 +15,7 @@ mod svg;
 use anyhow::Result;
 use engraft_testkit::Engraft;
 
-use crate::cargo::{self, Profile};
+use crate::cargo;
 use crate::tools;
 use page::Machine;
 use report::Section;
@@ -51,7 +51,7 @@ enum Part {
 pub fn run(options: &Options) -> Result<()> {
     tools::require(tools::COMPILER)?;
     println!("Building engraft ...");
-    let engraft = Engraft::new(cargo::build_engraft(Profile::Release)?);
+    let engraft = Engraft::new(cargo::build_engraft()?);
     let processes = usize::from(options.processes);
     let machine = Machine::look()?.line(processes);
     println!("{machine}");

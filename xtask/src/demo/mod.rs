@@ -11,14 +11,14 @@ use std::time::Instant;
 use anyhow::Result;
 use engraft_testkit::Engraft;
 
-use crate::cargo::{self, Profile};
+use crate::cargo;
 use crate::tools;
 
 /// Builds engraft and tells the story to the terminal.
 pub fn run() -> Result<()> {
     tools::require(tools::COMPILER)?;
     println!("Building engraft ...");
-    let engraft = Engraft::new(cargo::build_engraft(Profile::Release)?);
+    let engraft = Engraft::new(cargo::build_engraft()?);
     let start = Instant::now();
     story::tell(&engraft, &mut io::stdout().lock())?;
     println!("\nEvery answer above was given by the running server just now.");
