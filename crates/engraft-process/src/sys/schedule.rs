@@ -150,8 +150,10 @@ impl Drop for Hurry {
                 return;
             }
         }
-        if let Some(before) = self.before {
-            schedule(self.tid, before);
+        // Only what was changed is changed back: another thread may have ended, and its number be somebody else's.
+        let now = scheduled(self.tid).filter(|now| now.turns == HURRIED);
+        if let (Some(Scheduled { turns, .. }), Some(now)) = (self.before, now) {
+            schedule(self.tid, Scheduled { turns, ..now });
         }
     }
 }
@@ -258,6 +260,15 @@ mod tests {
             assert_eq!(meanwhile.nice, before.nice);
             drop(hurry);
             assert_eq!(scheduled(tid).unwrap(), before);
+            // What it has asked for meanwhile stays.
+            let hurry = Hurry::of(tid);
+            let asked = Scheduled {
+                turns: before.turns * 2,
+                nice: before.nice + 1,
+            };
+            assert!(schedule(tid, asked));
+            drop(hurry);
+            assert_eq!(scheduled(tid).unwrap(), asked);
         });
     }
 

@@ -18,6 +18,16 @@ use crate::{engraft, victim};
 const RESUMED: [&str; 4] = ["nanosleep", "clock_nanosleep", "poll", "futex"];
 /// Those that it makes again from the start.
 const REPEATED: [&str; 3] = ["select", "epoll_wait", "read"];
+/// The numbers by which C libraries make each of them.
+const NUMBERS: [(&str, &[i64]); 7] = [
+    ("nanosleep", &[35]),
+    ("clock_nanosleep", &[230]),
+    ("poll", &[7]),
+    ("futex", &[202]),
+    ("select", &[23, 270]),
+    ("epoll_wait", &[232]),
+    ("read", &[0]),
+];
 /// What a filter does to a call that it does not allow.
 const FILTERS: [&str; 3] = ["kill", "errno", "trap"];
 const RESTART_SYSCALL: i64 = 219;
@@ -65,7 +75,8 @@ struct Sleeper<'p> {
 }
 
 impl Sleeper<'_> {
-    /// Waits until the thread sleeps; the number of its call.
+    /// Waits until the thread sleeps; the number of its call. A call that a killed command has begun in the thread
+    /// is none: a signal that comes meanwhile is felt before the sleep goes on.
     fn await_sleep(&mut self) -> Result<i64> {
         let path = format!("/proc/{}/syscall", self.program.pid());
         loop {
@@ -77,10 +88,15 @@ impl Sleeper<'_> {
                 return Err(self.ended());
             }
             match text.split(' ').next().and_then(|word| word.parse().ok()) {
-                Some(number) if number >= 0 && number != 1 => return Ok(number),
+                Some(number) if self.is_asleep_in(number) => return Ok(number),
                 _ => thread::yield_now(),
             }
         }
+    }
+
+    fn is_asleep_in(&self, number: i64) -> bool {
+        let mut own = NUMBERS.iter().filter(|(call, _)| *call == self.call);
+        number == RESTART_SYSCALL || own.any(|(_, numbers)| numbers.contains(&number))
     }
 
     /// It says how it has ended.
@@ -90,9 +106,28 @@ impl Sleeper<'_> {
 
     /// Fails unless the call was interrupted by this signal, and by nothing before; what a() says.
     fn ask(&mut self) -> Result<String> {
+        self.interrupt()?;
+        self.answer()
+    }
+
+    /// The same after a command was killed. Maybe nobody has answered the stop that it had asked for: the kernel restarts
+    /// no `epoll_wait` then.
+    fn ask_after_a_death(&mut self) -> Result<String> {
+        self.interrupt()?;
+        match self.answer() {
+            Err(error) if self.call == "epoll_wait" && is_unanswered(&error) => self.answer(),
+            answer => answer,
+        }
+    }
+
+    fn interrupt(&mut self) -> Result<()> {
         self.await_sleep()?;
         let pid = i32::try_from(self.program.pid())?;
         kill_process(Pid::from_raw(pid).context("no process")?, Signal::USR1)?;
+        Ok(())
+    }
+
+    fn answer(&mut self) -> Result<String> {
         let said = self.program.next_line().context(self.call)?;
         let answer = said.strip_suffix(" EINTR");
         Ok(answer.with_context(|| said.clone())?.to_owned())
@@ -189,6 +224,12 @@ impl Sleeper<'_> {
         ensure!(changed == 0, "{changed} bytes of code have changed");
         Ok(())
     }
+}
+
+fn is_unanswered(error: &anyhow::Error) -> bool {
+    error
+        .to_string()
+        .ends_with("too early -1 Interrupted system call")
 }
 
 fn long_form() -> bool {
@@ -302,7 +343,7 @@ fn each_effect(sleeper: &mut Sleeper<'_>, command: &str) -> Result<usize> {
         sleeper.ask()?;
         let killed = sleeper.command(words, &[("ENGRAFT_PROCESS_DIE_AT", step)])?;
         (|| {
-            let said = sleeper.ask()?;
+            let said = sleeper.ask_after_a_death()?;
             ensure!(said == "a=100" || said == "a=101", "{said}");
             sleeper.clean_up()
         })()
