@@ -7,11 +7,12 @@ use crate::limits::{Budget, CODE_BYTES};
 use crate::maps::{Mapping, Maps};
 use crate::memory::Memory;
 use crate::process::Process;
+use crate::restart::SYSCALL;
 
 /// `syscall; ret`.
 const SYSTEM_CALL_RETURN: &[u8] = &[0x0f, 0x05, 0xc3];
 /// `syscall`.
-const SYSTEM_CALL: &[u8] = &[0x0f, 0x05];
+const SYSTEM_CALL: &[u8] = &SYSCALL;
 /// `mov $15, %rax; syscall` (glibc, musl) and `mov $15, %eax; syscall`: what sigaction installs for
 /// handlers to return to. Every C library has one, and static programs that use signals.
 const RESTORERS: [&[u8]; 2] = [

@@ -12,7 +12,7 @@ use crate::release::PROCESSOR_WITHIN;
 
 use crate::remote_error::RemoteCallError;
 use crate::requests::Service;
-use crate::restart::will_restart;
+use crate::restart::{SYSCALL, will_restart};
 use crate::sys::ptrace::{self, Go};
 use crate::sys::schedule::{Hurry, give_way_no_longer_than_patience};
 use crate::task::TaskState;
@@ -107,8 +107,8 @@ impl<'t> Caller<'t> {
             return Ok(());
         }
         let at = self.kept.registers.instruction_pointer() - 2;
-        let instruction: [u8; 2] = self.tracees.process.memory().read_array(at)?;
-        if instruction == [0x0f, 0x05] {
+        let instruction: [u8; SYSCALL.len()] = self.tracees.process.memory().read_array(at)?;
+        if instruction == SYSCALL {
             return Ok(());
         }
         Err(RemoteCallError::UnknownEntry { tid: self.tid })
@@ -247,8 +247,8 @@ impl<'t> Caller<'t> {
         }
     }
 
-    /// It has not come back at once. If it waits for a processor, it goes first from now on, and so does any other
-    /// thread of its process in which we make a call: a call comes to several stops, and would wait at each.
+    /// The thread has not come back at once. If it waits for a processor, it has short turns from now on, and so has
+    /// every thread in which we make a call later: a call has several stops, and each would wait for a turn.
     fn hurry_if_crowded(&mut self) {
         if self.kept.hurry.is_some() {
             return;

@@ -24,7 +24,7 @@ const ERESTARTNOHAND: i64 = -514;
 const ERESTART_RESTARTBLOCK: i64 = -516;
 pub(crate) const RESTART_SYSCALL: u64 = libc::SYS_restart_syscall as u64;
 /// The instruction `syscall`.
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
+pub(crate) const SYSCALL: [u8; 2] = [0x0f, 0x05];
 const SYSCALL_LENGTH: u64 = SYSCALL.len() as u64;
 
 /// What is known of a call that may return `-EINTR` after a stop.
@@ -93,9 +93,11 @@ pub(crate) fn hide_our_interrupt(
     harmless
 }
 
-/// A thread that was let go, and is stopped again before it has made `restart_syscall`, stands in front of that
-/// instruction in user mode: it is in no call, and yet the kernel alone knows what is left of the one that it was in. Gives
-/// it the registers that it had in that call, which lead it there again; says whether it did.
+/// Whether a thread is about to make `restart_syscall`. Then its registers become those that it had in the interrupted
+/// call, from which the kernel leads it to the same place again.
+///
+/// A thread is found like this if it was let go and is stopped again at once. It stands in user mode, in no call, and
+/// still only the kernel knows how much of its sleep is left: an `rt_sigreturn` would make the kernel forget it.
 pub(crate) fn take_back_restart(
     registers: &mut Registers,
     code: impl FnOnce(TargetAddress) -> Option<[u8; SYSCALL.len()]>,

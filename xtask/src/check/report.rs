@@ -53,7 +53,7 @@ impl Report {
         tally
     }
 
-    /// The names of those that failed.
+    /// The names of the tests that failed.
     pub(super) fn failed(&self) -> impl Iterator<Item = &str> {
         let failed = self.tests.iter().filter(|test| test.failed);
         failed.map(|test| test.name.as_str())

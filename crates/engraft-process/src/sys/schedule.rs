@@ -117,12 +117,14 @@ pub(crate) fn give_way_no_longer_than_patience() {
     }
 }
 
-/// While it lives, a thread goes first: this one, for which others stand still, or another one that does something for
-/// us. If we die meanwhile, the other one keeps its short turns: the same share of a processor in smaller pieces.
+/// While this value lives, one thread has short turns. That is this thread, while the target's threads stand still, or
+/// the thread that makes a call for us. If we die, a target's thread keeps the short turns: its share of a processor
+/// stays the same, in smaller pieces.
 #[derive(Debug)]
 pub(crate) struct Hurry {
     tid: i32,
-    before: Option<Scheduled>,
+    /// How long its turns were, if they were changed.
+    before: Option<Duration>,
 }
 
 impl Hurry {
@@ -137,7 +139,10 @@ impl Hurry {
             let turns = HURRIED;
             before.turns > turns && schedule(tid, Scheduled { turns, ..*before })
         });
-        Self { tid, before }
+        Self {
+            tid,
+            before: before.map(|before| before.turns),
+        }
     }
 }
 
@@ -150,9 +155,10 @@ impl Drop for Hurry {
                 return;
             }
         }
-        // Only what was changed is changed back: another thread may have ended, and its number be somebody else's.
+        // A target's thread may have ended, and its number may belong to another process's thread by now. So only turns
+        // that are still the short ones are changed, and nothing else.
         let now = scheduled(self.tid).filter(|now| now.turns == HURRIED);
-        if let (Some(Scheduled { turns, .. }), Some(now)) = (self.before, now) {
+        if let (Some(turns), Some(now)) = (self.before, now) {
             schedule(self.tid, Scheduled { turns, ..now });
         }
     }

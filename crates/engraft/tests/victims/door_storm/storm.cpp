@@ -67,7 +67,7 @@ static int version_of(const struct chain *chain)
     return chain->versions[0];
 }
 
-// Not on top of what it is called from: whatever it leaves behind is no one's.
+// Runs a chain, however that ends, and returns its version; 0 for a mixed one.
 NOIPA static int run(struct chain *chain)
 {
     self->current = chain;
