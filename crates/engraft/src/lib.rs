@@ -5,53 +5,27 @@
 //! patch file says is `engraft-patch`'s. It keeps no state: what is true of a process is in the process.
 
 mod agent;
-mod agent_memory;
-mod apply;
-mod attachment;
-mod blob;
-mod capabilities;
-mod certain;
-mod check;
+mod commands;
 mod contexts;
 mod deadline;
-mod door;
-mod drive;
 mod error;
-pub mod exit_code;
-mod explain;
-mod hint;
-mod holders;
-mod in_the_way;
-mod inject;
-mod lead_out;
-mod look;
-mod module_list;
-mod objects;
-mod other_builds;
-mod payload;
-mod remains;
-mod retired;
-mod selection;
+mod modules;
 mod session;
-mod status;
-mod take_back;
-mod target_memory;
-mod thread_list;
 mod transition;
-mod whereabouts;
 
-pub use apply::{Applied, Disabled, apply, disable, force, wait};
-pub use check::{Checked, check};
-pub use contexts::{ScanMemory, Suspended, Switcher, set_scan_memory, switchers};
-pub use error::Error;
-pub use holders::{Holder, holders};
-pub use in_the_way::{Inside, Reference};
-pub use objects::{Reach, Waiting};
-pub use other_builds::{OtherBuild, find_other_builds};
-pub use retired::{Removed, enable, remove, remove_agent};
-pub use selection::Selected;
-pub use status::{
+pub use agent::snapshot::{
     AgentStatus, ModuleStatus, ObjectStatus, PatchState, PatchStatus, Status, TransitionStatus,
     UnwinderStatus, status,
 };
-pub use take_back::OnTimeout;
+pub use commands::apply::{Applied, Disabled, apply, disable, force, wait};
+pub use commands::check::{Checked, check};
+pub use commands::objects::{Reach, Waiting};
+pub use commands::on_timeout::OnTimeout;
+pub use commands::remove::{Removed, enable, remove, remove_agent};
+pub use commands::selection::Selected;
+pub use contexts::{ScanMemory, Switcher, set_scan_memory, switchers};
+pub use error::in_the_way::{Inside, Reference};
+pub use error::{Error, exit_code};
+pub use modules::other_builds::{OtherBuild, find_other_builds};
+pub use transition::blockers::{Holder, holders};
+pub use transition::suspended::Suspended;

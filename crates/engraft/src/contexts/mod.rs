@@ -11,7 +11,6 @@
 //! threads that are born while a transition is open, which run the new universe.
 
 mod setting;
-mod suspended;
 mod switchers;
 
 use std::cell::{Cell, OnceCell};
@@ -20,8 +19,6 @@ use std::time::{Duration, Instant};
 use engraft_process::Process;
 
 pub use setting::{ScanMemory, set_scan_memory};
-pub use suspended::Suspended;
-pub(crate) use suspended::{first_suspended, held};
 pub use switchers::{Switcher, switchers};
 
 use crate::error::Error;
@@ -63,7 +60,7 @@ impl Contexts {
     }
 
     /// Whether all contexts are such as `swapcontext` suspends, which can be recognised.
-    fn are_recognisable(&self) -> bool {
+    pub(crate) fn are_recognisable(&self) -> bool {
         !self.known().is_empty() && self.known().iter().all(Switcher::is_user_context)
     }
 
@@ -71,7 +68,7 @@ impl Contexts {
         self.switchers.get().map_or(&[], Vec::as_slice)
     }
 
-    fn note_look(&self, took: Duration) {
+    pub(crate) fn note_look(&self, took: Duration) {
         self.not_before.set(Some(Instant::now() + took * SHARE));
     }
 }

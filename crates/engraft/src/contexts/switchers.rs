@@ -5,8 +5,8 @@ use std::fmt;
 use engraft_process::{Module, ModuleKind, Process};
 use serde::Serialize;
 
-use crate::certain;
 use crate::error::Error;
+use crate::modules::stable;
 
 /// Functions of the C library that go on with another context.
 const USER_CONTEXTS: [&str; 3] = ["swapcontext", "setcontext", "makecontext"];
@@ -76,7 +76,7 @@ impl fmt::Display for Switcher {
 pub fn switchers(process: &Process) -> Result<Vec<Switcher>, Error> {
     let mut found = Vec::new();
     let names: Vec<&str> = USER_CONTEXTS.iter().chain(&OTHERS).copied().collect();
-    for module in &certain::modules(process)? {
+    for module in &stable::modules(process)? {
         if matches!(module.kind, ModuleKind::Loader | ModuleKind::Vdso) {
             continue;
         }

@@ -12,19 +12,19 @@ use std::time::Duration;
 use engraft_abi::{Command, Outcome};
 use engraft_process::{Process, StackScan, StackWalk, StoppedProcess, TargetAddress, Verdict};
 
-use crate::agent::Plan;
-use crate::apply::{Applied, resume_enabling};
-use crate::contexts::{Suspended, first_suspended};
+use crate::agent::inject;
+use crate::agent::remains;
+use crate::agent::running::Plan;
+use crate::agent::snapshot::{Snapshot, status};
+use crate::commands::apply::{Applied, resume_enabling};
+use crate::commands::objects::Reach;
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::in_the_way::Reference;
-use crate::inject;
-use crate::look::{addresses, check, walk_context};
-use crate::objects::Reach;
-use crate::remains;
+use crate::error::in_the_way::Reference;
 use crate::session::Session;
-use crate::status::{Snapshot, status};
-use crate::transition::{Change, take_over};
+use crate::transition::change::{Change, take_over};
+use crate::transition::stack_check::{addresses, check, walk_context};
+use crate::transition::suspended::{Suspended, first_suspended};
 
 /// What removing a patch came to.
 #[derive(Debug, Clone, PartialEq, Eq)]

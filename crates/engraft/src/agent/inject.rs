@@ -1,7 +1,7 @@
 //! Puts the agent into a process, and takes it away again.
 //!
 //! The agent's memory is one mapping near the dynamic loader: control block, stack, blob, heap. How it is made is in
-//! [`crate::agent_memory`].
+//! [`crate::agent::memory`].
 
 use std::ops::Range;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use engraft_process::{
 };
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::agent::{RunningAgent, has_filter};
-use crate::agent_memory::{random, unmap};
-use crate::blob::Blob;
+use crate::agent::blob::Blob;
+use crate::agent::memory::{random, unmap};
+use crate::agent::running::{RunningAgent, has_filter};
+use crate::agent::snapshot::Snapshot;
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::look::first_not_clear;
 use crate::session::with_thread;
-use crate::status::Snapshot;
+use crate::transition::stack_check::first_not_clear;
 
 const PAGE: u64 = 4096;
 
@@ -118,7 +118,7 @@ impl Injection {
         gap.map(drop).ok_or(Error::NoRoom { pid })
     }
 
-    /// Maps and fills the agent's memory. After an error [`remove_remains`](crate::remains::remove_remains) has to
+    /// Maps and fills the agent's memory. After an error [`remove_remains`](crate::agent::remains::remove_remains) has to
     /// follow.
     pub(crate) fn map(&self, calls: &mut Calls<'_, '_>) -> Result<RunningAgent, Error> {
         let process = calls.process().clone();

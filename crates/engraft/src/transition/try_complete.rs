@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use engraft_abi::Command;
 use engraft_process::{Activity, StoppedProcess, StoppedThread, TaskState, ThreadState};
 
-use crate::agent::Answer;
-use crate::contexts::held;
-use crate::door::set_door;
+use crate::agent::running::Answer;
+use crate::agent::snapshot::{OpenTransition, Snapshot};
 use crate::error::Error;
-use crate::look::{Eyes, Finding, Look, prepare_look};
 use crate::session::{STOP_TIMEOUT, Session};
-use crate::status::{OpenTransition, Snapshot};
-use crate::transition::Findings;
+use crate::transition::change::Findings;
+use crate::transition::door::set_door;
+use crate::transition::stack_check::{Eyes, Finding, Look, prepare_look};
+use crate::transition::suspended::held;
 
 /// How long a thread that seems to sleep on is left alone. It may have left, and sleep at the same depth in
 /// something else.

@@ -10,12 +10,12 @@ use engraft_process::{
     ThreadState, Unreliable, Verdict, WalkContext,
 };
 
-use crate::agent::Plan;
-use crate::door::replaced_code;
+use crate::agent::running::Plan;
+use crate::agent::snapshot::{ImageStatus, Snapshot};
 use crate::error::Error;
-use crate::in_the_way::Inside;
+use crate::error::in_the_way::Inside;
 use crate::session::Session;
-use crate::status::{ImageStatus, Snapshot};
+use crate::transition::door::replaced_code;
 
 /// What is prepared, while everybody runs, for looking at threads that stand still.
 ///

@@ -12,12 +12,12 @@ use engraft_process::{Process, TargetAddress, limits};
 use serde::Serialize;
 use zerocopy::{FromBytes, Immutable};
 
-use crate::agent::RunningAgent;
+use crate::agent::running::RunningAgent;
 use crate::contexts::Switcher;
-use crate::door::{StateWords, Waiting};
 use crate::error::Error;
-use crate::holders::Holder;
-use crate::other_builds::OtherBuild;
+use crate::modules::other_builds::OtherBuild;
+use crate::transition::blockers::Holder;
+use crate::transition::door::{StateWords, Waiting};
 
 /// The patches of one process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -4,12 +4,12 @@
 use engraft_abi::{Command, Outcome};
 use engraft_process::MemoryError;
 
+use crate::agent::inject;
+use crate::agent::module_list::module_list;
+use crate::agent::snapshot::{PatchState, Snapshot};
 use crate::error::Error;
-use crate::inject;
-use crate::look::walk_context;
-use crate::module_list::module_list;
 use crate::session::Session;
-use crate::status::{PatchState, Snapshot};
+use crate::transition::stack_check::walk_context;
 
 impl Session<'_> {
     /// Has the agent take over what is loaded, at a moment at which no library is coming or going,

@@ -16,14 +16,14 @@ use engraft_process::{
     StopError, find_gap, may_suspend_filters,
 };
 
-use crate::agent::RunningAgent;
+use crate::agent::inject::Injection;
+use crate::agent::payload;
+use crate::agent::running::RunningAgent;
+use crate::agent::snapshot::{PatchState, PatchStatus, Status, status};
+use crate::commands::objects::{Reach, check_reach, find_objects, wrong_build_id};
 use crate::contexts::switchers;
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::inject::Injection;
-use crate::objects::{Reach, check_reach, find_objects, wrong_build_id};
-use crate::payload;
-use crate::status::{PatchState, PatchStatus, Status, status};
 
 const PAGE: u64 = 4096;
 

@@ -7,9 +7,9 @@ use engraft_abi::{Bytes, LoadedModule, Table};
 use engraft_process::{BuildId, Module, ModuleKind, Modules, Process, TargetAddress};
 use zerocopy::IntoBytes;
 
+use crate::agent::inject::program_headers;
+use crate::agent::payload::build_id_bytes;
 use crate::error::Error;
-use crate::inject::program_headers;
-use crate::payload::build_id_bytes;
 
 /// Those that the loader has, or of a process without
 /// a loader the program alone.

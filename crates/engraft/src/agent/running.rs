@@ -14,10 +14,10 @@ use engraft_process::{
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes, TryFromBytes};
 
+use crate::agent::header::whereabouts;
+use crate::agent::snapshot::ImageStatus;
+use crate::error::explain::with_error_in_words;
 use crate::error::{Error, is_busy};
-use crate::explain::with_error_in_words;
-use crate::status::ImageStatus;
-use crate::whereabouts::whereabouts;
 
 /// The agent's code never waits for anything; this bounds what should not happen. Far above what it takes next to
 /// hundreds of threads that want a processor, where each of its system calls may take a second: a call that is

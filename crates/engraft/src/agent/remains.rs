@@ -7,11 +7,11 @@ use std::path::Path;
 
 use engraft_process::{Process, TargetAddress};
 
-use crate::agent_memory::unmap;
+use crate::agent::header::{reservations, whereabouts};
+use crate::agent::inject::Calls;
+use crate::agent::memory::unmap;
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::inject::Calls;
-use crate::whereabouts::{reservations, whereabouts};
 
 /// The agent's memory file, as /proc names what a descriptor refers to.
 const FILE: &[u8] = b"/memfd:engraft-agent (deleted)";

@@ -9,10 +9,10 @@ use engraft_process::foreign::escape_name;
 use engraft_process::{Module, ModuleKind, Modules, Process};
 use serde::Serialize;
 
-use crate::certain::certain;
+use crate::agent::snapshot::{ObjectStatus, PatchState, Status};
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::status::{ObjectStatus, PatchState, Status};
+use crate::modules::stable::certain;
 
 /// How long a status may take to find a moment at which no library comes or goes.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);

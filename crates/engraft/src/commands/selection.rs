@@ -11,12 +11,12 @@ use object::Object as _;
 use object::read::ReadCache;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-use crate::agent::RunningAgent;
-use crate::capabilities::may_trace_others;
+use crate::agent::running::RunningAgent;
+use crate::agent::snapshot::{PatchState, status};
+use crate::commands::capabilities::may_trace_others;
+use crate::commands::objects::is_loaded;
 use crate::error::Error;
-use crate::exit_code;
-use crate::objects::is_loaded;
-use crate::status::{PatchState, status};
+use crate::error::exit_code;
 
 /// The processes that were found.
 #[derive(Debug, Default)]

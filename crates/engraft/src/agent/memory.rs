@@ -7,17 +7,17 @@
 //!
 //! Where there are no memory files, anonymous memory is used, and filled from outside. It begins as what no program has
 //! and no program can use: executable memory that holds only zeros, of [`MAPPING_LENGTH`]. The first thing that is
-//! written there is a landmark (see [`crate::whereabouts`]).
+//! written there is a landmark (see [`crate::agent::header`]).
 
 use engraft_abi::{AGENT_MAPPING_NAME, LANDMARK_MAGIC, Landmark, MAPPING_LENGTH};
 use engraft_process::{GapRequest, MemoryError, RemoteCallError, TargetAddress};
 use zerocopy::IntoBytes;
 
-use crate::blob::{Protection, Segment};
+use crate::agent::blob::{Protection, Segment};
+use crate::agent::header::memory_file_device;
+use crate::agent::inject::{Calls, Injection};
+use crate::agent::remains::{close_file, close_files};
 use crate::error::Error;
-use crate::inject::{Calls, Injection};
-use crate::remains::{close_file, close_files};
-use crate::whereabouts::memory_file_device;
 
 const PAGE: u64 = 4096;
 const READ: i32 = libc::PROT_READ;
@@ -34,7 +34,7 @@ const _: () = assert!(NAME.count_bytes() == AGENT_MAPPING_NAME.len());
 
 impl Injection {
     /// Maps, fills and protects everything but the control block; where it is. After an error
-    /// [`remove_remains`](crate::remains::remove_remains) has to follow.
+    /// [`remove_remains`](crate::agent::remains::remove_remains) has to follow.
     pub(crate) fn make_memory(&self, calls: &mut Calls<'_, '_>) -> Result<TargetAddress, Error> {
         match MemoryFile::create(calls) {
             Ok(file) => {

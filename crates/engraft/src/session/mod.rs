@@ -1,5 +1,8 @@
 //! One controller's work with one agent: commands in borrowed threads, until a deadline.
 
+mod attach;
+mod target_memory;
+
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
@@ -9,13 +12,13 @@ use engraft_process::{
     StoppedThread, ThreadState,
 };
 
-use crate::agent::{Answer, RunningAgent};
+use crate::agent::inject::{Calls, Injection};
+use crate::agent::remains;
+use crate::agent::running::{Answer, RunningAgent};
+use crate::agent::snapshot::{PatchState, Snapshot};
 use crate::contexts::Contexts;
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::inject::{Calls, Injection};
-use crate::remains;
-use crate::status::{PatchState, Snapshot};
 
 /// How long one stop may take before it is given up.
 pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,5 +1,10 @@
-//! What can go wrong, in the user's terms. With which exit code the command ends is in [`crate::exit_code`], what
+//! What can go wrong, in the user's terms. With which exit code the command ends is in [`exit_code`], what
 //! the user can do in [`Error::hint`].
+
+pub mod exit_code;
+pub(crate) mod explain;
+mod hint;
+pub(crate) mod in_the_way;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -11,11 +16,10 @@ use engraft_process::{
     RemoteCallError, StopError, TargetAddress,
 };
 
-use crate::blob::BadBlob;
-use crate::contexts::Suspended;
-use crate::exit_code;
-use crate::in_the_way::{Inside, Reference};
-use crate::payload::TooLarge;
+use crate::agent::blob::BadBlob;
+use crate::agent::payload::TooLarge;
+use crate::error::in_the_way::{Inside, Reference};
+use crate::transition::suspended::Suspended;
 
 /// Why a command failed. Unless the text says otherwise, the target runs on as before.
 #[derive(Debug, thiserror::Error)]

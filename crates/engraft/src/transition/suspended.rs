@@ -8,11 +8,11 @@ use engraft_process::{
     FoundWord, Maps, MemoryScan, TargetAddress, ThreadState, UserContext, own_stacks,
 };
 
+use crate::agent::snapshot::Snapshot;
 use crate::error::Error;
-use crate::in_the_way::Inside;
-use crate::look::{Finding, addresses, function_name};
+use crate::error::in_the_way::Inside;
 use crate::session::Session;
-use crate::status::Snapshot;
+use crate::transition::stack_check::{Finding, addresses, function_name};
 
 /// How long a look through memory may take where nearly all of the user's time is up.
 const SHORTEST_LOOK: Duration = Duration::from_millis(500);

@@ -1,7 +1,7 @@
 //! Transitions: beginning one in a single stop, turning it round, and going on with one that somebody else began.
 //!
 //! In the stop all threads that are clear switch at once. Whoever is not keeps the universe that it is in, and
-//! is waited for ([`crate::drive`]).
+//! is waited for ([`crate::transition::try_complete`]).
 //!
 //! All state is the agent's. A controller that finds a transition open, whoever began it, goes on with it.
 
@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use engraft_abi::Command;
 use engraft_process::{StoppedProcess, TargetAddress, ThreadState};
 
-use crate::contexts::held;
-use crate::door::behind;
-use crate::drive::{complete, drive};
+use crate::agent::snapshot::{OpenTransition, PatchState, Snapshot};
 use crate::error::Error;
-use crate::lead_out::lead_out;
-use crate::look::{Eyes, Finding, Look, prepare_look};
 use crate::session::{STOP_TIMEOUT, Session};
-use crate::status::{OpenTransition, PatchState, Snapshot};
-use crate::thread_list::ThreadList;
+use crate::transition::door::behind;
+use crate::transition::redirect::lead_out;
+use crate::transition::stack_check::{Eyes, Finding, Look, prepare_look};
+use crate::transition::suspended::held;
+use crate::transition::thread_list::ThreadList;
+use crate::transition::try_complete::{complete, drive};
 
 /// Something that moves threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,16 +6,16 @@ use engraft_abi::{Command, Outcome};
 use engraft_patch::Patch;
 use engraft_process::Process;
 
-use crate::agent::Answer;
+use crate::agent::payload;
+use crate::agent::running::Answer;
+use crate::agent::snapshot::{OpenTransition, Snapshot};
+use crate::commands::objects::{Reach, check_build_ids, check_reach};
+use crate::commands::remove::take_out;
 use crate::deadline::Deadline;
-use crate::drive::{complete, end};
 use crate::error::Error;
-use crate::objects::{Reach, check_build_ids, check_reach};
-use crate::payload;
-use crate::retired::take_out;
 use crate::session::Session;
-use crate::status::{OpenTransition, Snapshot};
-use crate::transition::{Change, go_on, take_over, turn};
+use crate::transition::change::{Change, go_on, take_over, turn};
+use crate::transition::try_complete::{complete, end};
 
 /// What applying a patch came to.
 #[derive(Debug, Clone, PartialEq, Eq)]

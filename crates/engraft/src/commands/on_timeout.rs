@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use engraft_process::Process;
 
-use crate::apply::disable;
+use crate::commands::apply::disable;
 use crate::error::Error;
 
 /// For how long the threads that have switched are waited for on their way back. A command ends a second after its time

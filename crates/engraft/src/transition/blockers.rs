@@ -4,13 +4,13 @@ use engraft_abi::CodeRange;
 use engraft_process::{Process, StopError, ThreadState};
 use serde::Serialize;
 
-use crate::contexts::held;
+use crate::agent::snapshot::Snapshot;
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::in_the_way::Inside;
-use crate::look::{Finding, prepare_look};
+use crate::error::in_the_way::Inside;
 use crate::session::{STOP_TIMEOUT, Session};
-use crate::status::Snapshot;
+use crate::transition::stack_check::{Finding, prepare_look};
+use crate::transition::suspended::held;
 
 /// A thread that has yet to switch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

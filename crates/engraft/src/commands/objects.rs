@@ -3,12 +3,12 @@
 use engraft_patch::{Object, Patch};
 use engraft_process::{BuildId, Modules, Process};
 
-use crate::certain::certain;
+use crate::agent::snapshot::{PatchState, Snapshot};
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::other_builds::{OtherBuild, other_builds};
+use crate::modules::other_builds::{OtherBuild, other_builds};
+use crate::modules::stable::certain;
 use crate::session::Session;
-use crate::status::{PatchState, Snapshot};
 
 /// An object that is not loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]

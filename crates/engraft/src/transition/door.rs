@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use engraft_abi::{BehindThread, Command, STATE_HAS_DOOR, SnapshotWaiting, range_kind};
 use engraft_process::{Process, ReplacedCode, StackDoor, StoppedThread, TargetAddress};
 
-use crate::agent::Plan;
+use crate::agent::running::Plan;
+use crate::agent::snapshot::OpenTransition;
 use crate::error::Error;
-use crate::look::{Finding, addresses};
 use crate::session::Session;
-use crate::status::OpenTransition;
-use crate::thread_list::ThreadList;
+use crate::transition::stack_check::{Finding, addresses};
+use crate::transition::thread_list::ThreadList;
 
 /// What a walk has to know of the code that a plan lists.
 pub(crate) fn replaced_code(plan: &Plan) -> ReplacedCode {
