@@ -3,10 +3,15 @@
 //! Nothing else in this crate contains an unsafe block: a question about soundness is answered by
 //! reading these files alone.
 
+pub(crate) mod address;
 pub(crate) mod alarm;
+pub(crate) mod effects;
 pub(crate) mod ptrace;
 pub(crate) mod range_lock;
+pub(crate) mod registers;
+pub(crate) mod restart;
 pub(crate) mod robust_list;
 pub(crate) mod schedule;
 pub(crate) mod signals;
 pub(crate) mod vm;
+pub(crate) mod wait;

@@ -12,9 +12,9 @@ use std::ffi::c_void;
 
 use rustix::io::Errno;
 
-use crate::address::TargetAddress;
-use crate::effects::effect;
-use crate::registers::Registers;
+use crate::sys::address::TargetAddress;
+use crate::sys::effects::effect;
+use crate::sys::registers::Registers;
 
 /// The regset of the x87, SSE and AVX state, in the XSAVE layout (`include/uapi/linux/elf.h`).
 const NT_X86_XSTATE: usize = 0x202;

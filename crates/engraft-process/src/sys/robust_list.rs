@@ -6,7 +6,7 @@
 
 use rustix::io::Errno;
 
-use crate::address::TargetAddress;
+use crate::sys::address::TargetAddress;
 
 /// Where a thread has its list of robust mutexes; null if it has told the kernel of none. A new thread has
 /// none, whoever made it.

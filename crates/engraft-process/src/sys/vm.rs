@@ -6,7 +6,7 @@
 
 use rustix::io::Errno;
 
-use crate::address::TargetAddress;
+use crate::sys::address::TargetAddress;
 
 /// The most ranges the kernel takes in one call (`UIO_MAXIOV`).
 pub(crate) const MAX_RANGES: usize = 1024;

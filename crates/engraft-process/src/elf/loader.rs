@@ -1,0 +1,336 @@
+//! What the dynamic loader publishes for debuggers: `r_debug` and the link maps.
+
+use std::ops::Range;
+
+use object::elf;
+
+use crate::elf::headers::{half, word};
+use crate::elf::modules::{Module, ModuleError};
+use crate::elf::symbols::DynamicSymbols;
+use crate::memory::access::{Memory, MemoryError};
+use crate::process::limits::{self, LINK_MAPS, LOADER_VARIABLES, NAME, NAMESPACES};
+use crate::sys::address::TargetAddress;
+
+/// `struct r_debug`, without the `r_next` of its version 2.
+const SIZE: usize = 40;
+const R_BREAK: usize = 16;
+const R_LDBASE: usize = 32;
+
+/// `r_state`: is the list of modules being changed?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoaderState {
+    /// `RT_CONSISTENT`.
+    Consistent,
+    /// `RT_ADD`.
+    Adding,
+    /// `RT_DELETE`.
+    Deleting,
+}
+
+/// One `struct r_debug`: there is one for each namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct DebugInterface {
+    /// Where it is.
+    pub address: TargetAddress,
+    /// `r_version`: 1, or 2 when further namespaces are chained (glibc 2.35).
+    pub version: u32,
+    /// The first link map.
+    pub map: TargetAddress,
+    /// The function that the loader calls at every change (`_dl_debug_state`).
+    pub breakpoint: TargetAddress,
+    /// What is going on.
+    pub state: LoaderState,
+    /// The load bias of the loader itself.
+    pub loader_base: TargetAddress,
+    next: TargetAddress,
+}
+
+/// One `struct link_map`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LinkMap {
+    pub(crate) address: TargetAddress,
+    pub(crate) load_bias: u64,
+    pub(crate) name: Vec<u8>,
+    pub(crate) dynamic: TargetAddress,
+    pub(crate) namespace: usize,
+    pub(crate) first: bool,
+}
+
+/// The dynamic loader of a process, as seen through its debugger interface.
+#[derive(Clone, Debug)]
+pub struct Loader {
+    /// One for each namespace, the program's first.
+    pub interfaces: Vec<DebugInterface>,
+    unchained: Range<TargetAddress>,
+    link_maps: Vec<LinkMap>,
+    signal_error: Option<TargetAddress>,
+}
+
+impl DebugInterface {
+    fn read(memory: Memory<'_>, address: TargetAddress) -> Result<Self, MemoryError> {
+        let bytes: [u8; SIZE] = memory.read_array(address)?;
+        let version = half(&bytes, 0);
+        // r_next exists only in version 2: before, other data follows.
+        let next = if version >= 2 {
+            memory.read_u64(address + SIZE as u64)?
+        } else {
+            0
+        };
+        Ok(Self {
+            address,
+            version,
+            map: word(&bytes, 8).into(),
+            breakpoint: word(&bytes, R_BREAK).into(),
+            state: match half(&bytes, 24) {
+                0 => LoaderState::Consistent,
+                1 => LoaderState::Adding,
+                _ => LoaderState::Deleting,
+            },
+            loader_base: word(&bytes, R_LDBASE).into(),
+            next: next.into(),
+        })
+    }
+}
+
+/// The address of `r_debug`, from the program's dynamic section or the loader's symbol.
+fn find_interface(
+    memory: Memory<'_>,
+    started: &Module,
+    interpreter: Option<&Module>,
+) -> Result<Option<TargetAddress>, ModuleError> {
+    let dynamic = started.read_dynamic(memory)?;
+    let entry = dynamic.and_then(|dynamic| dynamic.get(elf::DT_DEBUG));
+    if let Some(at) = entry.filter(|value| *value != 0) {
+        return Ok(Some(at.into()));
+    }
+    // `ld.so ./program`: the kernel started the loader, which has no DT_DEBUG of its own. And a
+    // program linked with -z nodt-debug or whose DT_DEBUG is not yet filled.
+    let holder = interpreter.unwrap_or(started);
+    if let Some(at) = holder.symbol(memory, b"_r_debug")? {
+        return Ok(Some(at));
+    }
+    // musl keeps a pointer to its structure in a variable.
+    match holder.symbol(memory, b"_dl_debug_addr")? {
+        Some(variable) => {
+            let at = memory.read_u64(variable)?;
+            Ok((at != 0).then(|| at.into()))
+        }
+        None => Ok(None),
+    }
+}
+
+/// All interfaces, the base one first: those of a chain, and those in `unchained`.
+fn read_interfaces(
+    memory: Memory<'_>,
+    first: TargetAddress,
+    unchained: &Range<TargetAddress>,
+) -> Result<Vec<DebugInterface>, MemoryError> {
+    let mut interfaces = Vec::new();
+    let mut at = first;
+    while !at.is_null() {
+        within_namespaces(memory, interfaces.len() + 1)?;
+        let interface = DebugInterface::read(memory, at)?;
+        at = interface.next;
+        interfaces.push(interface);
+    }
+    if let [base] = *interfaces {
+        for at in find_twins(memory, &base, unchained)? {
+            within_namespaces(memory, interfaces.len() + 1)?;
+            interfaces.push(DebugInterface::read(memory, at)?);
+        }
+    }
+    Ok(interfaces)
+}
+
+fn within_namespaces(memory: Memory<'_>, count: usize) -> Result<(), MemoryError> {
+    let what = "namespaces of the dynamic loader";
+    Ok(limits::within(memory.process(), what, count, NAMESPACES)?)
+}
+
+/// Where the interfaces of further namespaces are in `place`: glibc writes the same break function and the same base
+/// address of its own into each when it is used for the first time.
+fn find_twins(
+    memory: Memory<'_>,
+    base: &DebugInterface,
+    place: &Range<TargetAddress>,
+) -> Result<Vec<TargetAddress>, MemoryError> {
+    let bytes = memory.read_bytes(place.start, place.end - place.start, LOADER_VARIABLES)?;
+    let is_twin = |bytes: &[u8]| {
+        word(bytes, R_BREAK) == base.breakpoint.get()
+            && word(bytes, R_LDBASE) == base.loader_base.get()
+    };
+    let places = bytes.windows(SIZE).enumerate().step_by(8);
+    let twins = places.filter(|(_, bytes)| is_twin(bytes));
+    let addresses = twins.map(|(offset, _)| place.start + offset as u64);
+    Ok(addresses.filter(|at| *at != base.address).collect())
+}
+
+/// What contains the interfaces of further namespaces if they are not chained: a private variable of glibc. Where
+/// they are in it changes with its version.
+fn find_unchained(
+    memory: Memory<'_>,
+    base: &DebugInterface,
+    holder: &Module,
+) -> Result<Range<TargetAddress>, MemoryError> {
+    let found = match base.version {
+        1 => holder.symbol_range(memory, b"_rtld_global")?,
+        _ => None,
+    };
+    Ok(found.unwrap_or_default())
+}
+
+/// The link maps of all namespaces.
+fn read_all_link_maps(
+    memory: Memory<'_>,
+    interfaces: &[DebugInterface],
+) -> Result<Vec<LinkMap>, MemoryError> {
+    let mut maps = Vec::new();
+    for (namespace, interface) in interfaces.iter().enumerate() {
+        read_link_maps(memory, interface, namespace, &mut maps)?;
+    }
+    Ok(maps)
+}
+
+/// The link maps of one namespace. A list that changes while it is read, or is damaged, ends where
+/// it stops making sense; `r_state` tells the reader to look again.
+fn read_link_maps(
+    memory: Memory<'_>,
+    interface: &DebugInterface,
+    namespace: usize,
+    maps: &mut Vec<LinkMap>,
+) -> Result<(), MemoryError> {
+    let first = maps.len();
+    let mut previous = TargetAddress::default();
+    let mut at = interface.map;
+    while !at.is_null() {
+        // l_addr, l_name, l_ld, l_next, l_prev.
+        let Some(bytes) = believed(memory.read_array::<40>(at))? else {
+            break;
+        };
+        // Every entry points back to the one before it: a cycle ends here at once.
+        if TargetAddress::new(word(&bytes, 32)) != previous {
+            break;
+        }
+        let name = believed(memory.read_string(word(&bytes, 8).into(), NAME))?;
+        limits::within(memory.process(), "link maps", maps.len() + 1, LINK_MAPS)?;
+        maps.push(LinkMap {
+            address: at,
+            load_bias: word(&bytes, 0),
+            name: name.unwrap_or_default(),
+            dynamic: word(&bytes, 16).into(),
+            namespace,
+            first: maps.len() == first,
+        });
+        previous = at;
+        at = word(&bytes, 24).into();
+    }
+    Ok(())
+}
+
+/// What was read; `None` if it cannot be read because it is damaged or going. A limit ends everything.
+fn believed<T>(read: Result<T, MemoryError>) -> Result<Option<T>, MemoryError> {
+    match read {
+        Err(error) if error.is_limit() => Err(error),
+        read => Ok(read.ok()),
+    }
+}
+
+/// The function that raises a loader error in the running loader.
+///
+/// In glibc up to 2.36 libc has its own copy and ld.so calls it through its PLT: only that one knows
+/// the handler that dlopen has installed; ld.so's own symbol would end the process with status 127.
+/// Since 2.39 ld.so has no such slot, and its own symbol is the right one.
+fn find_signal_error(
+    memory: Memory<'_>,
+    holder: &Module,
+) -> Result<Option<TargetAddress>, MemoryError> {
+    const NAME: &[u8] = b"_dl_signal_error";
+    let Some(dynamic) = holder.read_dynamic(memory)? else {
+        return Ok(None);
+    };
+    let Some(symbols) = DynamicSymbols::new(memory, holder, &dynamic) else {
+        return Ok(None);
+    };
+    match symbols.jump_slot(NAME)? {
+        Some(address) => Ok(Some(address)),
+        None => Ok(symbols.find(NAME)?.map(|range| range.start)),
+    }
+}
+
+impl Loader {
+    /// Finds the loader of a process that the kernel started with `started` and, unless that is
+    /// the loader itself or static, `interpreter`.
+    pub(crate) fn find(
+        memory: Memory<'_>,
+        started: &Module,
+        interpreter: Option<&Module>,
+    ) -> Result<Option<Self>, ModuleError> {
+        let Some(at) = find_interface(memory, started, interpreter)? else {
+            return Ok(None);
+        };
+        let base = DebugInterface::read(memory, at)?;
+        // Not yet initialised: the process is before its loader's first instructions.
+        if base.version == 0 {
+            return Ok(None);
+        }
+        let holder = interpreter.unwrap_or(started);
+        let unchained = find_unchained(memory, &base, holder)?;
+        let interfaces = read_interfaces(memory, at, &unchained)?;
+        Ok(Some(Self {
+            link_maps: read_all_link_maps(memory, &interfaces)?,
+            signal_error: find_signal_error(memory, holder)?,
+            interfaces,
+            unchained,
+        }))
+    }
+
+    pub(crate) fn link_maps(&self) -> &[LinkMap] {
+        &self.link_maps
+    }
+
+    /// Is this module the loader itself?
+    pub(crate) fn is_at(&self, module: &Module) -> bool {
+        let base = self
+            .interfaces
+            .first()
+            .map(|interface| interface.loader_base);
+        base == Some(TargetAddress::new(module.load_bias)) && module.load_bias != 0
+    }
+
+    /// The function that the loader calls at every load and unload.
+    pub fn breakpoint(&self) -> Option<TargetAddress> {
+        self.interfaces
+            .first()
+            .map(|interface| interface.breakpoint)
+    }
+
+    /// Is everything at rest, and are the lists what they were?
+    pub(crate) fn is_current(&self, memory: Memory<'_>) -> bool {
+        let first = self.interfaces.first().map(|interface| interface.address);
+        let read = |first| read_interfaces(memory, first, &self.unchained);
+        let Some(Ok(interfaces)) = first.map(read) else {
+            return false;
+        };
+        let rest = |it: &DebugInterface| it.state == LoaderState::Consistent;
+        let now = || read_all_link_maps(memory, &interfaces);
+        interfaces.iter().all(rest) && now().is_ok_and(|now| now == self.link_maps)
+    }
+
+    /// What contains the interfaces of namespaces that are not chained; empty if there cannot be any.
+    pub fn unchained(&self) -> &Range<TargetAddress> {
+        &self.unchained
+    }
+
+    /// Are all namespaces at rest?
+    pub fn is_consistent(&self) -> bool {
+        self.interfaces
+            .iter()
+            .all(|interface| interface.state == LoaderState::Consistent)
+    }
+
+    /// `_dl_signal_error(int, const char *object, const char *occasion, const char *text)`, the
+    /// one that makes a dlopen in progress fail; `None` with musl and in static programs.
+    pub fn signal_error(&self) -> Option<TargetAddress> {
+        self.signal_error
+    }
+}

@@ -1,0 +1,90 @@
+//! How much memory a range of addresses takes.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use crate::elf::headers::word;
+use crate::process::handle::Process;
+use crate::process::limits::{Budget, RESIDENT_BYTES};
+use crate::sys::address::TargetAddress;
+
+const PAGE: u64 = 4096;
+/// Bit 63 of an entry of `/proc/PID/pagemap`: the page is in memory.
+const PRESENT: u64 = 1 << 63;
+/// Bit 62: it is in swap space.
+const SWAPPED: u64 = 1 << 62;
+
+impl Process {
+    /// How many bytes of these ranges are in memory: those of the pages that the process has touched. The ranges are
+    /// what the target says of itself: it is an error if they are too long in all.
+    pub fn resident_bytes(
+        &self,
+        ranges: impl IntoIterator<Item = Range<TargetAddress>>,
+    ) -> io::Result<u64> {
+        let budget = Budget::new(self, "bytes of patches", RESIDENT_BYTES);
+        let mut resident = 0;
+        for range in ranges {
+            let length = range.end.get().saturating_sub(range.start.get());
+            budget.take(length.max(PAGE)).map_err(io::Error::other)?;
+            resident += self.resident_in(&range)?;
+        }
+        Ok(resident)
+    }
+
+    fn resident_in(&self, range: &Range<TargetAddress>) -> io::Result<u64> {
+        const ENTRY: u64 = 8;
+        let end = range
+            .end
+            .min(range.start + RESIDENT_BYTES)
+            .get()
+            .div_ceil(PAGE);
+        let mut page = range.start.get() / PAGE;
+        let file = File::open(self.memory_task().path("pagemap"))?;
+        let mut resident = 0;
+        let mut entries = [0; PAGE as usize];
+        while page < end {
+            let length = entries.len().min(((end - page) * ENTRY) as usize);
+            let part = entries.get_mut(..length).unwrap_or_default();
+            let read = file.read_at(part, page * ENTRY)?;
+            let read = part.get(..read).unwrap_or_default();
+            let present = |entry: &&[u8]| word(entry, 0) & PRESENT != 0;
+            resident += read.chunks_exact(ENTRY as usize).filter(present).count() as u64;
+            page += read.len() as u64 / ENTRY;
+            // The process has ended, or no address is so high.
+            if read.len() < length {
+                break;
+            }
+        }
+        Ok(resident * PAGE)
+    }
+}
+
+/// The parts of a range that the process has touched: those in memory, and those that were swapped out. All of it if
+/// that is not known.
+pub(crate) fn touched_pages(
+    pages: Option<&File>,
+    range: &Range<TargetAddress>,
+) -> Vec<Range<TargetAddress>> {
+    let first = range.start.get() / PAGE;
+    let count = range.end.get().div_ceil(PAGE) - first;
+    let mut entries = vec![0; count as usize * 8];
+    let read = pages.map(|pages| pages.read_exact_at(&mut entries, first * 8));
+    if !matches!(read, Some(Ok(()))) {
+        return vec![range.clone()];
+    }
+    let mut runs: Vec<Range<TargetAddress>> = Vec::new();
+    for (entry, page) in entries.chunks_exact(8).zip(first..) {
+        if word(entry, 0) & (PRESENT | SWAPPED) == 0 {
+            continue;
+        }
+        let page = TargetAddress::new(page * PAGE);
+        let (start, end) = (page.max(range.start), (page + PAGE).min(range.end));
+        match runs.last_mut().filter(|run| run.end == start) {
+            Some(run) => run.end = end,
+            None => runs.push(start..end),
+        }
+    }
+    runs
+}

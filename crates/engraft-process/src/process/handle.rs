@@ -1,0 +1,356 @@
+//! A running process, opened: the handle everything else starts from.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::call::gadgets::Gadgets;
+use crate::elf::modules::{ModuleError, Modules};
+use crate::memory::access::Memory;
+use crate::memory::maps::{Maps, MapsError};
+use crate::process::auxv::AuxiliaryVector;
+use crate::process::interrupted_calls::InterruptedCalls;
+use crate::process::liveliness::Liveliness;
+use crate::process::task::{Task, TaskState, or_gone};
+use crate::process::time_limit::TimeLimit;
+
+/// Why a process could not be opened. Nothing was changed in it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no process of this number.
+    #[error("no process {pid} (it may have ended)")]
+    NoSuchProcess {
+        /// The number asked for.
+        pid: i32,
+    },
+    /// The number belongs to a thread that is not the first of its process.
+    #[error("{pid} is a thread of process {process}; use the number of the process")]
+    NotAProcess {
+        /// The number asked for.
+        pid: i32,
+        /// The process it belongs to.
+        process: i32,
+    },
+    /// We may not trace it.
+    #[error(
+        "no permission to trace process {pid}; run as its user or as root, or with CAP_SYS_PTRACE \
+         (and see /proc/sys/kernel/yama/ptrace_scope)"
+    )]
+    PermissionDenied {
+        /// The process.
+        pid: i32,
+    },
+    /// It is a thread of the kernel.
+    #[error("{pid} is a thread of the kernel, not a program")]
+    KernelThread {
+        /// Its number.
+        pid: i32,
+    },
+    /// It has ended, and its parent has not yet asked for its exit status.
+    #[error("process {pid} has ended (a zombie)")]
+    Zombie {
+        /// The process.
+        pid: i32,
+    },
+    /// It does not run 64-bit x86 code.
+    #[error("process {pid} is not a 64-bit x86 program; only these are supported")]
+    ForeignArchitecture {
+        /// The process.
+        pid: i32,
+    },
+    /// A process cannot stop itself.
+    #[error("process {pid} is this very process, which cannot stop itself")]
+    Ourselves {
+        /// The process.
+        pid: i32,
+    },
+    /// Anything else the system had to say.
+    #[error("failed to look at process {pid}: {source}")]
+    System {
+        /// The process.
+        pid: i32,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+pub(crate) struct Shared {
+    pid: i32,
+    pidfd: OwnedFd,
+    /// A thread through which the memory is reached: not always the first, which may have ended
+    /// while the others live on, and then has no memory.
+    memory_tid: AtomicI32,
+    /// The thread that was borrowed last: it seldom runs. 0 if none was.
+    pub(crate) quiet_tid: AtomicI32,
+    /// A thread that made a call had to wait for a processor.
+    pub(crate) is_crowded: AtomicBool,
+    /// What holds the lock that others share is not a controller.
+    pub(crate) ignores_shared_lock: AtomicBool,
+    pub(crate) liveliness: Liveliness,
+    pub(crate) interrupted_calls: InterruptedCalls,
+    pub(crate) gadgets: OnceLock<Gadgets>,
+    /// What the kernel told the program that it ran when it was opened.
+    pub(crate) started_as: OnceLock<AuxiliaryVector>,
+    pub(crate) time_limit: TimeLimit,
+}
+
+/// A running process. Cheap to clone; all clones are the same handle.
+///
+/// It holds a pidfd, so that its end and the reuse of its number are noticed.
+#[derive(Clone)]
+pub struct Process {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Process").field(&self.shared.pid).finish()
+    }
+}
+
+/// The zero timeout of a poll that only looks.
+const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+/// For how long a process that is there may show no memory: when a thread that is not the first one runs another
+/// program, it takes the first one's place only after that has ended.
+const BETWEEN_PROGRAMS: Duration = Duration::from_secs(1);
+
+/// For how long the auxiliary vector of a program that is being loaded may not say yet what it is.
+const HALF_LOADED: Duration = Duration::from_millis(20);
+
+fn open_pidfd(pid: i32) -> Result<OwnedFd, OpenError> {
+    let gone = || OpenError::NoSuchProcess { pid };
+    if pid <= 0 {
+        return Err(gone());
+    }
+    let number = Pid::from_raw(pid).ok_or_else(gone)?;
+    match pidfd_open(number, PidfdFlags::empty()) {
+        Ok(pidfd) => Ok(pidfd),
+        Err(Errno::SRCH) => Err(gone()),
+        // "Not a thread group leader": EINVAL before Linux 6.9, ENOENT since.
+        Err(error @ (Errno::INVAL | Errno::NOENT)) => match Task::new(pid, pid).status() {
+            Ok(Some(status)) if status.thread_group != pid => Err(OpenError::NotAProcess {
+                pid,
+                process: status.thread_group,
+            }),
+            _ => Err(OpenError::System {
+                pid,
+                source: error.into(),
+            }),
+        },
+        Err(error) => Err(OpenError::System {
+            pid,
+            source: error.into(),
+        }),
+    }
+}
+
+impl Process {
+    /// Opens a process for looking and, later, stopping. Does not disturb it.
+    pub fn open(pid: i32) -> Result<Self, OpenError> {
+        if u32::try_from(pid) == Ok(std::process::id()) {
+            return Err(OpenError::Ourselves { pid });
+        }
+        let process = Self {
+            shared: Arc::new(Shared {
+                pid,
+                pidfd: open_pidfd(pid)?,
+                memory_tid: AtomicI32::new(pid),
+                quiet_tid: AtomicI32::new(0),
+                is_crowded: AtomicBool::new(false),
+                ignores_shared_lock: AtomicBool::new(false),
+                liveliness: Liveliness::default(),
+                interrupted_calls: InterruptedCalls::default(),
+                gadgets: OnceLock::new(),
+                started_as: OnceLock::new(),
+                time_limit: TimeLimit::default(),
+            }),
+        };
+        let started = Instant::now();
+        loop {
+            let checked = process.check();
+            let patience = match &checked {
+                Err(OpenError::NoSuchProcess { .. } | OpenError::Zombie { .. }) => BETWEEN_PROGRAMS,
+                Err(OpenError::ForeignArchitecture { .. }) => HALF_LOADED,
+                _ => Duration::ZERO,
+            };
+            if started.elapsed() >= patience || !process.is_alive() {
+                return checked.map(|()| process);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether it can be worked with.
+    fn check(&self) -> Result<(), OpenError> {
+        let pid = self.pid();
+        let system = |source| OpenError::System { pid, source };
+        let gone = OpenError::NoSuchProcess { pid };
+        // A thread's number names the process in /proc too, but pidfd_open has refused these.
+        let stat = Task::new(pid, pid).stat().map_err(system)?.ok_or(gone)?;
+        if stat.is_kernel_thread() {
+            return Err(OpenError::KernelThread { pid });
+        }
+        if stat.state == TaskState::Dead && self.find_memory_tid().is_none() {
+            return Err(OpenError::Zombie { pid });
+        }
+        self.check_permission()?;
+        self.check_architecture()
+    }
+
+    /// `/proc/PID/mem` is guarded by the same rule as ptrace (`PTRACE_MODE_ATTACH`), and opening it
+    /// has no effect on the process.
+    fn check_permission(&self) -> Result<(), OpenError> {
+        let pid = self.pid();
+        match or_gone(File::open(self.memory_task().path("mem"))) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(OpenError::NoSuchProcess { pid }),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(OpenError::PermissionDenied { pid })
+            }
+            Err(_) if !self.is_alive() => Err(OpenError::NoSuchProcess { pid }),
+            Err(source) => Err(OpenError::System { pid, source }),
+        }
+    }
+
+    /// The kernel gives a 64-bit program an auxiliary vector of 64-bit words that announces
+    /// program headers of 56 bytes. So the file is not needed, which may be out of our sight.
+    fn check_architecture(&self) -> Result<(), OpenError> {
+        let pid = self.pid();
+        match self.auxiliary_vector() {
+            Ok(None) => Err(OpenError::NoSuchProcess { pid }),
+            Ok(Some(vector)) if vector.is_64_bit() => {
+                self.shared.started_as.get_or_init(|| vector);
+                Ok(())
+            }
+            Ok(_) if !self.is_alive() => Err(OpenError::NoSuchProcess { pid }),
+            Ok(_) => Err(OpenError::ForeignArchitecture { pid }),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(OpenError::PermissionDenied { pid })
+            }
+            Err(_) if !self.is_alive() => Err(OpenError::NoSuchProcess { pid }),
+            Err(source) => Err(OpenError::System { pid, source }),
+        }
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        self.shared.pid
+    }
+
+    /// Its number as it sees it itself, in its own pid namespace; `None` if that cannot be found out.
+    pub fn own_number(&self) -> Option<i32> {
+        let status = self.memory_task().status().ok().flatten()?;
+        (status.own_number != 0).then_some(status.own_number)
+    }
+
+    /// Does it still run? A zombie does not.
+    pub fn is_alive(&self) -> bool {
+        !self.ended_within(AT_ONCE)
+    }
+
+    /// Waits until the process ends, but not longer than `timeout`; says whether it has ended.
+    pub fn wait_for_end(&self, timeout: Duration) -> bool {
+        let timeout = Timespec {
+            tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        self.ended_within(timeout)
+    }
+
+    fn ended_within(&self, timeout: Timespec) -> bool {
+        let mut descriptors = [PollFd::new(&self.shared.pidfd, PollFlags::IN)];
+        // A pidfd becomes readable when the last thread has ended. An interrupted poll has seen
+        // nothing; every caller looks again.
+        matches!(poll(&mut descriptors, Some(&timeout)), Ok(1..))
+    }
+
+    /// Its memory.
+    pub fn memory(&self) -> Memory<'_> {
+        Memory::new(self)
+    }
+
+    /// What is mapped where, at this moment.
+    pub fn maps(&self) -> Result<Maps, MapsError> {
+        Maps::read(self)
+    }
+
+    /// The ELF files it consists of, at this moment.
+    pub fn modules(&self) -> Result<Modules, ModuleError> {
+        Modules::discover(self)
+    }
+
+    /// The numbers of its threads, at this moment; empty when it is gone.
+    pub fn threads(&self) -> io::Result<Vec<i32>> {
+        if !self.is_alive() {
+            return Ok(Vec::new());
+        }
+        Task::list(self.pid())
+    }
+
+    /// Has any of its threads a seccomp filter, at this moment?
+    pub fn has_filter(&self) -> io::Result<bool> {
+        for tid in self.threads()? {
+            let status = self.task(tid).status()?;
+            if status.is_some_and(|status| status.seccomp != 0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A view of one of its threads that does not disturb it.
+    pub fn task(&self, tid: i32) -> Task {
+        Task::new(self.pid(), tid)
+    }
+
+    /// `None` when it has ended, or is about to: a killed process loses its memory before its threads.
+    pub(crate) fn auxiliary_vector(&self) -> io::Result<Option<AuxiliaryVector>> {
+        // The kernel's own table: a few hundred bytes.
+        let bytes = or_gone(fs::read(self.memory_task().path("auxv")))?;
+        let bytes = bytes.filter(|bytes| !bytes.is_empty());
+        Ok(bytes.map(|bytes| AuxiliaryVector::parse(&bytes)))
+    }
+
+    /// A thread that had not ended when the process was last looked at.
+    pub fn living_task(&self) -> Task {
+        self.memory_task()
+    }
+
+    /// The thread through which the memory is reached.
+    pub(crate) fn memory_task(&self) -> Task {
+        // ORDERING: a hint that stands for itself; whoever reads an old value finds that thread
+        // dead and looks for another one.
+        self.task(self.memory_tid())
+    }
+
+    pub(crate) fn memory_tid(&self) -> i32 {
+        // ORDERING: as in `memory_task`.
+        self.shared.memory_tid.load(Ordering::Relaxed)
+    }
+
+    /// Finds a thread that has not ended; `None` when all have.
+    pub(crate) fn find_memory_tid(&self) -> Option<i32> {
+        if !self.is_alive() {
+            return None;
+        }
+        let lives = |tid: &i32| {
+            let stat = self.task(*tid).stat();
+            matches!(stat, Ok(Some(stat)) if stat.state != TaskState::Dead)
+        };
+        let tid = Task::list(self.pid()).ok()?.into_iter().find(lives)?;
+        // ORDERING: as in `memory_task`.
+        self.shared.memory_tid.store(tid, Ordering::Relaxed);
+        Some(tid)
+    }
+}

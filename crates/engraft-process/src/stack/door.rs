@@ -1,0 +1,107 @@
+//! How far the stack of a thread has to shrink for all replaced code to be gone from it.
+//!
+//! A walk of the whole stack shows the outermost replaced frame. Its CFA, and those of the frames further out, are
+//! stack pointers from which calls can be made only after that frame has ended. `docs/transition.md` has the argument.
+
+use std::ops::Range;
+
+use crate::memory::maps::Mapping;
+use crate::stack::scan::is_own_stack;
+use crate::stack::tail_calls::may_jump_to_replaced;
+use crate::stack::walk::{Frame, StackWalk};
+use crate::stop::stopped_thread::ThreadState;
+use crate::sys::address::TargetAddress;
+
+/// Code that is being replaced, as the walk has to know it.
+#[derive(Debug, Default)]
+pub struct ReplacedCode {
+    /// All of it.
+    pub ranges: Vec<Range<TargetAddress>>,
+    /// Code in which a thread decides where a call goes: from what it has in its registers there, it may act later.
+    pub deciding: Vec<Range<TargetAddress>>,
+    /// The entries of replaced functions: from the entry to the end of the site, and the bytes at the end of that
+    /// which the site has replaced, or will.
+    pub entries: Vec<(Range<TargetAddress>, Vec<u8>)>,
+}
+
+/// Where a thread may be certain that it has left all replaced code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StackDoor {
+    /// The lowest address that is known to belong to the stack.
+    pub low: TargetAddress,
+    /// Where the outermost replaced function returns to, if it may end in a jump to a replaced one.
+    pub return_to: Option<TargetAddress>,
+    /// The CFA of the outermost replaced frame, then those of frames further out; ascending.
+    pub depths: Vec<TargetAddress>,
+}
+
+impl StackWalk<'_> {
+    /// The door of a stopped thread. `None` if it is outside of replaced code, if its stack cannot be walked to the
+    /// end, or if it is about to decide where a call goes.
+    pub fn door(&self, thread: &ThreadState, replaced: &ReplacedCode) -> Option<StackDoor> {
+        if thread.is_kernel_worker {
+            return None;
+        }
+        let frames = self.walk(thread).ok()?;
+        let is_in = |frame: &Frame, ranges: &[Range<TargetAddress>]| {
+            ranges.iter().any(|range| frame.is_in(range))
+        };
+        if frames.iter().any(|frame| is_in(frame, &replaced.deciding)) {
+            return None;
+        }
+        let outermost = frames
+            .iter()
+            .rposition(|frame| is_in(frame, &replaced.ranges))?;
+        let (inner, outer) = frames.split_at_checked(outermost)?;
+        let function = outer.first()?;
+        // What a signal has interrupted may be on another stack. The last frame has no caller.
+        let called = outer.windows(2).take_while(|pair| match pair {
+            [_, caller] => !caller.is_exact,
+            _ => false,
+        });
+        let depths: Vec<_> = called.filter_map(|pair| pair.first()?.cfa).collect();
+        let ascending = depths.is_sorted_by(|inner, outer| inner < outer);
+        if depths.is_empty() || !ascending {
+            return None;
+        }
+        let returns_to = outer.get(1)?.instruction_pointer;
+        let jumps = may_jump_to_replaced(
+            self,
+            function.instruction_pointer,
+            function.is_exact,
+            replaced,
+        );
+        Some(StackDoor {
+            low: self.low(thread, inner, function)?,
+            return_to: jumps.then_some(returns_to),
+            depths,
+        })
+    }
+
+    /// The lowest address that is known to belong to the stack of a frame: where its mapping starts, if that is a
+    /// stack and nothing else; or else where the innermost frame on it is.
+    fn low(&self, thread: &ThreadState, inner: &[Frame], frame: &Frame) -> Option<TargetAddress> {
+        let mapping = self.maps().find(frame.stack_pointer)?;
+        if is_own_stack(thread, frame.stack_pointer, mapping) && self.is_guarded(mapping) {
+            return Some(mapping.range.start);
+        }
+        let mut low = frame;
+        for next in inner.iter().rev() {
+            // What a signal has interrupted is on the stack of whatever comes after it only by chance.
+            if low.is_exact {
+                break;
+            }
+            low = next;
+        }
+        Some(low.stack_pointer)
+    }
+
+    /// Whether nothing else can be in a mapping below the stack that is at its upper end: the first thread's has a
+    /// gap below, others a page that cannot be accessed.
+    fn is_guarded(&self, mapping: &Mapping) -> bool {
+        let guards = |below: &Mapping| {
+            below.range.end == mapping.range.start && !below.readable && !below.writable
+        };
+        mapping.name == "[stack]" || self.maps().iter().any(guards)
+    }
+}
