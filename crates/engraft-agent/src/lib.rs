@@ -5,6 +5,17 @@
 //! are [`engraft_core`]'s. It uses raw system calls only, no libc (which may be patched, or absent),
 //! and must not know files, JSON or ELF sections: what a patch file says arrives as a flat payload
 //! ([`engraft_abi`]).
+//!
+//! Its folders, each of which uses only those below it:
+//!
+//! | folder | what it is for |
+//! |---|---|
+//! | `runtime` | where commands and the loader enter; the lock, the heap, the end of a panic |
+//! | `model` | the agent: the core, and what carries its decisions out in this process |
+//! | `unwind` | the target's unwinders and their way through new code |
+//! | `patch` | payloads, images, sites, dispatch |
+//! | `loader` | the dynamic loader's lists and calls, and the ELF files that it has loaded |
+//! | `system` | the kernel's calls, memory by address, writing to code, the control block, failures |
 
 #![no_std]
 
@@ -12,38 +23,12 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-mod agent;
-mod broken;
-mod caller;
-mod calls;
-mod code;
-mod commands;
-mod control;
-mod decoy;
-mod dispatch;
-mod elf;
-mod failure;
-mod frames;
-mod hook;
-mod host;
-mod image;
-mod lists;
 mod loader;
-mod lock;
-mod memory;
-mod modules;
-mod payloads;
-mod prologue;
-mod random;
-mod request;
-mod retired;
-#[cfg(feature = "freestanding")]
+mod model;
+mod patch;
 mod runtime;
-mod site;
-mod snapshot;
 mod system;
-mod transition;
-mod unwinders;
+mod unwind;
 
-pub use commands::remote_command;
-pub use hook::loader_hook;
+pub use runtime::commands::remote_command;
+pub use runtime::loader_call::loader_hook;

@@ -1,0 +1,350 @@
+//! All that the agent knows, and how it answers to a controller.
+
+use alloc::vec::Vec;
+use core::mem::offset_of;
+
+use engraft_abi::{CodeRange, Control, LoadedModule, Outcome, Table};
+use engraft_core::{
+    BuildId, Callbacks, Error, Livepatch, ObjectDefinition, PatchDefinition, PatchId, PatchState,
+    Refusal,
+};
+use zerocopy::FromBytes;
+
+use crate::loader::broken;
+use crate::loader::elf::LoadedElf;
+use crate::loader::hook::Hook;
+use crate::model::host::Host;
+use crate::model::modules::Modules;
+use crate::model::snapshot;
+use crate::patch::payloads::Payload;
+use crate::system::control::{Answer, ControlBlock};
+use crate::system::failure::{Failure, Text};
+
+/// The agent of one process.
+pub(crate) struct Agent {
+    control: ControlBlock,
+    /// The model: all decisions.
+    pub core: Livepatch,
+    /// Its hands.
+    pub host: Host,
+    /// What it needs to be part of the loader's work.
+    pub hook: Option<Hook>,
+    attached: bool,
+    generation: u64,
+    next_patch: u32,
+    snapshot: Vec<u8>,
+    pub(crate) ranges: Vec<CodeRange>,
+    pub(crate) sites: Vec<CodeRange>,
+}
+
+impl Agent {
+    /// An agent that knows nothing yet.
+    pub(crate) fn new(control: ControlBlock) -> Self {
+        let facts = control.read();
+        let program = LoadedElf::with_program_headers(
+            facts.program_load_bias,
+            facts.program_headers,
+            facts.program_header_count,
+        );
+        Self {
+            control,
+            core: Livepatch::new(),
+            host: Host::new(Modules::new(program), control),
+            hook: None,
+            attached: false,
+            generation: 0,
+            next_patch: 1,
+            snapshot: Vec::new(),
+            ranges: Vec::new(),
+            sites: Vec::new(),
+        }
+    }
+
+    /// Takes over the modules that the controller has found, and part in the loader's work from now on. All
+    /// threads are stopped. The loader's own lists are not looked at: they may change under us if the
+    /// controller dies.
+    pub(crate) fn attach(&mut self, list: &[u8]) -> Answer {
+        if self.attached {
+            return Ok((Outcome::AlreadyThere, 0));
+        }
+        let facts = self.control.read();
+        self.take_modules_over(list)?;
+        if facts.debug != 0 {
+            let writer = self.host.writer;
+            let hook = Hook::install(
+                facts.debug,
+                facts.unchained,
+                facts.signal_error,
+                facts.hook,
+                writer,
+            )?;
+            self.hook = Some(hook);
+        }
+        self.set_attached(true);
+        Ok((Outcome::Done, 0))
+    }
+
+    /// Knows these modules, after a time in which modules could come and go unseen.
+    fn take_modules_over(&mut self, list: &[u8]) -> Result<(), Failure> {
+        let (table, _) = Table::read_from_prefix(list).map_err(|_| Failure::bad_payload())?;
+        let found = table
+            .of::<LoadedModule>(list)
+            .ok_or_else(Failure::bad_payload)?;
+        self.core = Livepatch::new();
+        while let Some(module) = self.host.modules.find_missing(found) {
+            self.host.forget_module(module);
+        }
+        let modules = &mut self.host.modules;
+        found
+            .iter()
+            .try_for_each(|found| modules.adopt(found, list))?;
+        modules.set_live();
+        for module in modules.iter() {
+            if let Some(build_id) = module.build_id {
+                let adopted = self.core.adopt_live_module(module.id, build_id);
+                adopted.map_err(refusal)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of the loader. All threads are stopped, and there is no patch.
+    pub(crate) fn detach(&mut self) -> Answer {
+        if !self.core.patches().is_empty() || self.core.prepared().is_some() {
+            return Err(Failure::new(Outcome::NotAllowed, b"there are patches"));
+        }
+        if self.core.forced().next().is_some() {
+            let text = b"threads may be inside the code of a patch that was forced out";
+            return Err(Failure::new(Outcome::NotAllowed, text));
+        }
+        self.host.unwinders.lead(self.host.writer, false, None)?;
+        if let Some(hook) = self.hook.take() {
+            let detached = hook.uninstall(self.host.writer);
+            if detached.is_err() {
+                // Still called by the loader.
+                self.hook = Some(hook);
+            }
+            detached?;
+        }
+        self.set_attached(false);
+        Ok((Outcome::Done, 0))
+    }
+
+    /// The same, and the last of what the agent has mapped besides itself goes. No other controller is there, and
+    /// no thread in what unwinders were led through.
+    pub(crate) fn leave(&mut self) -> Answer {
+        // Nothing is written to a libgcc that has just gone.
+        self.settle()?;
+        let detached = self.detach()?;
+        self.host.unwinders.forget(None)?;
+        self.host.payloads.take_all_back()?;
+        Ok(detached)
+    }
+
+    /// What was planned for the modules before is out of date.
+    pub(crate) fn modules_changed(&mut self) {
+        self.generation += 1;
+        self.control
+            .store(offset_of!(Control, generation), self.generation);
+    }
+
+    fn set_attached(&mut self, attached: bool) {
+        self.attached = attached;
+        self.control
+            .store(offset_of!(Control, attached), attached.into());
+    }
+
+    /// Takes a payload over and prepares it for all modules that are alive.
+    pub(crate) fn prepare(&mut self, address: u64, length: u64) -> Answer {
+        let new = PatchId(self.next_patch);
+        self.host.payloads.add(new, address, length)?;
+        let payload = self.host.payload(new)?;
+        if let Some(known) = self.enabled(payload.name()) {
+            self.host.payloads.remove(new)?;
+            return Ok((Outcome::AlreadyThere, known.0.into()));
+        }
+        // The same patch once more: what is left of it is used again.
+        let patch = match self.host.payloads.same_content(new) {
+            Some(known) => {
+                self.host.payloads.remove(new)?;
+                known
+            }
+            None => {
+                self.next_patch += 1;
+                new
+            }
+        };
+        self.host.prepare_unwinders()?;
+        let definition = definition(self.host.payload(patch)?)?;
+        let prepared = self.core.prepare(&mut self.host, patch, definition);
+        prepared.map_err(|error| {
+            let failure = self.describe(error);
+            self.host.release_payload(patch);
+            failure
+        })?;
+        Ok((Outcome::Done, patch.0.into()))
+    }
+
+    /// Forgets a prepared patch.
+    pub(crate) fn abandon(&mut self, patch: PatchId) -> Answer {
+        self.core.abandon(&mut self.host, patch).map_err(refusal)?;
+        Ok((Outcome::Done, patch.0.into()))
+    }
+
+    /// The enabled patch of a name.
+    pub(crate) fn enabled(&self, name: &[u8]) -> Option<PatchId> {
+        let mut patches = self.core.patches().iter();
+        let patch = patches.find(|patch| patch.name() == name)?;
+        Some(patch.id())
+    }
+
+    /// Lists what must be clear before threads switch to a patch, or back from it.
+    pub(crate) fn plan(&mut self, patch: PatchId, to_patched: bool) -> Answer {
+        let target = match to_patched {
+            true => PatchState::Patched,
+            false => PatchState::Unpatched,
+        };
+        self.collect_ranges(patch, target)?;
+        Ok((Outcome::Done, patch.0.into()))
+    }
+
+    /// Notes what must be clear before threads can switch to `target`.
+    fn collect_ranges(&mut self, patch: PatchId, target: PatchState) -> Result<(), Failure> {
+        let (mut ranges, mut sites) = (Vec::new(), Vec::new());
+        let host = &self.host;
+        let mut result = Ok(());
+        let visited = self.core.leaving(patch, target, |leaving| {
+            if result.is_ok() {
+                let pushed = host.push_ranges(&mut ranges, leaving);
+                result = pushed.and_then(|()| host.push_site(&mut sites, leaving, patch));
+            }
+        });
+        visited.map_err(refusal)?;
+        // Where nothing is left, nobody can be on the way to it.
+        let result = match ranges.is_empty() {
+            true => result,
+            false => result.and_then(|()| host.push_own_range(&mut ranges)),
+        };
+        if target == PatchState::Patched {
+            self.host.push_unwinder_sites(&mut sites)?;
+        }
+        (self.ranges, self.sites) = (ranges, sites);
+        result
+    }
+
+    /// Puts the core's error into words.
+    pub(crate) fn describe(&self, error: Error<Failure>) -> Failure {
+        match error {
+            Error::Refused(reason) => refusal(reason),
+            Error::Prepare(_, module, failure) | Error::Site(module, _, failure) => {
+                let path = self
+                    .host
+                    .modules
+                    .get(module)
+                    .map(|module| module.path.as_slice());
+                let path = path
+                    .filter(|path| !path.is_empty())
+                    .unwrap_or(b"the program");
+                let text = Text::EMPTY.push(path).push(b": ").push(failure.words());
+                Failure { text, ..failure }
+            }
+            Error::PrePatch(_, failure) | Error::Threads(_, failure) => failure,
+        }
+    }
+
+    /// Tells the controller how a command ended: the outcome for the return register, the rest
+    /// through the control block.
+    pub(crate) fn respond(&mut self, answer: Answer) -> Outcome {
+        self.publish();
+        let control = self.control;
+        control.store(offset_of!(Control, ranges), self.ranges.as_ptr() as u64);
+        control.store(offset_of!(Control, range_count), self.ranges.len() as u64);
+        control.store(offset_of!(Control, sites), self.sites.as_ptr() as u64);
+        control.store(offset_of!(Control, site_count), self.sites.len() as u64);
+        control.respond(answer)
+    }
+
+    /// Publishes what is true now. Without memory for it, the last snapshot stays.
+    pub(crate) fn publish(&mut self) {
+        self.core.note_switched(&mut self.host);
+        let objects = self.core.patches().iter().flat_map(|patch| patch.objects());
+        let modules = self.host.modules.iter();
+        broken::note(
+            objects.map(|it| it.build_id()),
+            modules.filter_map(|it| Some((it.elf.load_bias, it.build_id?))),
+        );
+        let Ok(snapshot) = snapshot::render(&self.core, &self.host) else {
+            return;
+        };
+        let before = core::mem::replace(&mut self.snapshot, snapshot);
+        let (address, length) = (self.snapshot.as_ptr() as u64, self.snapshot.len() as u64);
+        self.control.publish_snapshot(address, length);
+        // A controller that was still reading the old one finds another generation and reads again.
+        drop(before);
+    }
+}
+
+/// What the core wants to know of a payload.
+pub(crate) fn definition(payload: &Payload) -> Result<PatchDefinition, Failure> {
+    let mut definition = PatchDefinition::default();
+    extend(&mut definition.name, payload.name().iter().copied())?;
+    for view in payload.objects() {
+        let build_id = view.object.build_id;
+        let bytes = build_id
+            .bytes
+            .get(..build_id.length as usize)
+            .unwrap_or_default();
+        let build_id = BuildId::new(bytes).ok_or_else(Failure::bad_payload)?;
+        let mut funcs = Vec::new();
+        extend(
+            &mut funcs,
+            view.functions()
+                .iter()
+                .filter_map(|function| view.entry(function)),
+        )?;
+        let object = ObjectDefinition {
+            build_id,
+            funcs,
+            callbacks: Callbacks::default(),
+        };
+        extend(&mut definition.objects, [object])?;
+    }
+    Ok(definition)
+}
+
+/// The core's refusals in words. Those that a controller's own checks exclude share one text.
+pub(crate) fn refusal(reason: Refusal) -> Failure {
+    let text: &[u8] = match reason {
+        Refusal::OutOfMemory => return Failure::out_of_memory(),
+        Refusal::Busy(_) => {
+            let text = b"another patch is being enabled or disabled";
+            return Failure::new(Outcome::InTransition, text);
+        }
+        Refusal::NotInTransition(_) => b"the patch is not in transition (any more)",
+        Refusal::AlreadyHeading(_) | Refusal::AlreadyStarted(_) | Refusal::NotStarted(_) => {
+            b"another controller has taken the transition over"
+        }
+        Refusal::Waiting(_) => b"threads have yet to leave the code that is replaced",
+        Refusal::NotEnabled(_) => b"the patch is not enabled",
+        Refusal::NotPrepared(_) => b"the patch is not prepared (any more)",
+        Refusal::Forced(_) => b"a patch of this name was forced out and cannot come again",
+        Refusal::NoObjects => b"the patch changes nothing",
+        Refusal::DuplicateObject(_) => b"the patch names an object twice",
+        Refusal::DuplicateFunction(..) => b"the patch names a function twice",
+        Refusal::FunctionOfAnotherSet(..) => b"a patch of another set changes the same function",
+        _ => b"the patch's state does not allow it",
+    };
+    Failure::new(Outcome::NotAllowed, text)
+}
+
+/// Appends, if there is memory for it.
+pub(crate) fn extend<T>(
+    list: &mut Vec<T>,
+    items: impl IntoIterator<Item = T>,
+) -> Result<(), Failure> {
+    items.into_iter().try_for_each(|item| {
+        list.try_reserve(1).map_err(|_| Failure::out_of_memory())?;
+        list.push(item);
+        Ok(())
+    })
+}

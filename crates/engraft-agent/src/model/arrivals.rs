@@ -1,0 +1,215 @@
+//! Modules that come and go, as the calls of the dynamic loader tell: which are new, which have gone, and which are
+//! refused.
+
+#![expect(unsafe_code, reason = "ends a call of the loader's")]
+
+use core::ptr::null;
+
+use engraft_abi::Outcome;
+use engraft_core::ModuleId;
+
+use crate::loader::hook::{Hook, Raise};
+use crate::loader::namespaces::{self, Activity, LinkMap, Namespace};
+use crate::loader::{broken, calls};
+use crate::model::agent::Agent;
+use crate::model::modules::Module;
+use crate::system::failure::{Failure, Text};
+use crate::system::writer::Writer;
+
+impl Agent {
+    /// The loader has done something; finds out what.
+    // Not inlined: a test makes it panic.
+    #[inline(never)]
+    pub(crate) fn loader_event(&mut self) -> *const Raise {
+        let Some(debug) = self.hook.as_ref().map(Hook::debug) else {
+            return null();
+        };
+        // Nobody runs the code of a module that is coming, and no controller is asked.
+        let controller = core::mem::replace(&mut self.host.writer, Writer::Agent);
+        let lists = namespaces::fingerprint(debug);
+        let activity = Activity::of(debug);
+        calls::count(matches!(activity, Activity::None));
+        let was_adding = calls::replace_adding(false);
+        broken::note_event(was_adding);
+        let lapsed = self.forget_lapsed();
+        let before = calls::known();
+        let mut changes = self.forget_vanished(debug);
+        let only_new = !changes.any;
+        let first_new = self.host.modules.next_id();
+        let call = Call {
+            activity,
+            was_adding,
+        };
+        let mut hint = 0;
+        let mut raise = self
+            .hook
+            .as_mut()
+            .and_then(|hook| hook.decoy_seen(&call.activity));
+        for namespace in Namespace::all(debug) {
+            for link_map in namespace.link_maps() {
+                if raise.is_none() {
+                    raise = self.module_seen(link_map, &call, &mut hint, &mut changes);
+                }
+            }
+        }
+        // SAFETY: this is the hook.
+        calls::replace_adding(unsafe { call.activity.end_call() });
+        let new = first_new..self.host.modules.next_id();
+        let base = match only_new && !new.is_empty() && !changes.shown {
+            true => before,
+            false => 0,
+        };
+        changes.any |= lapsed || !new.is_empty();
+        self.host.modules.added_last = new;
+        calls::settle(lists, base);
+        if changes.any {
+            self.modules_changed();
+        }
+        if changes.shown {
+            self.publish();
+        }
+        self.host.writer = controller;
+        raise.unwrap_or(null())
+    }
+
+    /// Before a patch is enabled or disabled, with all threads stopped: forgets what the loader has
+    /// unmapped without having said so yet. While it is about to unmap something, nobody can tell what
+    /// may still be touched; that is soon over.
+    pub(crate) fn settle(&mut self) -> Result<(), Failure> {
+        let Some(debug) = self.hook.as_ref().map(Hook::debug) else {
+            return Ok(());
+        };
+        if let Activity::Deleting = Activity::of(debug) {
+            let text = b"a library is being unloaded at this moment";
+            return Err(Failure::new(Outcome::LoaderBusy, text));
+        }
+        if self.forget_vanished(debug).any {
+            // No list has exactly what is left until the loader says so.
+            calls::settle(0, 0);
+            self.modules_changed();
+        }
+        Ok(())
+    }
+
+    /// Modules that came last, concerned nobody and have lapsed. Whether there were any. After this they cannot
+    /// lapse, so a command may do something with them.
+    pub(crate) fn forget_lapsed(&mut self) -> bool {
+        let lapsed = calls::take_lapsed();
+        if lapsed {
+            for module in self.host.modules.added_last.clone() {
+                self.forget(ModuleId(module));
+            }
+        }
+        lapsed
+    }
+
+    fn forget(&mut self, module: ModuleId) {
+        // A module that was refused, or has no build-id, is unknown to the core.
+        let _ = self.core.module_gone(&mut self.host, module);
+        self.host.forget_module(module);
+    }
+
+    /// Modules that were unmapped since the last call. Their code is gone, so nothing is written there.
+    fn forget_vanished(&mut self, debug: u64) -> Changes {
+        let mut changes = Changes::default();
+        self.host.modules.note_listed(debug);
+        while let Some(module) = self.host.modules.find_vanished() {
+            changes.any = true;
+            changes.shown |= self.is_shown(module);
+            self.forget(module);
+        }
+        changes
+    }
+
+    /// Whether a snapshot has something of a module.
+    fn is_shown(&self, module: ModuleId) -> bool {
+        let mut modules = self.core.modules().iter();
+        let known = modules.find(|known| known.id() == module);
+        known.is_some_and(|known| !known.bindings().is_empty())
+            || self.host.has_images(module)
+            || self.host.unwinders.has(module)
+    }
+
+    /// Patches an object if it is new. The error to raise, if it must not come in.
+    fn module_seen(
+        &mut self,
+        link_map: LinkMap,
+        call: &Call,
+        hint: &mut usize,
+        changes: &mut Changes,
+    ) -> Option<*const Raise> {
+        let module = match self.host.modules.add_if_new(link_map, hint) {
+            Ok(module) => module?,
+            Err(failure) => return self.refuse(link_map, None, &failure, call),
+        };
+        changes.shown |= self.lead_unwinder(module);
+        let build_id = self.host.modules.get(module)?.build_id?;
+        let come = self.core.module_coming(&mut self.host, module, build_id);
+        changes.shown |= come.is_err() || self.is_shown(module);
+        let failure = self.describe(come.err()?);
+        self.refuse(link_map, Some(module), &failure, call)
+    }
+
+    /// Leads the unwinder of a module that is coming, if it is one, through new code. If that is not possible,
+    /// the module comes all the same, and the snapshot says so. Whether it is one.
+    fn lead_unwinder(&mut self, module: ModuleId) -> bool {
+        let host = &mut self.host;
+        let has_one = |module: &Module| module.find_fde().is_some();
+        let is_one = host.modules.get(module).is_some_and(has_one);
+        if is_one && host.prepare_unwinders().is_ok() {
+            // Threads may be in all others.
+            let _ = host.unwinders.lead(host.writer, true, Some(module));
+        }
+        is_one
+    }
+
+    /// Makes the load fail: while objects are added, by a need that leads to a decoy, or cannot be met; after
+    /// that, and before relocation, by raising the loader's own error. At other times (the clean-up of a load that
+    /// failed, a dlclose) raising would skip the loader's own work, and nothing new comes in.
+    fn refuse(
+        &mut self,
+        link_map: LinkMap,
+        module: Option<ModuleId>,
+        failure: &Failure,
+        call: &Call,
+    ) -> Option<*const Raise> {
+        calls::look_again();
+        let patch = self
+            .host
+            .refusing
+            .take()
+            .and_then(|patch| self.core.patch(patch));
+        let text = Text::EMPTY.push(b"engraft: patch '");
+        let text = text.push(patch.map(|patch| patch.name()).unwrap_or_default());
+        let text = text.push(b"' cannot be applied to ").push(failure.words());
+        let hook = self.hook.as_mut()?;
+        match call.activity {
+            Activity::Adding(_) => {
+                let poisoned = hook.poison(link_map, text);
+                if let (false, Some(module)) = (poisoned, module) {
+                    // Then it is new once more when the loader says "consistent".
+                    self.host.modules.remove(module);
+                }
+                None
+            }
+            Activity::None if call.was_adding => hook.raise(link_map, text),
+            Activity::None | Activity::Deleting => None,
+        }
+    }
+}
+
+/// What a call of the loader says.
+struct Call {
+    activity: Activity,
+    /// The call before it announced that objects are added: a load is under way.
+    was_adding: bool,
+}
+
+/// What a call of the loader has brought.
+#[derive(Default)]
+struct Changes {
+    /// Modules have come or gone.
+    any: bool,
+    /// A snapshot shows them.
+    shown: bool,
+}

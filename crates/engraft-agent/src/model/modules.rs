@@ -1,0 +1,274 @@
+//! The agent's registry of modules: what is loaded, and as which core module.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use engraft_abi::{BuildIdBytes, LoadedModule};
+use engraft_core::{BuildId, ModuleId};
+
+use crate::loader::calls;
+use crate::loader::elf::{Found, LoadedElf};
+use crate::loader::namespaces::{LinkMap, Namespace};
+use crate::system::failure::Failure;
+
+/// One loaded ELF file.
+pub(crate) struct Module {
+    /// Its name in the core.
+    pub id: ModuleId,
+    /// Its name in the loader; `None` for a program without a loader.
+    link_map: Option<LinkMap>,
+    dynamic: u64,
+    /// Its headers and symbols.
+    pub elf: LoadedElf,
+    /// First to last loaded byte.
+    pub span: Range<u64>,
+    /// `None` if the file has none: then no patch can mean it.
+    pub build_id: Option<BuildId>,
+    /// The loader's name of it; empty for the main program.
+    pub path: Vec<u8>,
+    /// The `_Unwind_Find_FDE` of an unwinder that it does not export; 0 if none is known.
+    find_fde: u64,
+    /// The loader's call at which it was first seen; `None` if it was in use already.
+    seen_at: Option<u64>,
+    /// The loader lists it.
+    listed: bool,
+}
+
+/// What is known of a module that is to be added.
+struct Known<'a> {
+    link_map: Option<LinkMap>,
+    dynamic: u64,
+    elf: LoadedElf,
+    span: Range<u64>,
+    build_id: Option<BuildId>,
+    path: &'a [u8],
+    find_fde: u64,
+}
+
+fn build_id(found: &LoadedModule) -> Option<BuildId> {
+    let BuildIdBytes { bytes, length } = &found.build_id;
+    BuildId::new(bytes.get(..*length as usize)?)
+}
+
+impl Module {
+    /// Whether the loader means this module. Not by the address of its dynamic section, which is edited
+    /// to refuse a load.
+    fn is(&self, link_map: LinkMap) -> bool {
+        self.link_map == Some(link_map) && self.elf.load_bias == link_map.load_bias()
+    }
+
+    /// The function of its unwinder that finds call frame information, if it has one: as libgcc exports it.
+    pub(crate) fn find_fde(&self) -> Option<u64> {
+        if self.find_fde != 0 {
+            return Some(self.find_fde);
+        }
+        // Looking for a symbol takes many system calls, and every library that comes would have to bear them.
+        let name = self.path.rsplit(|byte| *byte == b'/').next()?;
+        name.starts_with(b"libgcc_s").then_some(())?;
+        self.elf.exported_function(b"_Unwind_Find_FDE", b"GCC_3.0")
+    }
+
+    /// Whether it is relocated for certain.
+    pub(crate) fn is_live(&self) -> bool {
+        self.seen_at.is_none_or(calls::is_relocated)
+    }
+}
+
+/// All modules.
+pub(crate) struct Modules {
+    list: Vec<Module>,
+    next_id: u32,
+    program: LoadedElf,
+    /// The numbers of the modules that the loader's last call has brought.
+    pub added_last: Range<u32>,
+}
+
+impl Modules {
+    /// An empty registry for a process whose main program is `program`.
+    pub(crate) fn new(program: LoadedElf) -> Self {
+        Self {
+            list: Vec::new(),
+            next_id: 1,
+            program,
+            added_last: 0..0,
+        }
+    }
+
+    /// The modules, in the order in which they were loaded.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Module> {
+        self.list.iter()
+    }
+
+    /// The module with this name in the core.
+    pub(crate) fn get(&self, id: ModuleId) -> Option<&Module> {
+        self.list.iter().find(|module| module.id == id)
+    }
+
+    /// A module that is not among those that the controller has found, after a time in which nobody looked: not
+    /// loaded any more, or another file at the same place.
+    pub(crate) fn find_missing(&self, found: &[LoadedModule]) -> Option<ModuleId> {
+        let same = |module: &Module, found: &LoadedModule| {
+            module.link_map.map_or(0, |map| map.0) == found.link_map
+                && module.elf.load_bias == found.load_bias
+                && module.dynamic == found.dynamic
+                && module.build_id == build_id(found)
+        };
+        let mut list = self.list.iter();
+        let missing = list.find(|module| !found.iter().any(|found| same(module, found)));
+        missing.map(|module| module.id)
+    }
+
+    /// Adds a module that the controller has found, unless it is known. `list` is what its path refers to.
+    pub(crate) fn adopt(&mut self, found: &LoadedModule, list: &[u8]) -> Result<(), Failure> {
+        let link_map = (found.link_map != 0).then_some(LinkMap(found.link_map));
+        let known = |module: &Module| {
+            module.link_map == link_map && module.elf.load_bias == found.load_bias
+        };
+        if self.list.iter().any(known) {
+            return Ok(());
+        }
+        let elf = LoadedElf::with_program_headers(
+            found.load_bias,
+            found.program_headers,
+            found.program_header_count,
+        );
+        let path = found.path.of(list).ok_or_else(Failure::bad_payload)?;
+        self.push(Known {
+            link_map,
+            dynamic: found.dynamic,
+            elf,
+            span: found.start..found.end,
+            build_id: build_id(found),
+            path,
+            find_fde: found.find_fde,
+        })
+        .map(drop)
+    }
+
+    /// Adds an object that the loader lists, unless it is known; its core name. `None` if there is nothing to
+    /// patch in it; `hint` is as for [`Self::position`].
+    pub(crate) fn add_if_new(
+        &mut self,
+        link_map: LinkMap,
+        hint: &mut usize,
+    ) -> Result<Option<ModuleId>, Failure> {
+        let dynamic = link_map.dynamic();
+        // An object that is listed twice is the loader's mirror of itself in another namespace.
+        let mirror = |module: &Module| module.dynamic == dynamic;
+        if dynamic == 0 || self.position(link_map, hint).is_some() || self.list.iter().any(mirror) {
+            return Ok(None);
+        }
+        let bias = link_map.load_bias();
+        let name = link_map.name();
+        let found = match name.is_empty() && bias == self.program.load_bias {
+            true => Some(self.program.examine()),
+            false => LoadedElf::find(bias, dynamic),
+        };
+        let Some(Found {
+            elf,
+            span,
+            build_id,
+        }) = found
+        else {
+            // Perhaps it is not there yet.
+            calls::look_again();
+            return Ok(None);
+        };
+        let module = Known {
+            link_map: Some(link_map),
+            dynamic,
+            elf,
+            span,
+            build_id,
+            path: name,
+            find_fde: 0,
+        };
+        self.push(module).map(Some)
+    }
+
+    fn push(&mut self, known: Known<'_>) -> Result<ModuleId, Failure> {
+        let mut path = Vec::new();
+        path.try_reserve_exact(known.path.len())
+            .map_err(|_| Failure::out_of_memory())?;
+        path.extend_from_slice(known.path);
+        self.list
+            .try_reserve(1)
+            .map_err(|_| Failure::out_of_memory())?;
+        let id = ModuleId(self.next_id);
+        self.next_id += 1;
+        let module = Module {
+            id,
+            link_map: known.link_map,
+            dynamic: known.dynamic,
+            elf: known.elf,
+            span: known.span,
+            build_id: known.build_id,
+            path,
+            find_fde: known.find_fde,
+            seen_at: Some(calls::number()),
+            listed: true,
+        };
+        self.list.push(module);
+        Ok(id)
+    }
+
+    /// The number of the next module that is added.
+    pub(crate) fn next_id(&self) -> u32 {
+        self.next_id
+    }
+
+    /// Forgets a module.
+    pub(crate) fn remove(&mut self, id: ModuleId) {
+        self.list.retain(|module| module.id != id);
+    }
+
+    /// Where the module of a link map is in our list. The loader's lists have almost the same order, so that
+    /// one who goes along them finds each module behind the last one, which `hint` remembers.
+    fn position(&self, link_map: LinkMap, hint: &mut usize) -> Option<usize> {
+        let is = |module: &Module| module.is(link_map);
+        let position = match self.list.get(*hint).is_some_and(is) {
+            true => *hint,
+            false => self.list.iter().position(is)?,
+        };
+        *hint = position + 1;
+        Some(position)
+    }
+
+    /// Looks which modules the loader lists.
+    pub(crate) fn note_listed(&mut self, debug: u64) {
+        for module in &mut self.list {
+            module.listed = module.link_map.is_none();
+        }
+        let mut hint = 0;
+        for namespace in Namespace::all(debug) {
+            for link_map in namespace.link_maps() {
+                let position = self.position(link_map, &mut hint);
+                if let Some(module) = position.and_then(|position| self.list.get_mut(position)) {
+                    module.listed = true;
+                }
+            }
+        }
+    }
+
+    /// A module that the loader does not list any more.
+    pub(crate) fn find_vanished(&self) -> Option<ModuleId> {
+        let vanished = self.list.iter().find(|module| !module.listed);
+        vanished.map(|module| module.id)
+    }
+
+    /// All modules are in use: nothing is being loaded.
+    pub(crate) fn set_live(&mut self) {
+        self.list
+            .iter_mut()
+            .for_each(|module| module.seen_at = None);
+    }
+
+    /// The first definition of a symbol, in load order. Only modules in use count: a coming one is not
+    /// relocated.
+    pub(crate) fn exported_symbol(&self, name: &[u8], version: &[u8]) -> Option<u64> {
+        self.list
+            .iter()
+            .filter(|module| module.is_live())
+            .find_map(|module| module.elf.exported_symbol(name, version))
+    }
+}

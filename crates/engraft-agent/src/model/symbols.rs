@@ -1,0 +1,43 @@
+//! What the code of an image refers to.
+
+use engraft_abi::Outcome;
+
+use crate::model::modules::{Module, Modules};
+use crate::patch::image::Symbols;
+use crate::patch::payloads::PayloadView;
+use crate::system::failure::{Failure, Text};
+
+/// The symbols that an image for one module can refer to.
+pub(super) struct ModuleSymbols<'a> {
+    pub(super) modules: &'a Modules,
+    pub(super) module: &'a Module,
+    pub(super) view: PayloadView<'a>,
+}
+
+impl Symbols for ModuleSymbols<'_> {
+    fn object(&self, link_address: u64) -> u64 {
+        self.module.elf.load_bias.wrapping_add(link_address)
+    }
+
+    fn import(&self, index: u64) -> Result<u64, Failure> {
+        let (import, name, version) = self.view.import(index).ok_or_else(Failure::bad_payload)?;
+        match self.modules.exported_symbol(name, version) {
+            Some(address) => Ok(address),
+            None if import.weak != 0 => Ok(0),
+            None => {
+                let text = Text::EMPTY
+                    .push(b"no loaded module defines the symbol '")
+                    .push(name);
+                let text = if version.is_empty() {
+                    text
+                } else {
+                    text.push(b"@").push(version)
+                };
+                Err(Failure {
+                    outcome: Outcome::SymbolMissing,
+                    text: text.push(b"'"),
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The transition as a controller drives it: most threads switch while all are stopped, the rest one by one.
+
+use alloc::vec::Vec;
+
+use engraft_abi::{BehindThread, Outcome};
+use engraft_core::door::Door;
+use engraft_core::{Behind, Error, PatchId, ThreadId, Transition};
+
+use crate::model::agent::{Agent, extend, refusal};
+use crate::patch::dispatch;
+use crate::system::control::Answer;
+use crate::system::failure::Failure;
+
+impl Agent {
+    /// Enables a prepared patch. All threads are stopped; those in `behind` are not clear.
+    pub(crate) fn enable(&mut self, patch: PatchId, behind: &[BehindThread]) -> Answer {
+        self.settle()?;
+        // Before new code can be on a stack.
+        self.host.unwinders.lead(self.host.writer, true, None)?;
+        let begun = self.core.begin(&mut self.host, patch);
+        begun.map_err(|error| self.describe(error))?;
+        self.start_or_undo(patch, behind)
+    }
+
+    /// Disables a patch. All threads are stopped; those in `behind` are not clear of its code.
+    pub(crate) fn disable(&mut self, patch: PatchId, behind: &[BehindThread]) -> Answer {
+        self.settle()?;
+        let begun = self.core.disable(&mut self.host, patch);
+        begun.map_err(|error| self.describe(error))?;
+        self.start_or_undo(patch, behind)
+    }
+
+    /// Lets threads go in a transition that was opened or turned round. All are stopped; those in `behind` are
+    /// not clear.
+    pub(crate) fn start(&mut self, patch: PatchId, behind: &[BehindThread]) -> Answer {
+        dispatch::reserve(behind.len())?;
+        let mut threads = Vec::new();
+        extend(
+            &mut threads,
+            behind.iter().map(|it| Behind {
+                thread: ThreadId(it.pointer),
+                door: door(it),
+            }),
+        )?;
+        let started = self.core.start(&mut self.host, patch, &threads);
+        match started.map_err(|error| self.describe(error))? {
+            0 => self.complete(patch),
+            waiting => Ok((Outcome::Done, waiting as u64)),
+        }
+    }
+
+    /// The same for one that has just begun: if nobody could be let go, it goes back.
+    fn start_or_undo(&mut self, patch: PatchId, behind: &[BehindThread]) -> Answer {
+        let started = self.start(patch, behind);
+        let is_open = |transition: &Transition| transition.is_started();
+        if started.is_err() && self.core.transition().is_some_and(|it| !is_open(it)) {
+            let target = self.core.transition().map(|it| it.target().other());
+            if let Some(target) = target
+                && self.core.reverse(&mut self.host, patch, target).is_ok()
+            {
+                // If that fails too, the transition stays open for the next controller.
+                let _ = self.complete(patch);
+            }
+        }
+        started
+    }
+
+    /// Turns the transition of a patch round. All threads are stopped; those in `behind` are not clear of what
+    /// is left now.
+    pub(crate) fn reverse(&mut self, patch: PatchId, behind: &[BehindThread]) -> Answer {
+        let transition = self.in_transition(patch)?;
+        let target = transition.target().other();
+        let reversed = self.core.reverse(&mut self.host, patch, target);
+        reversed.map_err(|error| self.describe(error))?;
+        let transition = self.in_transition(patch)?;
+        match (transition.is_started(), transition.waiting().count()) {
+            (false, _) => self.start(patch, behind),
+            // It was turned round before anybody was let go; those who stayed behind before that are waited for.
+            (true, 0) => self.complete(patch),
+            (true, waiting) => Ok((Outcome::Done, waiting as u64)),
+        }
+    }
+
+    /// Switches one thread, which is stopped and clear.
+    pub(crate) fn switch(&mut self, patch: PatchId, thread: ThreadId) -> Answer {
+        let switched = self.core.switch_thread(&mut self.host, patch, thread);
+        let waiting = switched.map_err(|error| self.describe(error))?;
+        Ok((Outcome::Done, waiting as u64))
+    }
+
+    /// Lets a thread that stayed behind, and is stopped, switch by itself: the one in the list.
+    pub(crate) fn set_door(&mut self, patch: PatchId, list: &[BehindThread]) -> Answer {
+        let mut waiting = self.core.note_switched(&mut self.host);
+        for it in list {
+            if let Some(door) = door(it) {
+                let thread = ThreadId(it.pointer);
+                let set = self.core.set_door(&mut self.host, patch, thread, &door);
+                waiting = set.map_err(refusal)?;
+            }
+        }
+        Ok((Outcome::Done, waiting as u64))
+    }
+
+    /// Takes note that the last thread with a thread pointer has ended.
+    pub(crate) fn thread_exited(&mut self, patch: PatchId, thread: ThreadId) -> Answer {
+        self.in_transition(patch)?;
+        let exited = self.core.thread_exited(&mut self.host, thread);
+        let waiting = exited.map_err(|error| self.describe(error))?;
+        Ok((Outcome::Done, waiting as u64))
+    }
+
+    /// Ends a transition that waits for nobody. All threads are stopped.
+    pub(crate) fn complete(&mut self, patch: PatchId) -> Answer {
+        self.settle()?;
+        // What an earlier command could not undo was for that to report. Its controller may have died.
+        self.host.trouble = None;
+        let completed = self.core.complete(&mut self.host, patch);
+        completed.map_err(|error| self.describe(error))?;
+        if let Some(failure) = self.host.trouble.take() {
+            return Err(failure);
+        }
+        if self.core.patches().is_empty() && self.core.forced().next().is_none() {
+            // The loader gets its own bytes back too.
+            self.detach()?;
+        }
+        Ok((Outcome::Done, 0))
+    }
+
+    /// Ends a transition wherever threads are. All are stopped.
+    pub(crate) fn force(&mut self, patch: PatchId) -> Answer {
+        let forced = self.core.force(&mut self.host, patch);
+        forced.map_err(|error| self.describe(error))?;
+        self.complete(patch)
+    }
+
+    fn in_transition(&self, patch: PatchId) -> Result<&Transition, Failure> {
+        let transition = self.core.transition();
+        transition
+            .filter(|transition| transition.patch() == patch)
+            .ok_or_else(|| {
+                self.describe(Error::from(engraft_core::Refusal::NotInTransition(patch)))
+            })
+    }
+}
+
+/// What a controller says of a thread's stack.
+fn door(thread: &BehindThread) -> Option<Door> {
+    let door = Door {
+        low: thread.low,
+        return_to: thread.return_to,
+        depths: thread.depths,
+    };
+    door.is_sound().then_some(door)
+}
