@@ -30,6 +30,11 @@ const ROOMS: &[Room] = &[
         tests_with: &[],
     },
     Room {
+        name: "engraft-elf",
+        uses: &[],
+        tests_with: &[],
+    },
+    Room {
         name: "engraft-patch",
         uses: &[],
         tests_with: &[],
