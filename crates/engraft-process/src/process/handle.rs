@@ -15,7 +15,7 @@ use crate::call::gadgets::Gadgets;
 use crate::elf::modules::{ModuleError, Modules};
 use crate::memory::access::Memory;
 use crate::memory::maps::{Maps, MapsError};
-use crate::process::auxv::AuxiliaryVector;
+use crate::process::auxv::{AuxiliaryVector, WordSize};
 use crate::process::interrupted_calls::InterruptedCalls;
 use crate::process::liveliness::Liveliness;
 use crate::process::task::{Task, TaskState, or_gone};
@@ -62,6 +62,12 @@ pub enum OpenError {
     /// It does not run 64-bit x86 code.
     #[error("process {pid} is not a 64-bit x86 program; only these are supported")]
     ForeignArchitecture {
+        /// The process.
+        pid: i32,
+    },
+    /// It has been loading another program (exec) for as long as we waited.
+    #[error("process {pid} is about to run another program (exec); try again")]
+    Starting {
         /// The process.
         pid: i32,
     },
@@ -121,12 +127,10 @@ const AT_ONCE: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// For how long a process that is there may show no memory: when a thread that is not the first one runs another
-/// program, it takes the first one's place only after that has ended.
+/// How long a process may show no memory or no complete auxiliary vector. In an exec there is a moment without: the
+/// vector of the new program is filled entry by entry, and a thread that is not the first one takes the first one's
+/// place only after that has ended.
 const BETWEEN_PROGRAMS: Duration = Duration::from_secs(1);
-
-/// For how long the auxiliary vector of a program that is being loaded may not say yet what it is.
-const HALF_LOADED: Duration = Duration::from_millis(20);
 
 fn open_pidfd(pid: i32) -> Result<OwnedFd, OpenError> {
     let gone = || OpenError::NoSuchProcess { pid };
@@ -180,8 +184,11 @@ impl Process {
         loop {
             let checked = process.check();
             let patience = match &checked {
-                Err(OpenError::NoSuchProcess { .. } | OpenError::Zombie { .. }) => BETWEEN_PROGRAMS,
-                Err(OpenError::ForeignArchitecture { .. }) => HALF_LOADED,
+                Err(
+                    OpenError::NoSuchProcess { .. }
+                    | OpenError::Zombie { .. }
+                    | OpenError::Starting { .. },
+                ) => BETWEEN_PROGRAMS,
                 _ => Duration::ZERO,
             };
             if started.elapsed() >= patience || !process.is_alive() {
@@ -227,19 +234,23 @@ impl Process {
     /// program headers of 56 bytes. So the file is not needed, which may be out of our sight.
     fn check_architecture(&self) -> Result<(), OpenError> {
         let pid = self.pid();
-        match self.auxiliary_vector() {
-            Ok(None) => Err(OpenError::NoSuchProcess { pid }),
-            Ok(Some(vector)) if vector.is_64_bit() => {
+        let vector = match self.auxiliary_vector() {
+            Ok(Some(vector)) => vector,
+            Ok(None) => return Err(OpenError::NoSuchProcess { pid }),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(OpenError::PermissionDenied { pid });
+            }
+            Err(_) if !self.is_alive() => return Err(OpenError::NoSuchProcess { pid }),
+            Err(source) => return Err(OpenError::System { pid, source }),
+        };
+        match vector.word_size() {
+            Some(WordSize::Bits64) => {
                 self.shared.started_as.get_or_init(|| vector);
                 Ok(())
             }
-            Ok(_) if !self.is_alive() => Err(OpenError::NoSuchProcess { pid }),
-            Ok(_) => Err(OpenError::ForeignArchitecture { pid }),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Err(OpenError::PermissionDenied { pid })
-            }
-            Err(_) if !self.is_alive() => Err(OpenError::NoSuchProcess { pid }),
-            Err(source) => Err(OpenError::System { pid, source }),
+            _ if !self.is_alive() => Err(OpenError::NoSuchProcess { pid }),
+            Some(WordSize::Other) => Err(OpenError::ForeignArchitecture { pid }),
+            None => Err(OpenError::Starting { pid }),
         }
     }
 

@@ -42,9 +42,11 @@ impl Selected {
                     process.limit_time(limits::LOOK_TIME);
                     is_meant(&process).map(|meant| meant.then_some(process))
                 }
-                Err(error @ (OpenError::PermissionDenied { .. } | OpenError::System { .. })) => {
-                    Err(error.into())
-                }
+                Err(
+                    error @ (OpenError::PermissionDenied { .. }
+                    | OpenError::Starting { .. }
+                    | OpenError::System { .. }),
+                ) => Err(error.into()),
                 Err(_) => Ok(None),
             };
             match found {
