@@ -6,15 +6,23 @@
 //! located in the binary by comparing the original's code with the code there; and the new code is laid out
 //! with every reference to the old binary resolved.
 //!
+//! The folders, from top to bottom. Each may use those below it, and none above:
+//!
 //! ```text
-//! record, command      the build's compiles            compile, renumber    our own compiles
-//! tree, fix            source trees, the fix           unit, compare        objects and their differences
-//! work, progress       what is around it
-//! dependencies         what compiles read          leftovers            objects that no recorded compile made
-//! link_time            link-time optimisation      layouts              types that differ in memory
-//! binary, correlate    the binary, what is where       image, layout        new code for one binary
-//! site, trampoline     the entries of old functions
-//! padding              what lies behind short ones
+//! build        the way from a fix to a patch
+//! assemble     which binary gets which changed objects
+//! candidates   the compiles that the fix may have changed, and their objects
+//! request      what the user asks for, is told and gets
+//! image        new code, laid out for one binary
+//! correlate    which code of the binary is which function
+//! layouts      types that differ in memory
+//! compare      what differs between two objects
+//! binary       the ELF file that runs
+//! unit         a compiled object as items
+//! compile      compiles: the build's and our own
+//! record       recording the build's compiles
+//! source       the source tree and the fix
+//! refusal      what cannot be patched, and why
 //! ```
 //!
 //! This room must not know processes. What it does not offer: C++, whose tables for exceptions name types,
@@ -25,41 +33,26 @@
 mod assemble;
 mod binary;
 mod build;
-mod call_point;
 mod candidates;
-mod command;
 mod compare;
 mod compile;
 mod correlate;
-mod dependencies;
-mod error;
-mod fix;
 mod image;
-mod layout;
 mod layouts;
-mod leftovers;
-mod link_time;
-mod padding;
-mod place;
-mod progress;
 mod record;
 mod refusal;
-mod refusals;
-mod renumber;
-mod site;
-mod trampoline;
-mod tree;
+mod request;
+mod source;
 mod unit;
-mod work;
 
 pub use binary::BinaryError;
-pub use build::{BuildReport, BuildRequest, ChangedObject, Outcome, Unplaced, build};
+pub use build::build;
 pub use compile::CompileError;
-pub use correlate::Mismatch;
-pub use error::{BuildError, Stage};
-pub use fix::FixError;
-pub use progress::{Event, Progress, Step};
 pub use record::wrapper_main;
-pub use refusal::{Hex, Refusal};
-pub use trampoline::Unmovable;
+pub use refusal::{Hex, Mismatch, Refusal, Unmovable};
+pub use request::{
+    BuildError, BuildReport, BuildRequest, ChangedObject, Event, Outcome, Progress, Stage, Step,
+    Unplaced,
+};
+pub use source::FixError;
 pub use unit::ObjectError;

@@ -8,7 +8,7 @@ use engraft_patch::LinkAddress;
 use object::read::elf::{ElfFile64, Rela as _, SectionHeader as _};
 use object::{LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, elf};
 
-use super::Slots;
+use super::file::Slots;
 
 /// The GOT slots of such functions, by name.
 pub(super) fn slots(

@@ -11,7 +11,8 @@ use object::{
     RelocationFlags, RelocationTarget, elf,
 };
 
-use super::{Binary, Segment, Slots, Symbol, ifuncs};
+use super::file::{Binary, Segment, Slots, Symbol};
+use super::ifuncs;
 
 /// Why a binary cannot be patched.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::command::{Compile, Identity};
+use crate::compile::{Compile, Identity};
 
 /// One compile in both builds. They differ only if the fix changes how the source is compiled.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::link_time::LTO_SECTIONS;
+use crate::compile::LTO_SECTIONS;
 use object::read::elf::ElfFile64;
 use object::{
     LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget,

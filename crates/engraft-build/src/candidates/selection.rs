@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 use super::pairing::{Candidate, pairs};
 use super::same;
 use super::unseen::unseen;
-use crate::command::{Compile, Identity, compiles};
-use crate::dependencies::{Reads, real_path};
+use crate::compile::{Compile, Identity, Reads, compiles, real_path};
 use crate::record::Record;
-use crate::tree::{TreeChanges, Trees};
+use crate::source::{TreeChanges, Trees};
 
 /// The compiles that the fix may have changed.
 pub(crate) struct Candidates {

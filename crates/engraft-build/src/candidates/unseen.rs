@@ -10,8 +10,8 @@ use object::read::elf::ElfFile64;
 use object::{LittleEndian, Object as _, ObjectKind, ObjectSymbol as _, elf};
 
 use super::same::same_program;
-use crate::command::Compile;
-use crate::tree::{TreeChanges, Trees};
+use crate::compile::Compile;
+use crate::source::{TreeChanges, Trees};
 
 /// Such objects of the fixed tree.
 pub(super) fn unseen(compiles: &[Compile], changes: &TreeChanges, trees: &Trees) -> Vec<PathBuf> {

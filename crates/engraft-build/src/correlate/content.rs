@@ -2,8 +2,9 @@
 
 use object::elf;
 
-use super::matching::{Class, Match, Mismatch};
+use super::matching::{Class, Match};
 use crate::binary::Binary;
+use crate::refusal::Mismatch;
 use crate::unit::{Item, ItemId, Referent, Unit};
 
 /// Compares all content that a matched function refers to with what the binary has there.

@@ -1,16 +1,14 @@
 //! One function of an object against the code at one address of a binary.
 
-mod relaxed;
-
 use std::collections::{BTreeMap, HashMap};
 
 use iced_x86::{ConstantOffsets, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use object::elf;
 
-use relaxed::Relaxed;
-
 use super::content;
+use super::relaxed::{Relaxed, is_relaxable};
 use crate::binary::Binary;
+use crate::refusal::Mismatch;
 use crate::unit::{Item, ItemId, Referent, Reloc, Unit};
 
 /// Where linking may make a function longer: short jumps of the assembler became near ones, and padding moved.
@@ -66,22 +64,6 @@ pub(crate) enum Class {
     TlsFromThreadPointer,
 }
 
-/// Where the code in the binary is not the object's.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "at {address:#x} (function + {offset:#x}) the source gives {expected}, the binary has {found}"
-)]
-pub struct Mismatch {
-    /// Link-time address of the instruction.
-    pub address: u64,
-    /// Its offset in the function.
-    pub offset: u64,
-    /// What the source compiles to.
-    pub expected: String,
-    /// What is there.
-    pub found: String,
-}
-
 /// Compares the function with the code at `address`.
 pub(crate) fn match_function(
     unit: &Unit,
@@ -118,23 +100,23 @@ pub(crate) fn match_function(
     Ok(found)
 }
 
-struct Matcher<'a> {
-    item: &'a Item,
-    binary: &'a Binary,
-    original: Decoder<'a>,
-    linked: Decoder<'a>,
-    found: Match,
+pub(super) struct Matcher<'a> {
+    pub(super) item: &'a Item,
+    pub(super) binary: &'a Binary,
+    pub(super) original: Decoder<'a>,
+    pub(super) linked: Decoder<'a>,
+    pub(super) found: Match,
     /// Jumps and references inside the function: instruction, target in the object, target in the binary.
-    branches: Vec<(u64, u64, u64)>,
+    pub(super) branches: Vec<(u64, u64, u64)>,
 }
 
 /// An instruction with its bytes' layout.
-struct Decoded {
-    instruction: Instruction,
-    fields: ConstantOffsets,
+pub(super) struct Decoded {
+    pub(super) instruction: Instruction,
+    pub(super) fields: ConstantOffsets,
 }
 
-fn next(decoder: &mut Decoder<'_>) -> Decoded {
+pub(super) fn next(decoder: &mut Decoder<'_>) -> Decoded {
     let instruction = decoder.decode();
     let fields = decoder.get_constant_offsets(&instruction);
     Decoded {
@@ -298,7 +280,7 @@ impl Matcher<'_> {
     }
 
     /// `None` if the same reference resolves to something else elsewhere in the function.
-    fn bind(&mut self, reloc: &Reloc, class: Class, value: u64) -> Option<()> {
+    pub(super) fn bind(&mut self, reloc: &Reloc, class: Class, value: u64) -> Option<()> {
         let key = (reloc.bound_to(), class);
         let known = *self.found.bindings.entry(key).or_insert(value);
         (known == value).then_some(())
@@ -334,7 +316,7 @@ fn offset(reloc: &Reloc) -> u64 {
     reloc.offset.cast_unsigned()
 }
 
-fn is_near_branch(instruction: &Instruction) -> bool {
+pub(super) fn is_near_branch(instruction: &Instruction) -> bool {
     instruction.op_count() > 0 && instruction.op0_kind() == OpKind::NearBranch64
 }
 
@@ -346,7 +328,7 @@ pub(super) fn fixed_prefix(item: &Item) -> &[u8] {
     while decoder.can_decode() && decoder.ip() < end {
         let instruction = decoder.decode();
         let is_relocated = instruction.next_ip() > end;
-        let may_change = is_relocated && first.is_some_and(relaxed::is_relaxable);
+        let may_change = is_relocated && first.is_some_and(is_relaxable);
         if is_near_branch(&instruction) || may_change {
             end = end.min(instruction.ip());
         }

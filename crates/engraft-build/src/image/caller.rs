@@ -6,11 +6,11 @@
 
 use engraft_patch::{LinkAddress, RelocationKind};
 
-use super::references::{Reference, object_target};
-use super::{Builder, SlotKey};
+use super::builder::{Builder, SlotKey};
+use super::call_point::{CallPoint, CallRegister};
+use super::layout::{Area, Fixup, Spot, Target, object_target};
+use super::reference::Reference;
 use crate::binary::Binary;
-use crate::call_point::{CallPoint, CallRegister};
-use crate::layout::{Area, Fixup, Spot, Target};
 use crate::refusal::Refusal;
 use crate::unit::{Flow, Referent};
 

@@ -3,51 +3,34 @@
 use engraft_patch::{Import, LinkAddress, RelocationKind, RelocationTarget};
 use object::elf;
 
-use super::{Builder, SlotKey};
+use super::builder::{Builder, SlotKey};
+use super::layout::{Fixup, Spot, Target, object_target};
+use super::reference::{Extent, Reference};
 use crate::correlate::{Class, variable_by_name};
-use crate::layout::{Fixup, Spot, Target};
 use crate::refusal::Refusal;
-use crate::unit::{Flow, Item, ItemId, Kind, Referent, Reloc};
+use crate::unit::{Flow, ItemId, Kind, Referent, Reloc};
 
-/// A reference with what is needed to resolve it and to talk about it.
-pub(super) struct Reference<'r> {
-    pub(super) unit: usize,
-    id: ItemId,
-    pub(super) item: &'r Item,
-    pub(super) reloc: &'r Reloc,
-    pub(super) place: Spot,
-}
-
-/// How many relocations were resolved at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Extent {
-    One,
-    /// The one behind it as well: of the call of `__tls_get_addr`.
-    WithCall,
-}
-
-impl<'r> Reference<'r> {
-    /// A reference of something that belongs to an item.
-    pub(super) fn new(
-        (unit, id, item): (usize, ItemId, &'r Item),
-        reloc: &'r Reloc,
-        place: Spot,
-    ) -> Self {
-        Self {
-            unit,
-            id,
-            item,
-            reloc,
-            place,
+impl Builder<'_> {
+    /// Follows the references of everything in the image until nothing new comes.
+    pub(super) fn take_along(&mut self) {
+        while let Some((unit, id)) = self.queue.pop() {
+            let Some(item) = self.item(unit, id) else {
+                continue;
+            };
+            let mut relocations = item.relocations.iter();
+            while let Some(reloc) = relocations.next() {
+                match self.reference(unit, id, reloc) {
+                    Ok(Extent::One) => {}
+                    Ok(Extent::WithCall) => {
+                        relocations.next();
+                    }
+                    Err(refusal) => self.refusals.push(refusal),
+                }
+            }
         }
+        self.refusals.dedup();
     }
 
-    fn is_weak(&self) -> bool {
-        matches!(self.reloc.referent, Referent::Undefined { weak: true, .. })
-    }
-}
-
-impl<'a> Builder<'a> {
     /// Resolves one reference of an item that is in the image.
     pub(super) fn reference(
         &mut self,
@@ -461,11 +444,4 @@ impl<'a> Builder<'a> {
             Referent::Undefined { name, .. } => name.clone(),
         }
     }
-}
-
-pub(crate) fn object_target(name: &str, address: LinkAddress) -> Target {
-    Target::Outside(RelocationTarget::Object {
-        name: name.to_owned(),
-        address,
-    })
 }

@@ -2,9 +2,8 @@
 
 use engraft_patch::{LinkAddress, RelocationKind};
 
-use super::references::object_target;
-use super::{Builder, SlotKey};
-use crate::layout::{Area, Fixup, Spot, Target};
+use super::builder::{Builder, SlotKey};
+use super::layout::{Area, Fixup, Spot, Target, object_target};
 
 impl Builder<'_> {
     pub(super) fn has_slot(&self, name: &str) -> bool {

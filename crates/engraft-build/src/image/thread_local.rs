@@ -6,10 +6,10 @@
 use engraft_patch::{LinkAddress, RelocationKind};
 use object::elf;
 
-use super::references::{Extent, Reference, object_target};
-use super::{Builder, SlotKey};
+use super::builder::{Builder, SlotKey};
+use super::layout::{Area, Fixup, Spot, Target, object_target};
+use super::reference::{Extent, Reference};
 use crate::correlate::Class;
-use crate::layout::{Area, Fixup, Spot, Target};
 use crate::refusal::Refusal;
 use crate::unit::{Referent, Reloc};
 

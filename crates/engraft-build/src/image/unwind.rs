@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use engraft_patch::{ImageRange, RelocationKind};
 use object::elf;
 
-use super::references::{Reference, object_target};
-use super::{Builder, OldCode, SlotKey};
-use crate::layout::{Area, Fixup, Spot, Target};
+use super::builder::{Builder, SlotKey};
+use super::changed::OldCode;
+use super::layout::{Area, Fixup, Spot, Target, object_target};
+use super::reference::Reference;
 use crate::refusal::{Hex, Refusal};
 use crate::unit::{
     FRAME_FUNCTION, FRAME_ID, FRAME_SIZE, Frame, ItemId, Kind, Referent, Reloc, Unit,

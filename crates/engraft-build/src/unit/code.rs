@@ -3,7 +3,8 @@
 use iced_x86::{Decoder, DecoderOptions, FlowControl};
 use object::elf;
 
-use super::{Flow, Item, ItemId, Referent, Reloc};
+use super::item::{Item, ItemId};
+use super::reloc::{Flow, Referent, Reloc};
 
 /// An instruction of a function.
 pub(super) struct Span {

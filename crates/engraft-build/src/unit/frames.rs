@@ -11,7 +11,8 @@ use object::{
     LittleEndian, Object as _, ObjectSection as _, RelocationFlags, RelocationTarget, elf,
 };
 
-use super::{Flow, ItemId, Referent, Reloc};
+use super::item::ItemId;
+use super::reloc::{Flow, Referent, Reloc};
 
 /// Offset of the id of an entry, which for an FDE is the distance back to its CIE.
 pub(crate) const ID: usize = 4;

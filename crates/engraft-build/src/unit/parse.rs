@@ -11,7 +11,9 @@ use object::{
 
 use super::code::{Span, add_references_to_itself, operand, spans};
 use super::frames::frames;
-use super::{Flow, Item, ItemId, Kind, Referent, Reloc, Unit};
+use super::item::{Item, ItemId, Kind};
+use super::items::Unit;
+use super::reloc::{Flow, Referent, Reloc};
 
 /// Why an object of the build cannot be used.
 #[derive(Debug, thiserror::Error)]

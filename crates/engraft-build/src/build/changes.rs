@@ -1,0 +1,188 @@
+//! Both builds, and what the fix changed in compiled code.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::inputs::io;
+use super::session::Session;
+use crate::assemble::find_holders;
+use crate::binary::Binary;
+use crate::candidates::{Candidates, ChangedUnit, Leftovers, Objects, for_each_file, may_be_in};
+use crate::record::{Record, Recorder};
+use crate::request::{BuildError, Stage, Step, Unplaced};
+use crate::source::{Fix, TreeChanges, Trees, is_supported};
+
+/// What the fix changed in compiled code.
+pub(super) struct Changes {
+    pub(super) units: Vec<ChangedUnit>,
+    /// Changed files that no compile reads.
+    pub(super) unread: Vec<PathBuf>,
+    /// Objects that the second build made anew.
+    pub(super) considered: usize,
+    pub(super) builds: Duration,
+}
+
+impl Session<'_> {
+    pub(super) fn changes(&self, binaries: &[Binary]) -> Result<Changes, BuildError> {
+        let progress = &self.request.progress;
+        let trees = progress.step(Step::Copy, || Trees::new(&self.home, &self.work));
+        let trees = trees.map_err(io("copy", &self.home))?;
+        let tree = trees.current();
+        let fix = Fix::examine(&self.request.fix, &tree)?;
+        let recorder = Recorder::new(&self.work, &self.request.wrapper);
+        let recorder = recorder.map_err(io("make compiler wrappers in", &self.work))?;
+        let started = Instant::now();
+        let first = self.run(&recorder, &tree, Stage::Original)?;
+        let mut builds = started.elapsed();
+        trees.keep_original().map_err(io("copy", &tree))?;
+        let touched = fix.apply(&tree, &trees.original())?;
+        let started = Instant::now();
+        let mut second = self.run(&recorder, &tree, Stage::Fixed)?;
+        builds += started.elapsed();
+        let started = Instant::now();
+        let (rest, unknown) = self.make_leftovers_again(&recorder, [&first, &second], &touched)?;
+        builds += started.elapsed();
+        second.extend(rest);
+        if !(first.is_empty() && second.is_empty()) {
+            self.refuse_unknown(unknown, &touched, binaries)?;
+        }
+        let Candidates {
+            compiles,
+            considered,
+            unread,
+            unseen,
+        } = progress
+            .step(Step::Dependencies, || {
+                Candidates::new(&first, &second, &touched, &trees)
+            })
+            .map_err(io("compare", &tree))?;
+        tracing::info!(
+            first = first.len(),
+            second = second.len(),
+            considered,
+            "builds recorded"
+        );
+        if considered == 0 && touched.iter().any(|file| is_supported(file)) {
+            self.explain_nothing(&trees, &touched, first.is_empty() && second.is_empty())?;
+        }
+        self.refuse_unseen(unseen, binaries)?;
+        let objects = Objects {
+            trees: &trees,
+            home: &self.home,
+            work: &self.work,
+            touched: &touched,
+        };
+        let units = progress.step(Step::Compare, || objects.compare(&compiles))?;
+        Ok(Changes {
+            units,
+            unread,
+            considered,
+            builds,
+        })
+    }
+
+    /// Has the build make objects again that were in the tree before and may read what the fix changes. Returns the
+    /// compiles, and the objects that it did not make.
+    fn make_leftovers_again(
+        &self,
+        recorder: &Recorder,
+        records: [&[Record]; 2],
+        touched: &[PathBuf],
+    ) -> Result<(Vec<Record>, Vec<PathBuf>), BuildError> {
+        let tree = self.work.join("tree");
+        let leftovers = Leftovers::find(&tree, &self.home, records);
+        let mut leftovers = leftovers.map_err(io("search", &tree))?;
+        if !leftovers
+            .may_read(touched, &tree)
+            .map_err(io("search", &tree))?
+        {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        leftovers.take_away(&self.work).map_err(io("move", &tree))?;
+        let made = self.run(recorder, &tree, Stage::Rest);
+        let unknown = leftovers.put_back().map_err(io("move", &tree))?;
+        // A build that cannot make them again may do without.
+        match made {
+            Ok(records) => Ok((records, unknown)),
+            Err(BuildError::BuildFailed { .. }) => Ok((self.records(Stage::Rest)?, unknown)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks into the original's programs and libraries.
+    pub(super) fn find_holders(
+        &self,
+        unplaced: &mut [Unplaced],
+        units: &[ChangedUnit],
+    ) -> Result<(), BuildError> {
+        let tree = self.work.join("tree");
+        let mut files = Vec::new();
+        for_each_file(&tree, &mut |path| files.push(path.to_owned()))
+            .map_err(io("search", &tree))?;
+        find_holders(unplaced, units, &files, &tree);
+        Ok(())
+    }
+
+    /// An object of unknown origin must not be in a binary.
+    fn refuse_unknown(
+        &self,
+        mut objects: Vec<PathBuf>,
+        touched: &[PathBuf],
+        binaries: &[Binary],
+    ) -> Result<(), BuildError> {
+        objects.retain(|object| binaries.iter().any(|binary| may_be_in(object, binary)));
+        if objects.is_empty() {
+            return Ok(());
+        }
+        let tree = self.work.join("tree");
+        let inside = |object: &PathBuf| object.strip_prefix(&tree).unwrap_or(object).to_owned();
+        Err(BuildError::UnknownCompiles {
+            objects: objects.iter().map(inside).collect(),
+            files: touched.to_vec(),
+        })
+    }
+
+    /// Nor must one that was compiled unseen.
+    fn refuse_unseen(
+        &self,
+        mut objects: Vec<PathBuf>,
+        binaries: &[Binary],
+    ) -> Result<(), BuildError> {
+        objects.retain(|object| binaries.iter().any(|binary| may_be_in(object, binary)));
+        if objects.is_empty() {
+            return Ok(());
+        }
+        let tree = self.work.join("tree");
+        let inside = |object: &PathBuf| object.strip_prefix(&tree).unwrap_or(object).to_owned();
+        Err(BuildError::UnseenCompiles {
+            objects: objects.iter().map(inside).collect(),
+        })
+    }
+
+    /// No compile reads what the fix changes: says why, if the reason is known.
+    fn explain_nothing(
+        &self,
+        trees: &Trees,
+        touched: &[PathBuf],
+        nothing_recorded: bool,
+    ) -> Result<(), BuildError> {
+        if !nothing_recorded {
+            return Ok(());
+        }
+        let differs = |first: &Path, second: &Path| {
+            TreeChanges::between(first, second).map_err(io("compare", second))
+        };
+        let first = differs(&self.home, &trees.original())?;
+        let mut second = differs(&trees.original(), &trees.current())?;
+        let untouched = |file: &PathBuf| !touched.contains(file);
+        second.changed.retain(untouched);
+        second.added.retain(untouched);
+        second.removed.retain(untouched);
+        if first.is_empty() && second.is_empty() {
+            return Err(BuildError::NothingRecompiled {
+                files: touched.to_vec(),
+            });
+        }
+        Err(BuildError::NoCompileRecorded)
+    }
+}

@@ -1,0 +1,128 @@
+//! One build of a patch, from the request to the file.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use engraft_patch::{Concessions, Missing, Patch};
+
+use super::inputs::{io, patch_name, read_binaries};
+use crate::assemble::{Assembled, assemble};
+use crate::binary::Binary;
+use crate::layouts::Harmless;
+use crate::record::Work;
+use crate::request::{BuildError, BuildReport, BuildRequest, Event, Outcome, Step, Unplaced};
+
+/// Builds a patch file from a fix.
+pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
+    let started = Instant::now();
+    let name = patch_name(request)?;
+    let binaries = read_binaries(&request.binaries)?;
+    let home = fs::canonicalize(&request.source).map_err(io("find", &request.source))?;
+    if let Some(log) = &request.log {
+        File::create(log).map_err(io("create", log))?;
+    }
+    let temporary = std::env::temp_dir();
+    let mut directory =
+        Work::new(&request.wrapper).map_err(io("create a directory in", &temporary))?;
+    let session = Session {
+        request,
+        home,
+        work: directory.path().to_owned(),
+        directory: &directory,
+    };
+    let result = session.build(name, &binaries, started);
+    if request.keep {
+        request.progress.tell(&Event::Kept(directory.keep()));
+    }
+    result
+}
+
+impl Session<'_> {
+    fn build(
+        &self,
+        name: String,
+        binaries: &[Binary],
+        started: Instant,
+    ) -> Result<BuildReport, BuildError> {
+        let request = self.request;
+        let changes = self.changes(binaries)?;
+        let progress = &request.progress;
+        let Assembled {
+            objects,
+            mut unplaced,
+            harmless,
+            accepted,
+        } = progress.step(Step::Assemble, || {
+            assemble(&changes.units, binaries, &request.accept_layouts)
+        })?;
+        if !unplaced.is_empty() {
+            self.find_holders(&mut unplaced, &changes.units)?;
+        }
+        if !unplaced.is_empty() && (objects.is_empty() || !request.partial) {
+            return Err(BuildError::Incomplete {
+                unplaced,
+                binaries: request.binaries.clone(),
+            });
+        }
+        if objects.is_empty() && unplaced.is_empty() && !changes.unread.is_empty() {
+            return Err(BuildError::NotCompiled {
+                files: changes.unread,
+            });
+        }
+        let mut report = BuildReport {
+            objects: objects.iter().map(|(_, report)| report.clone()).collect(),
+            outcome: Outcome::NoChange,
+            unplaced,
+            harmless: harmless
+                .into_iter()
+                .map(|Harmless { name, argument }| (name, argument))
+                .collect(),
+            unread: changes.unread,
+            compared: changes.considered,
+            builds: changes.builds,
+            extraction: Duration::ZERO,
+        };
+        if !objects.is_empty() {
+            let objects = objects.into_iter().map(|(object, _)| object).collect();
+            let concessions = concessions(&report.unplaced, accepted.into_iter().collect());
+            let patch = Patch {
+                name,
+                objects,
+                concessions,
+            };
+            let file = engraft_patch::write(&patch)?;
+            if let Some(output) = &request.output {
+                fs::write(output, &file).map_err(io("write", output))?;
+            }
+            report.outcome = Outcome::Patch { patch, file };
+        }
+        report.extraction = started.elapsed().saturating_sub(report.builds);
+        Ok(report)
+    }
+}
+
+/// One run, with its private directory.
+pub(super) struct Session<'a> {
+    pub(super) request: &'a BuildRequest,
+    pub(super) home: PathBuf,
+    pub(super) work: PathBuf,
+    pub(super) directory: &'a Work,
+}
+
+fn concessions(unplaced: &[Unplaced], accepted_layouts: Vec<String>) -> Concessions {
+    let missing = |file: &Unplaced| -> Vec<Missing> {
+        let source_file = file.source_file.display().to_string();
+        let names = file.functions.iter().cloned();
+        names
+            .map(|name| Missing {
+                name,
+                source_file: source_file.clone(),
+            })
+            .collect()
+    };
+    Concessions {
+        missing: unplaced.iter().flat_map(missing).collect(),
+        accepted_layouts,
+    }
+}
