@@ -13,19 +13,21 @@ mod modules;
 mod session;
 mod transition;
 
-pub use agent::snapshot::{
-    AgentStatus, ModuleStatus, ObjectStatus, PatchState, PatchStatus, Status, TransitionStatus,
-    UnwinderStatus, status,
-};
-pub use commands::apply::{Applied, Disabled, apply, disable, force, wait};
+pub use agent::snapshot::{ModuleStatus, ObjectStatus, PatchPhase, PatchStatus, UnwinderStatus};
+pub use commands::applied::Applied;
+pub use commands::apply::apply;
 pub use commands::check::{Checked, check};
-pub use commands::objects::{Reach, Waiting};
+pub use commands::disable::{Disabled, disable};
+pub use commands::enable::enable;
+pub use commands::force::force;
+pub use commands::objects::{AbsentObject, ObjectPresence};
 pub use commands::on_timeout::OnTimeout;
-pub use commands::remove::{Removed, enable, remove, remove_agent};
+pub use commands::remove::{Removed, remove};
+pub use commands::remove_agent::remove_agent;
 pub use commands::selection::Selected;
-pub use contexts::{ScanMemory, Switcher, set_scan_memory, switchers};
-pub use error::in_the_way::{Inside, Reference};
-pub use error::{Error, exit_code};
-pub use modules::other_builds::{OtherBuild, find_other_builds};
-pub use transition::blockers::{Holder, holders};
-pub use transition::suspended::Suspended;
+pub use commands::status::{AgentStatus, Status, TransitionStatus, find_other_builds, status};
+pub use commands::wait::wait;
+pub use contexts::{ScanMemory, StackSwitcher, set_scan_memory, stack_switchers};
+pub use error::{BadBlob, BlockReason, Error, Reference, Suspended, TooLarge, exit_code};
+pub use modules::other_builds::OtherBuild;
+pub use transition::blockers::{Blocker, blockers};

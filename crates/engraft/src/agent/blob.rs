@@ -4,15 +4,12 @@ use object::elf::{PF_W, PF_X, PT_LOAD, R_X86_64_RELATIVE, SHF_ALLOC};
 use object::read::elf::{ElfFile64, ElfSection64, ProgramHeader};
 use object::{LittleEndian, Object, ObjectSection, ObjectSymbol, SectionFlags};
 
+use crate::error::BadBlob;
+
 /// Made by the build script from the crate engraft-agent.
 static BLOB: &[u8] = include_bytes!(env!("ENGRAFT_AGENT_BLOB"));
 
 const PAGE: u64 = 4096;
-
-/// The embedded agent is not what it must be; a build of engraft that has this error never worked.
-#[derive(Debug, thiserror::Error)]
-#[error("the embedded agent is damaged: {0}")]
-pub struct BadBlob(&'static str);
 
 /// Protection of a piece of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,9 +14,10 @@ use engraft_process::{GapRequest, MemoryError, RemoteCallError, TargetAddress};
 use zerocopy::IntoBytes;
 
 use crate::agent::blob::{Protection, Segment};
+use crate::agent::calls::Calls;
 use crate::agent::header::memory_file_device;
-use crate::agent::inject::{Calls, Injection};
-use crate::agent::remains::{close_file, close_files};
+use crate::agent::inject::Injection;
+use crate::agent::leftovers::{close_file, close_files};
 use crate::error::Error;
 
 const PAGE: u64 = 4096;
@@ -34,7 +35,7 @@ const _: () = assert!(NAME.count_bytes() == AGENT_MAPPING_NAME.len());
 
 impl Injection {
     /// Maps, fills and protects everything but the control block; where it is. After an error
-    /// [`remove_remains`](crate::agent::remains::remove_remains) has to follow.
+    /// [`leftovers::remove`](crate::agent::leftovers::remove) has to follow.
     pub(crate) fn make_memory(&self, calls: &mut Calls<'_, '_>) -> Result<TargetAddress, Error> {
         match MemoryFile::create(calls) {
             Ok(file) => {
@@ -224,7 +225,7 @@ impl MemoryFile {
     fn create(calls: &mut Calls<'_, '_>) -> Result<Self, Error> {
         let process = calls.process();
         let limit = process.living_task().file_size_limit();
-        let limit = limit.map_err(Error::looking_at(process))?;
+        let limit = limit.map_err(Error::reading(process))?;
         // The kernel would end the program for the attempt (SIGXFSZ).
         if limit.is_none_or(|limit| limit < MAPPING_LENGTH) {
             return Err(Error::RemoteCall(RemoteCallError::SystemCall {

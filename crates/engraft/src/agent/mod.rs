@@ -1,13 +1,28 @@
 //! The agent in a process, from outside: finding it, injecting it, giving it commands, reading what it knows.
 //!
-//! Must not know transitions, the stacks of threads, and what the user asked for.
+//! | file | what it does |
+//! |---|---|
+//! | `running` | the agent that is there: commands, plan, snapshot |
+//! | `header` | finds an agent, or what is left of one, in the memory map |
+//! | `inject`, `memory` | put a new agent into a process |
+//! | `blob` | the agent's code as bytes |
+//! | `calls` | system calls in the target |
+//! | `leftovers` | what an injection that was not completed has left |
+//! | `plan`, `snapshot`, `state_words` | what the agent says, decoded |
+//! | `payload`, `module_list`, `program_headers` | what the agent is told, encoded |
+//!
+//! This folder must not know transitions, the stacks of threads, and what the user asked for.
 
 pub(crate) mod blob;
+pub(crate) mod calls;
 pub(crate) mod header;
 pub(crate) mod inject;
+pub(crate) mod leftovers;
 pub(crate) mod memory;
 pub(crate) mod module_list;
 pub(crate) mod payload;
-pub(crate) mod remains;
+pub(crate) mod plan;
+mod program_headers;
 pub(crate) mod running;
 pub(crate) mod snapshot;
+pub(crate) mod state_words;

@@ -7,8 +7,8 @@ use engraft_abi::{Bytes, LoadedModule, Table};
 use engraft_process::{BuildId, Module, ModuleKind, Modules, Process, TargetAddress};
 use zerocopy::IntoBytes;
 
-use crate::agent::inject::program_headers;
 use crate::agent::payload::build_id_bytes;
+use crate::agent::program_headers::program_headers;
 use crate::error::Error;
 
 /// Those that the loader has, or of a process without

@@ -15,8 +15,9 @@ use engraft_process::{
 use zerocopy::{FromBytes, FromZeros, IntoBytes, TryFromBytes};
 
 use crate::agent::header::whereabouts;
+use crate::agent::plan::Plan;
 use crate::agent::snapshot::ImageStatus;
-use crate::error::explain::with_error_in_words;
+use crate::error::explain::with_errno_in_words;
 use crate::error::{Error, is_busy};
 
 /// The agent's code never waits for anything; this bounds what should not happen. Far above what it takes next to
@@ -34,22 +35,12 @@ pub(crate) struct RunningAgent {
     restorer: TargetAddress,
     stack_top: TargetAddress,
     /// The process's number in its own eyes, which the agent would have to ask for; 0 if unknown.
-    own_number: u64,
+    namespace_pid: u64,
 }
 
 /// Whether a thread of the process has a seccomp filter.
 pub(crate) fn has_filter(process: &Process) -> Result<bool, Error> {
-    process.has_filter().map_err(Error::looking_at(process))
-}
-
-/// What must be clear before threads switch.
-pub(crate) struct Plan {
-    /// Changes whenever a module comes or goes.
-    pub(crate) generation: u64,
-    /// The code.
-    pub(crate) ranges: Vec<CodeRange>,
-    /// The bytes that will be overwritten: nobody may be about to execute the middle of them.
-    pub(crate) sites: Vec<CodeRange>,
+    process.has_filter().map_err(Error::reading(process))
 }
 
 /// What the agent answered.
@@ -117,7 +108,7 @@ impl RunningAgent {
             enter: control.enter.into(),
             restorer: control.restorer.into(),
             stack_top: control.stack_top.into(),
-            own_number: process.own_number().unwrap_or(0).cast_unsigned().into(),
+            namespace_pid: process.own_number().unwrap_or(0).cast_unsigned().into(),
         })
     }
 
@@ -229,7 +220,7 @@ impl RunningAgent {
                 first,
                 second,
                 0,
-                self.own_number,
+                self.namespace_pid,
             ],
             stack_top: self.stack_top,
             restorer: self.restorer,
@@ -311,7 +302,7 @@ impl RunningAgent {
             .text
             .get(..response.text_length as usize)
             .unwrap_or_default();
-        let text = with_error_in_words(escape_bytes(text));
+        let text = with_errno_in_words(escape_bytes(text));
         Ok(Answer {
             outcome,
             value: response.value,
@@ -429,6 +420,6 @@ impl RunningAgent {
         let ranges = images.map(|image| image.range.clone());
         let ranges = std::iter::once(self.mapping()?).chain(ranges);
         let sum = self.process.resident_bytes(ranges);
-        sum.map_err(Error::looking_at(&self.process))
+        sum.map_err(Error::reading(&self.process))
     }
 }

@@ -8,34 +8,14 @@ use engraft_abi::{
     SnapshotUnwinder, SnapshotWaiting, Table, patch_state,
 };
 use engraft_process::foreign::escape_bytes;
-use engraft_process::{Process, TargetAddress, limits};
+use engraft_process::{TargetAddress, limits};
 use serde::Serialize;
 use zerocopy::{FromBytes, Immutable};
 
 use crate::agent::running::RunningAgent;
-use crate::contexts::Switcher;
+use crate::agent::state_words::{PendingThread, StateWords};
 use crate::error::Error;
 use crate::modules::other_builds::OtherBuild;
-use crate::transition::blockers::Holder;
-use crate::transition::door::{StateWords, Waiting};
-
-/// The patches of one process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Status {
-    /// The process.
-    pub pid: i32,
-    /// `None` if no patch was ever applied to it.
-    pub agent: Option<AgentStatus>,
-    /// In the order in which they were enabled; behind them, those that are disabled.
-    pub patches: Vec<PatchStatus>,
-    /// The transition that is on.
-    pub transition: Option<TransitionStatus>,
-    /// What exceptions and cancelled threads use to find their way through frames, as far as it is known.
-    pub unwinders: Vec<UnwinderStatus>,
-    /// What switches stacks in the process, if [`crate::switchers`] was asked: contexts may be suspended on no
-    /// thread's stack.
-    pub switchers: Vec<Switcher>,
-}
 
 /// An unwinder of the process: libgcc's, in a library of its own or linked into the program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,33 +29,6 @@ pub struct UnwinderStatus {
     pub(crate) code: Range<TargetAddress>,
 }
 
-/// A transition: the patch's state says where it leads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct TransitionStatus {
-    /// How many threads, told apart by their thread pointers, have yet to switch.
-    pub waiting: usize,
-    /// Whether threads were let go at all; if not, the engraft that began it has died, and everybody is where
-    /// they were.
-    pub started: bool,
-    /// For how many seconds it has been on, or on its way back; `None` if that is not known.
-    pub seconds: Option<u64>,
-    /// The threads that have yet to switch, and why; see [`crate::holders`].
-    pub threads: Vec<Holder>,
-}
-
-/// The runtime inside the process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct AgentStatus {
-    /// Version of its interface.
-    pub version: u64,
-    /// Memory that it and all patches keep in use, in bytes (resident pages).
-    pub memory_bytes: u64,
-    /// It found its own state damaged and refuses all changes.
-    pub broken: bool,
-    /// How many loads of libraries it has let in since, without looking what they brought.
-    pub loads_since_broken: u64,
-}
-
 /// One patch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PatchStatus {
@@ -87,7 +40,7 @@ pub struct PatchStatus {
     /// Place in the order of enabling, from 1; `None` while it is disabled.
     pub order: Option<usize>,
     /// Where it is in its life.
-    pub state: PatchState,
+    pub state: PatchPhase,
     /// It is less than its fix (`engraft build --partial`).
     pub partial: bool,
     /// What it changes.
@@ -97,7 +50,7 @@ pub struct PatchStatus {
 /// Where a patch is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum PatchState {
+pub enum PatchPhase {
     /// Not in effect.
     Disabled,
     /// In effect.
@@ -145,44 +98,6 @@ pub(crate) struct ImageStatus {
     pub(crate) unwind: Option<Range<TargetAddress>>,
 }
 
-/// Reads the status of a process.
-pub fn status(process: &Process) -> Result<Status, Error> {
-    let pid = process.pid();
-    let Some(running) = RunningAgent::find(process)? else {
-        return Ok(Status {
-            pid,
-            agent: None,
-            patches: Vec::new(),
-            transition: None,
-            unwinders: Vec::new(),
-            switchers: Vec::new(),
-        });
-    };
-    let snapshot = Snapshot::read(&running)?;
-    let (broken, loads_since_broken) = running.damage()?;
-    let agent = AgentStatus {
-        version: engraft_abi::VERSION,
-        memory_bytes: running.resident_memory(snapshot.images(None))?,
-        broken,
-        loads_since_broken,
-    };
-    let since = running.time_since_begin()?;
-    let transition = snapshot.transition.map(|transition| TransitionStatus {
-        waiting: transition.waiting.len(),
-        started: transition.started,
-        seconds: since.map(|since| since.as_secs()),
-        threads: Vec::new(),
-    });
-    Ok(Status {
-        pid,
-        agent: Some(agent),
-        patches: snapshot.patches,
-        transition,
-        unwinders: snapshot.unwinders,
-        switchers: Vec::new(),
-    })
-}
-
 /// All that the agent says.
 #[derive(Default)]
 pub(crate) struct Snapshot {
@@ -206,7 +121,7 @@ pub(crate) struct OpenTransition {
     /// It only undoes what could not be done.
     pub(crate) canceled: bool,
     /// Thread pointers of those that have yet to switch.
-    pub(crate) waiting: Vec<u64>,
+    pub(crate) pending: Vec<u64>,
     /// Those of them that switch by themselves as soon as they have left.
     pub(crate) with_door: Vec<u64>,
     /// What tells when they do.
@@ -219,9 +134,9 @@ impl OpenTransition {
         self.with_door.contains(&pointer)
     }
 
-    fn set_waiting(&mut self, waiting: &[Waiting]) {
-        self.waiting = waiting.iter().map(|it| it.pointer).collect();
-        let with_door = waiting.iter().filter(|it| it.has_door);
+    fn set_pending(&mut self, pending: &[PendingThread]) {
+        self.pending = pending.iter().map(|it| it.pointer).collect();
+        let with_door = pending.iter().filter(|it| it.has_door);
         self.with_door = with_door.map(|it| it.pointer).collect();
     }
 }
@@ -247,8 +162,8 @@ impl Snapshot {
         let buffer = zerocopy::IntoBytes::as_bytes(snapshot.as_slice());
         let mut snapshot = decode(agent, buffer)?;
         if let Some(open) = &mut snapshot.transition {
-            let waiting = open.words.waiting(agent.process())?;
-            open.set_waiting(&waiting);
+            let pending = open.words.pending(agent.process())?;
+            open.set_pending(&pending);
         }
         Ok(snapshot)
     }
@@ -268,7 +183,7 @@ fn decode(agent: &RunningAgent, buffer: &[u8]) -> Result<Snapshot, Error> {
             to_patched: header.transition.to_patched != 0,
             started: header.transition.started != 0,
             canceled: header.transition.canceled != 0,
-            waiting: Vec::new(),
+            pending: Vec::new(),
             with_door: Vec::new(),
             words: StateWords {
                 others: header.transition.others,
@@ -280,7 +195,7 @@ fn decode(agent: &RunningAgent, buffer: &[u8]) -> Result<Snapshot, Error> {
         None => None,
     };
     if let Some(open) = &transition
-        && open.waiting.len() > limits::THREADS
+        && open.words.threads.len() > limits::THREADS
     {
         return Err(agent.beyond("threads that have yet to switch", limits::THREADS as u64));
     }
@@ -362,10 +277,10 @@ impl<'s> Reader<'s> {
 
     fn patch(&self, patch: &SnapshotPatch, order: usize) -> Result<PatchStatus, Error> {
         let state = match patch.state {
-            patch_state::DISABLED => PatchState::Disabled,
-            patch_state::ENABLED => PatchState::Enabled,
-            patch_state::ENABLING => PatchState::Enabling,
-            patch_state::DISABLING => PatchState::Disabling,
+            patch_state::DISABLED => PatchPhase::Disabled,
+            patch_state::ENABLED => PatchPhase::Enabled,
+            patch_state::ENABLING => PatchPhase::Enabling,
+            patch_state::DISABLING => PatchPhase::Disabling,
             _ => return Err(self.senseless()),
         };
         let mut objects = Vec::new();
@@ -375,7 +290,7 @@ impl<'s> Reader<'s> {
         Ok(PatchStatus {
             number: patch.number,
             name: self.text(patch.name)?,
-            order: (state != PatchState::Disabled).then_some(order),
+            order: (state != PatchPhase::Disabled).then_some(order),
             state,
             partial: patch.partial != 0,
             objects,

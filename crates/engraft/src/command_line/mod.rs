@@ -16,7 +16,7 @@ use engraft_patch::{Concessions, Missing, Patch};
 use engraft_process::foreign::escape_name;
 use engraft_process::{GiveWay, Process};
 
-use processes::{Holders, Target, Work};
+use processes::{PatchedProcesses, ProcessSelection, Work};
 use show::describe;
 pub(crate) use terminal::{Log, complain};
 use terminal::{note, say};
@@ -71,11 +71,11 @@ enum Command {
         /// The patch, made by `engraft build`.
         file: PathBuf,
         #[command(flatten)]
-        target: Target,
+        target: ProcessSelection,
         #[command(flatten)]
-        patience: Patience,
+        wait: WaitArguments,
         #[command(flatten)]
-        end: End,
+        end: TimeoutArguments,
     },
     /// Say what would keep a patch from being applied to a process. Touches nothing; ends with the exit code
     /// that `apply` would end with.
@@ -83,9 +83,9 @@ enum Command {
         /// The patch, made by `engraft build`.
         file: PathBuf,
         #[command(flatten)]
-        target: Target,
+        target: ProcessSelection,
         #[command(flatten)]
-        patience: Patience,
+        wait: WaitArguments,
     },
     /// Show the patches of a process in the order in which they were enabled, disabled ones last. Without
     /// --pid: of all processes that have an agent.
@@ -97,7 +97,7 @@ enum Command {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        patience: Patience,
+        wait: WaitArguments,
     },
     /// Have processes run their own code again instead of a patch's. Its memory stays, because new code may
     /// have passed on addresses of its data.
@@ -105,39 +105,39 @@ enum Command {
         /// The patch's name.
         name: String,
         #[command(flatten)]
-        holders: Holders,
+        processes: PatchedProcesses,
         #[command(flatten)]
-        patience: Patience,
+        wait: WaitArguments,
     },
     /// Wait until every thread has switched, where a patch is in transition.
     Wait {
         /// The patch's name; any patch without it.
         name: Option<String>,
         #[command(flatten)]
-        holders: Holders,
+        processes: PatchedProcesses,
         #[command(flatten)]
-        patience: Patience,
+        wait: WaitArguments,
     },
-    /// End a patch's transition, wherever threads are. A thread that is still inside of what should be left goes
+    /// TimeoutArguments a patch's transition, wherever threads are. A thread that is still inside of what should be left goes
     /// on there, so the fix's parts may mix; what it may be inside of stays in memory for ever.
     Force {
         /// The patch's name.
         name: String,
         #[command(flatten)]
-        holders: Holders,
+        processes: PatchedProcesses,
         #[command(flatten)]
-        patience: Patience,
+        wait: WaitArguments,
     },
     /// Enable a disabled patch again; it is the newest one then.
     Enable {
         /// The patch's name.
         name: String,
         #[command(flatten)]
-        holders: Holders,
+        processes: PatchedProcesses,
         #[command(flatten)]
-        patience: Patience,
+        wait: WaitArguments,
         #[command(flatten)]
-        end: End,
+        end: TimeoutArguments,
     },
     /// Take the memory of a disabled patch, or the agent, out of processes.
     #[command(group(ArgGroup::new("places").args(["pid", "all"])))]
@@ -153,9 +153,9 @@ enum Command {
         #[arg(long, requires = "agent", conflicts_with = "name")]
         all: bool,
         #[command(flatten)]
-        holders: Holders,
+        processes: PatchedProcesses,
         #[command(flatten)]
-        patience: Patience,
+        wait: WaitArguments,
     },
 }
 
@@ -163,7 +163,7 @@ enum Command {
 const LONGEST_TIMEOUT: u64 = 365 * 24 * 60 * 60;
 
 #[derive(Debug, clap::Args)]
-struct Patience {
+struct WaitArguments {
     /// How long to work on each process, and wait for its threads to leave the code that is to be replaced, in
     /// seconds. A transition that has begun stays open after that.
     #[arg(
@@ -184,24 +184,24 @@ struct Patience {
         num_args = 0..=1,
         require_equals = true
     )]
-    scan_memory: When,
+    scan_memory: ScanMemoryArgument,
 }
 
-/// When to do something.
+/// ScanMemoryArgument to do something.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum When {
+enum ScanMemoryArgument {
     Auto,
     On,
     Off,
 }
 
-impl Patience {
+impl WaitArguments {
     /// How long to wait. From now on memory is looked through as was asked for.
     fn duration(&self) -> Duration {
         engraft::set_scan_memory(match self.scan_memory {
-            When::Auto => ScanMemory::Auto,
-            When::On => ScanMemory::On,
-            When::Off => ScanMemory::Off,
+            ScanMemoryArgument::Auto => ScanMemory::Auto,
+            ScanMemoryArgument::On => ScanMemory::On,
+            ScanMemoryArgument::Off => ScanMemory::Off,
         });
         Duration::from_secs(self.timeout)
     }
@@ -209,14 +209,14 @@ impl Patience {
 
 /// What becomes of a transition that is not over when the time is up.
 #[derive(Debug, clap::Args)]
-struct End {
+struct TimeoutArguments {
     /// What becomes of the patch if threads have yet to switch to it when the time is up.
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
-    on_timeout: WhenTimeIsUp,
+    on_timeout: OnTimeoutArgument,
 }
 
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum WhenTimeIsUp {
+enum OnTimeoutArgument {
     /// The transition stays open.
     #[default]
     Leave,
@@ -224,11 +224,11 @@ enum WhenTimeIsUp {
     Reverse,
 }
 
-impl From<End> for OnTimeout {
-    fn from(end: End) -> Self {
+impl From<TimeoutArguments> for OnTimeout {
+    fn from(end: TimeoutArguments) -> Self {
         match end.on_timeout {
-            WhenTimeIsUp::Leave => Self::Leave,
-            WhenTimeIsUp::Reverse => Self::Reverse,
+            OnTimeoutArgument::Leave => Self::Leave,
+            OnTimeoutArgument::Reverse => Self::Reverse,
         }
     }
 }
@@ -269,53 +269,42 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
         Command::Apply {
             file,
             target,
-            patience,
+            wait,
             end,
-        } => processes::apply(
-            &read_patch(&file)?,
-            &target,
-            patience.duration(),
-            end.into(),
-        ),
-        Command::Check {
-            file,
-            target,
-            patience,
-        } => processes::check(&read_patch(&file)?, &target, patience.duration()),
-        Command::Status {
-            pid,
-            json,
-            patience,
-        } => status(&pid, json, patience.duration()),
+        } => processes::apply(&read_patch(&file)?, &target, wait.duration(), end.into()),
+        Command::Check { file, target, wait } => {
+            processes::check(&read_patch(&file)?, &target, wait.duration())
+        }
+        Command::Status { pid, json, wait } => status(&pid, json, wait.duration()),
         Command::Disable {
             name,
-            holders,
-            patience,
-        } => processes::disable(&name, holders, patience.duration()),
+            processes,
+            wait,
+        } => processes::disable(&name, processes, wait.duration()),
         Command::Wait {
             name,
-            holders,
-            patience,
-        } => processes::wait(name.as_deref(), holders, patience.duration()),
+            processes,
+            wait,
+        } => processes::wait(name.as_deref(), processes, wait.duration()),
         Command::Force {
             name,
-            holders,
-            patience,
-        } => processes::force(&name, holders, patience.duration()),
+            processes,
+            wait,
+        } => processes::force(&name, processes, wait.duration()),
         Command::Enable {
             name,
-            holders,
-            patience,
+            processes,
+            wait,
             end,
-        } => processes::enable(&name, holders, patience.duration(), end.into()),
+        } => processes::enable(&name, processes, wait.duration(), end.into()),
         Command::Remove {
             name,
-            holders,
-            patience,
+            processes,
+            wait,
             ..
         } => match name {
-            Some(name) => processes::remove(&name, holders, patience.duration()),
-            None => processes::remove_agent(holders, patience.duration()),
+            Some(name) => processes::remove(&name, processes, wait.duration()),
+            None => processes::remove_agent(processes, wait.duration()),
         },
     }
 }
@@ -455,9 +444,9 @@ fn json_of(status: &Status) -> String {
 fn full_status(process: &Process, timeout: Duration) -> Result<Status, Error> {
     process.limit_time(timeout);
     let mut status = engraft::status(process)?;
-    status.switchers = engraft::switchers(process)?;
+    status.switchers = engraft::stack_switchers(process)?;
     if let Some(transition) = &mut status.transition {
-        match engraft::holders(process) {
+        match engraft::blockers(process) {
             Ok(threads) => transition.threads = threads,
             Err(error) if !process.is_alive() => return Err(error),
             // The rest is true all the same.

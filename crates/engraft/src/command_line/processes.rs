@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use engraft::{Applied, Error, OnTimeout, PatchState, Reach, Selected, Waiting, exit_code};
+use engraft::{
+    AbsentObject, Applied, Error, ObjectPresence, OnTimeout, PatchPhase, Selected, exit_code,
+};
 use engraft_patch::Patch;
 use engraft_process::foreign::escape_name;
 use engraft_process::limits::LOOK_TIME;
@@ -24,7 +26,7 @@ const MOST_PROGRAMS: usize = 5;
 /// The processes that a patch is applied to: exactly one way to say so.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
-pub(super) struct Target {
+pub(super) struct ProcessSelection {
     /// A process; may be given several times.
     #[arg(long, value_name = "PID")]
     pid: Vec<i32>,
@@ -38,18 +40,18 @@ pub(super) struct Target {
 
 /// The processes that have something.
 #[derive(Debug, clap::Args)]
-pub(super) struct Holders {
+pub(super) struct PatchedProcesses {
     /// A process; may be given several times. Without it: every process that has what is named.
     #[arg(long, value_name = "PID")]
     pid: Vec<i32>,
 }
 
-impl Target {
+impl ProcessSelection {
     /// The processes, if they are not named; without these, it is for nothing.
     fn find(&self, patch: &Patch) -> Result<Selected, Error> {
         match &self.exe {
             Some(path) => Selected::running(path),
-            None => Selected::holding(patch),
+            None => Selected::with_object_of(patch),
         }
     }
 
@@ -72,7 +74,7 @@ impl Target {
     }
 }
 
-impl Holders {
+impl PatchedProcesses {
     /// What is to be done in the named processes, or else in those that `find` finds; without these, it is
     /// for nothing.
     fn work(
@@ -210,7 +212,7 @@ fn again_after_exec(
         if !process.is_alive() {
             return Err((process, error));
         }
-        let error = error.explained(&process);
+        let error = error.with_cause(&process);
         if !error.is_exec() || programs == MOST_PROGRAMS {
             return Err((process, error));
         }
@@ -265,7 +267,7 @@ fn count(number: usize, one: &str, many: &str) -> String {
 
 pub(super) fn apply(
     patch: &Patch,
-    target: &Target,
+    target: &ProcessSelection,
     timeout: Duration,
     end: OnTimeout,
 ) -> Result<(), Error> {
@@ -294,7 +296,7 @@ fn has(process: &Process, name: &str) -> bool {
     process.limit_time(LOOK_TIME);
     let patches = engraft::status(process).map(|status| status.patches);
     let mut patches = patches.unwrap_or_default().into_iter();
-    patches.any(|patch| patch.name == name && patch.state != PatchState::Disabled)
+    patches.any(|patch| patch.name == name && patch.state != PatchPhase::Disabled)
 }
 
 fn apply_to(
@@ -313,7 +315,7 @@ fn apply_to(
 
 /// Says that threads are not all that runs code.
 fn note_switchers(process: &Process) {
-    let switchers = engraft::switchers(process).unwrap_or_default();
+    let switchers = engraft::stack_switchers(process).unwrap_or_default();
     if let Some(words) = describe_switchers(&switchers) {
         note(&format!("process {}: {words}", process.pid()));
     }
@@ -322,14 +324,17 @@ fn note_switchers(process: &Process) {
 fn say_applied(pid: i32, name: &str, verb: &str, applied: Applied) {
     match applied {
         Applied::Already => say(&format!("patch '{name}' is already {verb} process {pid}\n")),
-        Applied::Now { reach, .. } if !reach.any_loaded => {
-            say_nothing_to_patch(pid, &reach, "waits")
+        Applied::Now { presence, .. } if !presence.any_loaded => {
+            say_nothing_to_patch(pid, &presence, "waits")
         }
-        Applied::Now { reach, stopped_for } => {
+        Applied::Now {
+            presence,
+            stopped_for,
+        } => {
             say(&format!(
                 "patch '{name}' {verb} process {pid}, stopped for {stopped_for:.1?}\n"
             ));
-            say_waiting(pid, &reach.waiting);
+            say_waiting(pid, &presence.absent);
         }
     }
 }
@@ -358,23 +363,27 @@ fn note_limits(process: &Process, name: &str) {
 }
 
 /// Says that a patch waits, or would wait, for all that it is for.
-fn say_nothing_to_patch(pid: i32, reach: &Reach, waits: &str) {
-    let objects: Vec<_> = reach.waiting.iter().map(ToString::to_string).collect();
+fn say_nothing_to_patch(pid: i32, presence: &ObjectPresence, waits: &str) {
+    let objects: Vec<_> = presence.absent.iter().map(ToString::to_string).collect();
     say(&format!(
         "nothing to patch in process {pid}: it has loaded none of {}; the patch {waits}\n",
         objects.join(", ")
     ));
 }
 
-fn say_waiting(pid: i32, waiting: &[Waiting]) {
-    for object in waiting {
+fn say_waiting(pid: i32, absent: &[AbsentObject]) {
+    for object in absent {
         say(&format!(
             "{object} is not loaded in process {pid}: the patch waits for it\n"
         ));
     }
 }
 
-pub(super) fn check(patch: &Patch, target: &Target, timeout: Duration) -> Result<(), Error> {
+pub(super) fn check(
+    patch: &Patch,
+    target: &ProcessSelection,
+    timeout: Duration,
+) -> Result<(), Error> {
     say(&concessions(patch));
     target
         .work(patch)?
@@ -391,12 +400,12 @@ fn check_one(process: &Process, patch: &Patch, timeout: Duration) -> Result<(), 
     let first = problems.next();
     // What would wait is worth a line even if something else is in the way.
     match first {
-        None if !checked.reach.any_loaded && !checked.already => {
-            say_nothing_to_patch(pid, &checked.reach, "would wait");
+        None if !checked.presence.any_loaded && !checked.already => {
+            say_nothing_to_patch(pid, &checked.presence, "would wait");
             return Ok(());
         }
-        _ if !checked.reach.any_loaded => {}
-        _ => say_waiting(pid, &checked.reach.waiting),
+        _ if !checked.presence.any_loaded => {}
+        _ => say_waiting(pid, &checked.presence.absent),
     }
     let Some(first) = first else {
         say(&match checked.already {
@@ -410,9 +419,13 @@ fn check_one(process: &Process, patch: &Patch, timeout: Duration) -> Result<(), 
     Err(first)
 }
 
-pub(super) fn disable(name: &str, holders: Holders, timeout: Duration) -> Result<(), Error> {
+pub(super) fn disable(
+    name: &str,
+    processes: PatchedProcesses,
+    timeout: Duration,
+) -> Result<(), Error> {
     let wanted = format!("has an enabled patch '{name}'");
-    let work = holders.work(wanted, || Selected::with_enabled_patch(name))?;
+    let work = processes.work(wanted, || Selected::with_enabled_patch(name))?;
     work.each(|process| {
         let disabled = engraft::disable(process, name, timeout)?;
         let (pid, stopped_for) = (process.pid(), disabled.stopped_for);
@@ -425,11 +438,11 @@ pub(super) fn disable(name: &str, holders: Holders, timeout: Duration) -> Result
 
 pub(super) fn enable(
     name: &str,
-    holders: Holders,
+    processes: PatchedProcesses,
     timeout: Duration,
     end: OnTimeout,
 ) -> Result<(), Error> {
-    let work = holders.work(has_patch(name), || Selected::with_patch(name))?;
+    let work = processes.work(has_patch(name), || Selected::with_patch(name))?;
     work.each(|process| {
         let enabled = engraft::enable(process, name, timeout);
         let enabled = enabled.map_err(|error| end.settle(process, name, error))?;
@@ -439,10 +452,14 @@ pub(super) fn enable(
     })
 }
 
-pub(super) fn wait(name: Option<&str>, holders: Holders, timeout: Duration) -> Result<(), Error> {
+pub(super) fn wait(
+    name: Option<&str>,
+    processes: PatchedProcesses,
+    timeout: Duration,
+) -> Result<(), Error> {
     let what = name.map_or_else(|| "a patch".to_owned(), |name| format!("patch '{name}'"));
     let wanted = format!("has {what} in transition");
-    let work = holders.work(wanted, || Selected::in_transition(name))?;
+    let work = processes.work(wanted, || Selected::in_transition(name))?;
     work.each(|process| {
         engraft::wait(process, name, timeout)?;
         let pid = process.pid();
@@ -451,9 +468,13 @@ pub(super) fn wait(name: Option<&str>, holders: Holders, timeout: Duration) -> R
     })
 }
 
-pub(super) fn force(name: &str, holders: Holders, timeout: Duration) -> Result<(), Error> {
+pub(super) fn force(
+    name: &str,
+    processes: PatchedProcesses,
+    timeout: Duration,
+) -> Result<(), Error> {
     let wanted = format!("has patch '{name}' in transition");
-    let work = holders.work(wanted, || Selected::in_transition(Some(name)))?;
+    let work = processes.work(wanted, || Selected::in_transition(Some(name)))?;
     work.each(|process| {
         engraft::force(process, name, timeout)?;
         let pid = process.pid();
@@ -464,8 +485,12 @@ pub(super) fn force(name: &str, holders: Holders, timeout: Duration) -> Result<(
     })
 }
 
-pub(super) fn remove(name: &str, holders: Holders, timeout: Duration) -> Result<(), Error> {
-    let work = holders.work(has_patch(name), || Selected::with_patch(name))?;
+pub(super) fn remove(
+    name: &str,
+    processes: PatchedProcesses,
+    timeout: Duration,
+) -> Result<(), Error> {
+    let work = processes.work(has_patch(name), || Selected::with_patch(name))?;
     work.each(|process| {
         let removed = engraft::remove(process, name, timeout)?;
         let (pid, stays) = (process.pid(), removed.stays);
@@ -479,8 +504,8 @@ pub(super) fn remove(name: &str, holders: Holders, timeout: Duration) -> Result<
     })
 }
 
-pub(super) fn remove_agent(holders: Holders, timeout: Duration) -> Result<(), Error> {
-    let work = holders.work("has an agent".to_owned(), Selected::with_agent)?;
+pub(super) fn remove_agent(processes: PatchedProcesses, timeout: Duration) -> Result<(), Error> {
+    let work = processes.work("has an agent".to_owned(), Selected::with_agent)?;
     work.each(|process| {
         let pid = process.pid();
         say(&match engraft::remove_agent(process, timeout)? {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use engraft::{
-    Holder, ObjectStatus, OtherBuild, PatchState, Status, Switcher, TransitionStatus,
+    Blocker, ObjectStatus, OtherBuild, PatchPhase, StackSwitcher, Status, TransitionStatus,
     UnwinderStatus,
 };
 
@@ -36,16 +36,16 @@ pub(super) fn describe(status: &Status) -> String {
     }
     for patch in &status.patches {
         let state = match patch.state {
-            PatchState::Disabled => "disabled",
-            PatchState::Enabled => "enabled",
-            PatchState::Enabling => "in transition: being enabled",
-            PatchState::Disabling => "in transition: being disabled",
+            PatchPhase::Disabled => "disabled",
+            PatchPhase::Enabled => "enabled",
+            PatchPhase::Enabling => "in transition: being enabled",
+            PatchPhase::Disabling => "in transition: being disabled",
         };
         // A disabled one has no place in the order.
         let place = patch.order.map_or("-".into(), |order| format!("{order}."));
         let partial = if patch.partial { ", partial" } else { "" };
         let _ = writeln!(text, "  {place} {} ({state}{partial})", patch.name);
-        if matches!(patch.state, PatchState::Enabling | PatchState::Disabling)
+        if matches!(patch.state, PatchPhase::Enabling | PatchPhase::Disabling)
             && let Some(transition) = &status.transition
         {
             describe_transition(&mut text, transition);
@@ -64,11 +64,11 @@ pub(super) fn describe(status: &Status) -> String {
                     &module.path
                 };
                 let what = match (module.patched, patch.state) {
-                    (true, PatchState::Enabled) => "patched",
-                    (true, PatchState::Enabling | PatchState::Disabling) => {
+                    (true, PatchPhase::Enabled) => "patched",
+                    (true, PatchPhase::Enabling | PatchPhase::Disabling) => {
                         "in transition: some threads may run the old code"
                     }
-                    (false, _) | (true, PatchState::Disabled) => "not patched",
+                    (false, _) | (true, PatchPhase::Disabled) => "not patched",
                 };
                 let _ = writeln!(text, "       {path}: {what}");
             }
@@ -76,7 +76,7 @@ pub(super) fn describe(status: &Status) -> String {
                 let words = describe_other_build(object, other);
                 let _ = writeln!(text, "       {words}");
             }
-            if object.modules.is_empty() && patch.state != PatchState::Disabled {
+            if object.modules.is_empty() && patch.state != PatchPhase::Disabled {
                 text.push_str("       waits for it to be loaded\n");
             }
         }
@@ -109,7 +109,7 @@ pub(super) fn describe_unwinder(unwinder: &UnwinderStatus) -> Option<String> {
 }
 
 /// What a program that switches stacks has to expect; `None` for all others.
-pub(super) fn describe_switchers(switchers: &[Switcher]) -> Option<String> {
+pub(super) fn describe_switchers(switchers: &[StackSwitcher]) -> Option<String> {
     let switchers: Vec<String> = switchers.iter().map(ToString::to_string).collect();
     (!switchers.is_empty()).then(|| {
         format!(
@@ -139,7 +139,7 @@ fn describe_transition(text: &mut String, transition: &TransitionStatus) {
         (true, count) => writeln!(text, "     {count} threads have yet to switch{since}"),
     };
     for holder in &transition.threads {
-        let Holder {
+        let Blocker {
             tid, name, frame, ..
         } = holder;
         let frame = frame.as_deref().unwrap_or_default();

@@ -19,9 +19,10 @@ use engraft_process::{
 use crate::agent::inject::Injection;
 use crate::agent::payload;
 use crate::agent::running::RunningAgent;
-use crate::agent::snapshot::{PatchState, PatchStatus, Status, status};
-use crate::commands::objects::{Reach, check_reach, find_objects, wrong_build_id};
-use crate::contexts::switchers;
+use crate::agent::snapshot::{PatchPhase, PatchStatus};
+use crate::commands::objects::{ObjectPresence, check_presence, find_objects, wrong_build_id};
+use crate::commands::status::{Status, status};
+use crate::contexts::stack_switchers;
 use crate::deadline::Deadline;
 use crate::error::Error;
 
@@ -41,7 +42,7 @@ pub struct Checked {
     /// What may be in the way, or not: in words.
     pub doubts: Vec<String>,
     /// What is loaded, and what is not: for that the patch would wait.
-    pub reach: Reach,
+    pub presence: ObjectPresence,
     /// The patch is enabled already, so that `apply` would do nothing.
     pub already: bool,
 }
@@ -95,15 +96,15 @@ fn is_unmapped(error: &Error) -> bool {
 
 impl Checked {
     fn look(&mut self, process: &Process, patch: &Patch, modules: &Modules) -> Result<(), Error> {
-        self.reach = Reach::of_patch(patch, modules);
+        self.presence = ObjectPresence::of_patch(patch, modules);
         let maps = process.maps()?;
-        let unreachable = check_reach(process, patch, modules).err();
+        let unpresenceable = check_presence(process, patch, modules).err();
         let too_large = payload::encode(patch).err().map(Error::from);
         self.problems
-            .extend(unreachable.into_iter().chain(too_large));
+            .extend(unpresenceable.into_iter().chain(too_large));
         let status = self.agent(process, modules, &maps);
         self.obstacles(process)?;
-        let switchers = switchers(process)?;
+        let switchers = stack_switchers(process)?;
         let switchers: Vec<String> = switchers.iter().map(ToString::to_string).collect();
         if !switchers.is_empty() {
             self.doubts.push(format!(
@@ -112,7 +113,7 @@ impl Checked {
             ));
         }
         let patches = status.as_ref().map_or(&[][..], |status| &status.patches);
-        let is_it = |it: &PatchStatus| it.name == patch.name && it.state != PatchState::Disabled;
+        let is_it = |it: &PatchStatus| it.name == patch.name && it.state != PatchPhase::Disabled;
         self.already = patches.iter().any(is_it);
         if self.already {
             return Ok(());
@@ -120,14 +121,14 @@ impl Checked {
         for object in &patch.objects {
             let id = BuildId::new(object.build_id.as_bytes());
             for module in modules.with_build_id(&id) {
-                let target = Target {
+                let check = ModuleCheck {
                     process,
                     modules,
                     object,
                     module,
                     status: status.as_ref(),
                 };
-                target.check(&maps, &mut self.problems)?;
+                check.run(&maps, &mut self.problems)?;
             }
         }
         self.tell_once();
@@ -214,7 +215,7 @@ fn agent_would_say(pid: i32, outcome: Outcome, text: String) -> Error {
 }
 
 /// One module that would be patched.
-struct Target<'a> {
+struct ModuleCheck<'a> {
     process: &'a Process,
     modules: &'a Modules,
     object: &'a Object,
@@ -222,8 +223,8 @@ struct Target<'a> {
     status: Option<&'a Status>,
 }
 
-impl Target<'_> {
-    fn check(&self, maps: &Maps, problems: &mut Vec<Error>) -> Result<(), Error> {
+impl ModuleCheck<'_> {
+    fn run(&self, maps: &Maps, problems: &mut Vec<Error>) -> Result<(), Error> {
         for function in &self.object.functions {
             problems.extend(self.check_parts(function)?);
             if function.site().is_none() {
@@ -302,7 +303,7 @@ impl Target<'_> {
         let patches = self.status.map_or(&[][..], |status| &status.patches);
         let mut objects = patches
             .iter()
-            .filter(|patch| patch.state != PatchState::Disabled)
+            .filter(|patch| patch.state != PatchPhase::Disabled)
             .flat_map(|patch| &patch.objects)
             .filter(|object| object.build_id == build_id);
         objects.any(|object| object.functions.iter().any(|name| name == function))

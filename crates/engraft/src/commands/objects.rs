@@ -3,7 +3,7 @@
 use engraft_patch::{Object, Patch};
 use engraft_process::{BuildId, Modules, Process};
 
-use crate::agent::snapshot::{PatchState, Snapshot};
+use crate::agent::snapshot::{PatchPhase, Snapshot};
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::modules::other_builds::{OtherBuild, other_builds};
@@ -12,7 +12,7 @@ use crate::session::Session;
 
 /// An object that is not loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
+pub struct AbsentObject {
     /// Its file name when the patch was built.
     pub file_name: String,
     /// Its build-id in hexadecimal digits.
@@ -21,28 +21,28 @@ pub struct Waiting {
 
 /// Where a patch is in effect in a process, and where it waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reach {
+pub struct ObjectPresence {
     /// The objects that are not loaded.
-    pub waiting: Vec<Waiting>,
+    pub absent: Vec<AbsentObject>,
     /// Whether an object is loaded.
     pub any_loaded: bool,
 }
 
-impl Reach {
+impl ObjectPresence {
     /// Of an enabled patch, as the agent sees it: it has followed each load.
     pub(crate) fn of_enabled(session: &Session<'_>, name: &str) -> Result<Self, Error> {
         let patches = Snapshot::read(&session.agent)?.patches.into_iter();
-        let mut enabled = patches.filter(|it| it.state != PatchState::Disabled);
+        let mut enabled = patches.filter(|it| it.state != PatchPhase::Disabled);
         let patch = enabled.find(|patch| patch.name == name);
         let objects = patch.map(|patch| patch.objects).unwrap_or_default();
         let any_loaded = objects.iter().any(|object| !object.modules.is_empty());
         let absent = objects.into_iter().filter(|it| it.modules.is_empty());
-        let waiting = absent.map(|object| Waiting {
+        let absent = absent.map(|object| AbsentObject {
             file_name: object.file_name,
             build_id: object.build_id,
         });
         Ok(Self {
-            waiting: waiting.collect(),
+            absent: absent.collect(),
             any_loaded,
         })
     }
@@ -54,13 +54,13 @@ impl Reach {
             .iter()
             .partition(|object| is_loaded(modules, object));
         Self {
-            waiting: absent.into_iter().map(Waiting::from).collect(),
+            absent: absent.into_iter().map(AbsentObject::from).collect(),
             any_loaded: !loaded.is_empty(),
         }
     }
 }
 
-impl From<&Object> for Waiting {
+impl From<&Object> for AbsentObject {
     fn from(object: &Object) -> Self {
         Self {
             file_name: object.file_name.clone(),
@@ -69,7 +69,7 @@ impl From<&Object> for Waiting {
     }
 }
 
-impl std::fmt::Display for Waiting {
+impl std::fmt::Display for AbsentObject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} (build-id {})", self.file_name, self.build_id)
     }
@@ -125,17 +125,17 @@ pub(crate) fn wrong_build_id(process: &Process, object: &Object, found: OtherBui
 }
 
 /// An error if the process has loaded nothing that the patch changes, and would not be seen to load it.
-pub(crate) fn check_reach(
+pub(crate) fn check_presence(
     process: &Process,
     patch: &Patch,
     modules: &Modules,
 ) -> Result<(), Error> {
-    let reach = Reach::of_patch(patch, modules);
-    match reach.any_loaded || modules.can_grow() {
+    let presence = ObjectPresence::of_patch(patch, modules);
+    match presence.any_loaded || modules.can_grow() {
         true => Ok(()),
         false => Err(Error::NothingToPatch {
             pid: process.pid(),
-            objects: reach.waiting.iter().map(ToString::to_string).collect(),
+            objects: presence.absent.iter().map(ToString::to_string).collect(),
         }),
     }
 }

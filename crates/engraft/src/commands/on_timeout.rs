@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use engraft_process::Process;
 
-use crate::commands::apply::disable;
+use super::disable::disable;
 use crate::error::Error;
 
 /// For how long the threads that have switched are waited for on their way back. A command ends a second after its time
@@ -30,7 +30,7 @@ impl OnTimeout {
                 name: ref open,
                 to_patched: true,
                 ..
-            } if self == Self::Reverse && open == name => Error::TakenBack {
+            } if self == Self::Reverse && open == name => Error::Reversed {
                 left: disable(process, name, WAY_BACK).err().map(Box::new),
                 source: error.into(),
             },

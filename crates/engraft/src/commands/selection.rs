@@ -12,9 +12,10 @@ use object::read::ReadCache;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use crate::agent::running::RunningAgent;
-use crate::agent::snapshot::{PatchState, status};
+use crate::agent::snapshot::PatchPhase;
 use crate::commands::capabilities::may_trace_others;
 use crate::commands::objects::is_loaded;
+use crate::commands::status::status;
 use crate::error::Error;
 use crate::error::exit_code;
 
@@ -62,7 +63,7 @@ impl Selected {
     }
 
     /// Every process that has loaded an object of the patch, by build-id from its memory.
-    pub fn holding(patch: &Patch) -> Result<Self, Error> {
+    pub fn with_object_of(patch: &Patch) -> Result<Self, Error> {
         Self::find(|process| {
             let modules = process.modules()?;
             let mut objects = patch.objects.iter();
@@ -93,14 +94,14 @@ impl Selected {
     pub fn with_enabled_patch(name: &str) -> Result<Self, Error> {
         Self::find(|process| {
             let patches = status(process)?.patches;
-            let mut enabled = patches.iter().filter(|it| it.state != PatchState::Disabled);
+            let mut enabled = patches.iter().filter(|it| it.state != PatchPhase::Disabled);
             Ok(enabled.any(|patch| patch.name == name))
         })
     }
 
     /// Every process with a transition that is on, of this patch if one is named.
     pub fn in_transition(name: Option<&str>) -> Result<Self, Error> {
-        let moving = |state| matches!(state, PatchState::Enabling | PatchState::Disabling);
+        let moving = |state| matches!(state, PatchPhase::Enabling | PatchPhase::Disabling);
         Self::find(|process| {
             let patches = status(process)?.patches;
             let mut patches = patches.iter().filter(|it| moving(it.state));

@@ -2,7 +2,7 @@
 //!
 //! Such a context may be inside of code that a transition is to leave, or that is to be taken away, and any thread may
 //! go on with it at any time. No look at threads shows it. So in programs that are known to switch stacks
-//! ([`Switcher`]) all writable memory is looked through while everybody stands still, and no thread switches while a
+//! ([`StackSwitcher`]) all writable memory is looked through while everybody stands still, and no thread switches while a
 //! context is suspended inside.
 //!
 //! What this room cannot see: programs that switch stacks by code of their own without a known name (the user can ask
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use engraft_process::Process;
 
 pub use setting::{ScanMemory, set_scan_memory};
-pub use switchers::{Switcher, switchers};
+pub use switchers::{StackSwitcher, stack_switchers};
 
 use crate::error::Error;
 
@@ -30,7 +30,7 @@ const SHARE: u32 = 10;
 /// What one session knows of the contexts of its process.
 #[derive(Default)]
 pub(crate) struct Contexts {
-    switchers: OnceCell<Vec<Switcher>>,
+    switchers: OnceCell<Vec<StackSwitcher>>,
     not_before: Cell<Option<Instant>>,
 }
 
@@ -39,13 +39,13 @@ impl Contexts {
     pub(crate) fn prepare(&self, process: &Process) -> Result<(), Error> {
         if self.switchers.get().is_none() {
             // Another look at the same process finds the same.
-            let _ = self.switchers.set(switchers(process)?);
+            let _ = self.switchers.set(stack_switchers(process)?);
         }
         Ok(())
     }
 
     /// Whether memory is to be looked through.
-    pub(crate) fn are_looked_for(&self) -> bool {
+    pub(crate) fn are_scanned(&self) -> bool {
         match setting::scan_memory() {
             ScanMemory::On => true,
             ScanMemory::Off => false,
@@ -54,21 +54,21 @@ impl Contexts {
     }
 
     /// Whether it may be looked through again already.
-    pub(crate) fn may_look(&self) -> bool {
+    pub(crate) fn may_scan(&self) -> bool {
         let not_before = self.not_before.get();
         not_before.is_none_or(|time| Instant::now() >= time)
     }
 
     /// Whether all contexts are such as `swapcontext` suspends, which can be recognised.
     pub(crate) fn are_recognisable(&self) -> bool {
-        !self.known().is_empty() && self.known().iter().all(Switcher::is_user_context)
+        !self.known().is_empty() && self.known().iter().all(StackSwitcher::is_user_context)
     }
 
-    fn known(&self) -> &[Switcher] {
+    fn known(&self) -> &[StackSwitcher] {
         self.switchers.get().map_or(&[], Vec::as_slice)
     }
 
-    pub(crate) fn note_look(&self, took: Duration) {
+    pub(crate) fn note_scan(&self, took: Duration) {
         self.not_before.set(Some(Instant::now() + took * SHARE));
     }
 }

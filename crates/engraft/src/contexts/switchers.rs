@@ -48,20 +48,20 @@ const OTHERS: [&str; 24] = [
 
 /// Something by which a program switches stacks, so that contexts may be suspended on no thread's stack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Switcher {
+pub struct StackSwitcher {
     /// The function's name.
     pub function: String,
     /// The loader's name of the module that imports or defines it; empty for the main program.
     pub path: String,
 }
 
-impl Switcher {
+impl StackSwitcher {
     pub(super) fn is_user_context(&self) -> bool {
         USER_CONTEXTS.contains(&self.function.as_str())
     }
 }
 
-impl fmt::Display for Switcher {
+impl fmt::Display for StackSwitcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = match self.path.as_str() {
             "" => "the program",
@@ -73,7 +73,7 @@ impl fmt::Display for Switcher {
 
 /// What a process switches stacks with, as far as it is known: what its program and libraries import or define. The C
 /// library, which has such functions for others, does not count.
-pub fn switchers(process: &Process) -> Result<Vec<Switcher>, Error> {
+pub fn stack_switchers(process: &Process) -> Result<Vec<StackSwitcher>, Error> {
     let mut found = Vec::new();
     let names: Vec<&str> = USER_CONTEXTS.iter().chain(&OTHERS).copied().collect();
     for module in &stable::modules(process)? {
@@ -93,7 +93,7 @@ pub fn switchers(process: &Process) -> Result<Vec<Switcher>, Error> {
             ModuleKind::Program => String::new(),
             _ => module.name.to_string_lossy().into_owned(),
         };
-        found.extend(functions.into_iter().map(|function| Switcher {
+        found.extend(functions.into_iter().map(|function| StackSwitcher {
             function: function.to_owned(),
             path: path.clone(),
         }));

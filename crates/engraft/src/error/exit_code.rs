@@ -60,13 +60,13 @@ impl Error {
             Self::MemoryReplaced { .. } | Self::MemoryLeft { .. } | Self::FileLeft { .. } => {
                 NOT_PATCHABLE
             }
-            Self::TooManyRemains { .. } => NOT_PATCHABLE,
+            Self::TooManyLeftovers { .. } => NOT_PATCHABLE,
             Self::MemoryScan(MemoryScanError::Memory(error)) => memory_exit_code(error),
             Self::MemoryScan(_) => TARGET_BUSY,
             Self::NotUndone { source, .. }
             | Self::AddressSpace { source, .. }
-            | Self::TakenBack { source, .. }
-            | Self::HasToWait { source, .. } => source.exit_code(),
+            | Self::Reversed { source, .. }
+            | Self::OtherTransition { source, .. } => source.exit_code(),
             Self::StillEnabled { .. } | Self::PatchesLeft { .. } | Self::NotInTransition { .. } => {
                 WRONG_STATE
             }

@@ -9,7 +9,7 @@ use crate::error::Error;
 
 impl Error {
     /// This error of a process that lives, after a look at what it may come from.
-    pub fn explained(self, process: &Process) -> Self {
+    pub fn with_cause(self, process: &Process) -> Self {
         let pid = process.pid();
         if process.has_executed() {
             return StopError::Executed { pid }.into();
@@ -43,7 +43,7 @@ impl Error {
 }
 
 /// The agent's words, with the number of an error at their end put into words, too.
-pub(crate) fn with_error_in_words(text: String) -> String {
+pub(crate) fn with_errno_in_words(text: String) -> String {
     const NUMBER: &str = " failed with errno ";
     let Some((what, number)) = text.rsplit_once(NUMBER) else {
         return text;
@@ -60,12 +60,12 @@ mod tests {
 
     #[test]
     fn numbers_of_errors_are_put_into_words() {
-        let words = with_error_in_words("mapping a patch failed with errno 12".to_owned());
+        let words = with_errno_in_words("mapping a patch failed with errno 12".to_owned());
         assert_eq!(
             words,
             "mapping a patch failed: Cannot allocate memory (os error 12)"
         );
         let other = "errno 12 failed with errno x".to_owned();
-        assert_eq!(with_error_in_words(other.clone()), other);
+        assert_eq!(with_errno_in_words(other.clone()), other);
     }
 }

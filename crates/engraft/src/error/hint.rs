@@ -24,10 +24,10 @@ impl Error {
             Self::ThreadInside { .. } | Self::ThreadRefers { .. } => {
                 "try again when the thread is elsewhere, or wait longer with --timeout"
             }
-            Self::TakenBack { left: None, .. } => {
+            Self::Reversed { left: None, .. } => {
                 "try again when the thread is elsewhere, or wait longer with --timeout"
             }
-            Self::HasToWait { source, .. } => return source.hint(),
+            Self::OtherTransition { source, .. } => return source.hint(),
             Self::ContextRefers { .. } => {
                 "the patch stays disabled and in memory; try again when the program has finished what is suspended, \
                  wait longer with --timeout, or do not look with --scan-memory=off, at the risk of a crash"
@@ -42,7 +42,7 @@ impl Error {
                 "no thread switches while a context is suspended inside, since any may go on with it; \
                  `engraft wait` goes on waiting, `engraft status` says where, `engraft force` ends it"
             }
-            Self::InTransition { .. } | Self::TakenBack { .. } => {
+            Self::InTransition { .. } | Self::Reversed { .. } => {
                 "all other threads have switched; `engraft wait` goes on waiting, `engraft status` names the \
                  threads, `engraft disable` or `engraft enable` turns back, `engraft force` ends it"
             }

@@ -4,7 +4,11 @@
 pub mod exit_code;
 pub(crate) mod explain;
 mod hint;
-pub(crate) mod in_the_way;
+mod parts;
+mod reasons;
+
+pub use parts::{BadBlob, TooLarge};
+pub use reasons::{BlockReason, Reference, Suspended};
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -15,11 +19,6 @@ use engraft_process::{
     BeyondLimit, MapsError, MemoryError, MemoryScanError, ModuleError, OpenError, Process,
     RemoteCallError, StopError, TargetAddress,
 };
-
-use crate::agent::blob::BadBlob;
-use crate::agent::payload::TooLarge;
-use crate::error::in_the_way::{Inside, Reference};
-use crate::transition::suspended::Suspended;
 
 /// Why a command failed. Unless the text says otherwise, the target runs on as before.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +98,7 @@ pub enum Error {
         /// Its name.
         thread_name: String,
         /// What it does there.
-        reason: Inside,
+        reason: BlockReason,
         /// The function.
         function: String,
         /// Where it is in there, in words.
@@ -158,7 +157,7 @@ pub enum Error {
     #[error(
         "process {pid} has more memory that looks like an agent's than could be taken away within {timeout:?}"
     )]
-    TooManyRemains {
+    TooManyLeftovers {
         /// The process.
         pid: i32,
         /// How long we tried.
@@ -166,7 +165,7 @@ pub enum Error {
     },
     /// There is one transition at a time in a process, and another patch's did not end.
     #[error("patch '{name}' has to wait: {source}")]
-    HasToWait {
+    OtherTransition {
         /// The patch.
         name: String,
         /// Who has yet to switch, and to which patch: an [`Error::InTransition`].
@@ -180,7 +179,7 @@ pub enum Error {
             Some(left) => format!("taking it back is not over: {left}"),
         }
     )]
-    TakenBack {
+    Reversed {
         /// Who had yet to switch: an [`Error::InTransition`].
         source: Box<Self>,
         /// Why the way back has not come to its end.
@@ -406,7 +405,7 @@ pub(crate) fn is_busy(outcome: Outcome) -> bool {
 
 impl Error {
     /// What the system said when a process was looked at.
-    pub(crate) fn looking_at(process: &Process) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn reading(process: &Process) -> impl FnOnce(std::io::Error) -> Self {
         let pid = process.pid();
         move |source| match source.downcast::<BeyondLimit>() {
             Ok(beyond) => beyond.into(),
@@ -443,7 +442,7 @@ impl Error {
             Self::ThreadInside { reason, .. } => reason,
             _ => return false,
         };
-        *reason == Inside::Held
+        *reason == BlockReason::ContextSuspended
     }
 
     /// Whether the agent asks to try again.
@@ -466,9 +465,9 @@ impl Error {
     }
 
     /// This error, if it is why a change has to wait that a command makes with a patch.
-    pub(crate) fn keeps_waiting(self, name: &str) -> Self {
+    pub(crate) fn blocking_patch(self, name: &str) -> Self {
         match self {
-            Self::InTransition { .. } if !name.is_empty() => Self::HasToWait {
+            Self::InTransition { .. } if !name.is_empty() => Self::OtherTransition {
                 name: name.to_owned(),
                 source: self.into(),
             },

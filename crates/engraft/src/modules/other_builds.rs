@@ -3,19 +3,10 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Duration;
 
 use engraft_process::foreign::escape_name;
 use engraft_process::{Module, ModuleKind, Modules, Process};
 use serde::Serialize;
-
-use crate::agent::snapshot::{ObjectStatus, PatchState, Status};
-use crate::deadline::Deadline;
-use crate::error::Error;
-use crate::modules::stable::certain;
-
-/// How long a status may take to find a moment at which no library comes or goes.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A module that has the name of an object and another build-id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,31 +33,6 @@ pub(crate) fn other_builds(
         })
     });
     others.collect()
-}
-
-/// Adds to the status of a process the modules that are other builds of what its patches change.
-pub fn find_other_builds(process: &Process, status: &mut Status) -> Result<(), Error> {
-    let deadline = Deadline::after(LOOK_TIMEOUT);
-    let patches = status.patches.iter_mut();
-    let enabled = patches.filter(|patch| patch.state != PatchState::Disabled);
-    let mut objects: Vec<&mut ObjectStatus> = enabled.flat_map(|it| &mut it.objects).collect();
-    if objects.is_empty() {
-        return Ok(());
-    }
-    let (_, found) = certain(process, &deadline, |modules| {
-        let numbered = objects.iter().enumerate();
-        let found = numbered.flat_map(|(number, object)| {
-            let others = other_builds(process, modules, &object.file_name, &object.build_id);
-            others.into_iter().map(move |other| (number, other))
-        });
-        found.collect()
-    })?;
-    for (number, other) in found {
-        if let Some(object) = objects.get_mut(number) {
-            object.other_builds.push(other);
-        }
-    }
-    Ok(())
 }
 
 /// Where the module's file is; the loader's name of it if the kernel names none.

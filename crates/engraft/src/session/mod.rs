@@ -1,7 +1,7 @@
 //! One controller's work with one agent: commands in borrowed threads, until a deadline.
 
-mod attach;
-mod target_memory;
+pub(crate) mod attach;
+pub(crate) mod target_memory;
 
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
@@ -12,16 +12,14 @@ use engraft_process::{
     StoppedThread, ThreadState,
 };
 
-use crate::agent::inject::{Calls, Injection};
-use crate::agent::remains;
+use crate::agent::calls::{Calls, STOP_TIMEOUT, again_if_slow, with_thread};
+use crate::agent::inject::Injection;
+use crate::agent::leftovers;
 use crate::agent::running::{Answer, RunningAgent};
-use crate::agent::snapshot::{PatchState, Snapshot};
+use crate::agent::snapshot::{PatchPhase, Snapshot};
 use crate::contexts::Contexts;
 use crate::deadline::Deadline;
 use crate::error::Error;
-
-/// How long one stop may take before it is given up.
-pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a command whose controller has died may take to be finished, at least: the agent never waits for anything
 /// but a processor.
@@ -49,8 +47,8 @@ impl<'p> Session<'p> {
                 Self::with(process, agent, deadline, lock, way, unfinished).map(Some)
             }
             None => {
-                if remains::are_there(process)? {
-                    remains::remove_remains(process, &deadline)?;
+                if leftovers::exist(process)? {
+                    leftovers::remove(process, &deadline)?;
                 }
                 Ok(None)
             }
@@ -68,15 +66,26 @@ impl<'p> Session<'p> {
             let unfinished = agent.set_controlled(true)?;
             return Self::with(process, agent, deadline, lock, way, unfinished);
         }
-        remains::remove_remains(process, &deadline)?;
+        leftovers::remove(process, &deadline)?;
         let injection = Injection::plan(process, modules)?;
         let mut calls = Calls::borrowing(process, &deadline);
         match injection.map(&mut calls) {
             // It comes with the note that it is controlled.
             Ok(agent) => Self::with(process, agent, deadline, lock, way, false),
             Err(error) if !process.is_alive() => Err(error),
-            Err(error) => Err(error.with_undo(remains::remove_remains(process, &deadline))),
+            Err(error) => Err(error.with_undo(leftovers::remove(process, &deadline))),
         }
+    }
+
+    /// With the agent that is in the process, for a command about the patch of this name. Without an agent there is no
+    /// such patch, which is an error.
+    pub(crate) fn find_for_patch(
+        process: &'p Process,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<Self, Error> {
+        let session = Self::find(process, Deadline::of(process, timeout))?;
+        session.ok_or_else(|| no_such_patch(process, name))
     }
 
     fn with(
@@ -141,7 +150,7 @@ impl<'p> Session<'p> {
     }
 
     /// Notes whether a call has come to its end.
-    pub(crate) fn watch<R>(&self, result: Result<R, Error>) -> Result<R, Error> {
+    pub(crate) fn note_unfinished<R>(&self, result: Result<R, Error>) -> Result<R, Error> {
         if let Err(Error::RemoteCall(RemoteCallError::System { .. })) = result {
             self.unfinished.set(true);
         }
@@ -149,7 +158,7 @@ impl<'p> Session<'p> {
     }
 
     /// Lets time pass in which another controller may do something; less if what is waited for is done before.
-    pub(crate) fn rest(&self, is_done: impl FnMut() -> bool) -> Result<(), Duration> {
+    pub(crate) fn wait_unlocked(&self, is_done: impl FnMut() -> bool) -> Result<(), Duration> {
         self.lock.take();
         self.deadline.wait_until(is_done)?;
         let taken = lock(self.process, &self.deadline).map_err(|_| self.deadline.timeout)?;
@@ -194,7 +203,7 @@ impl<'p> Session<'p> {
         loop {
             let give = |thread: &mut StoppedThread<'_>| self.agent.command(thread, what, arguments);
             self.settle()?;
-            let answer = self.watch(with_thread(self.process, &self.deadline, give))?;
+            let answer = self.note_unfinished(with_thread(self.process, &self.deadline, give))?;
             if answer.outcome != Outcome::Busy {
                 return Ok(answer);
             }
@@ -211,7 +220,7 @@ impl<'p> Session<'p> {
     ) -> Result<Answer, Error> {
         let pid = self.pid();
         let mut thread = stopped.calling_thread().ok_or(Error::NoThread { pid })?;
-        self.watch(self.agent.command_writing(&mut thread, what, arguments))
+        self.note_unfinished(self.agent.command_writing(&mut thread, what, arguments))
     }
 
     /// Gives a command while everybody stands still and no library is coming or going, so that a failure is
@@ -238,7 +247,7 @@ impl<'p> Session<'p> {
     /// The number of the patch of this name that is not disabled.
     pub(crate) fn enabled_patch(&self, name: &str) -> Result<Option<u64>, Error> {
         let patches = Snapshot::read(&self.agent)?.patches;
-        let mut patches = patches.iter().filter(|it| it.state != PatchState::Disabled);
+        let mut patches = patches.iter().filter(|it| it.state != PatchPhase::Disabled);
         Ok(patches.find(|it| it.name == name).map(|it| it.number))
     }
 
@@ -247,17 +256,9 @@ impl<'p> Session<'p> {
         let patches = Snapshot::read(&self.agent)?.patches;
         let disabled = patches
             .iter()
-            .filter(|it| it.state == PatchState::Disabled && it.name == name);
+            .filter(|it| it.state == PatchPhase::Disabled && it.name == name);
         let newest = disabled.map(|it| it.number).max();
-        newest.ok_or_else(|| self.no_patch(format!("there is no patch '{name}'")))
-    }
-
-    pub(crate) fn no_patch(&self, text: String) -> Error {
-        Error::Agent {
-            pid: self.pid(),
-            outcome: Outcome::NoSuchPatch,
-            text,
-        }
+        newest.ok_or_else(|| no_such_patch(self.process, name))
     }
 
     /// Lets the thread in the loader go on for a moment.
@@ -286,6 +287,14 @@ impl Drop for Session<'_> {
     }
 }
 
+fn no_such_patch(process: &Process, name: &str) -> Error {
+    Error::Agent {
+        pid: process.pid(),
+        outcome: Outcome::NoSuchPatch,
+        text: format!("there is no patch '{name}'"),
+    }
+}
+
 /// Becomes the one controller of a process.
 fn lock(process: &Process, deadline: &Deadline) -> Result<ProcessLock, Error> {
     let pid = process.pid();
@@ -293,7 +302,7 @@ fn lock(process: &Process, deadline: &Deadline) -> Result<ProcessLock, Error> {
     loop {
         let lock = process
             .try_lock(since.elapsed())
-            .map_err(Error::looking_at(process))?;
+            .map_err(Error::reading(process))?;
         if let Some(lock) = lock {
             return Ok(lock);
         }
@@ -319,31 +328,4 @@ fn find_agent(process: &Process) -> Result<Option<RunningAgent>, Error> {
         agent.note_filter()?;
     }
     Ok(agent)
-}
-
-/// Stops something, once more if threads did not stop in time: everything has been let go then.
-fn again_if_slow<T>(
-    deadline: &Deadline,
-    mut stop: impl FnMut() -> Result<T, Error>,
-) -> Result<T, Error> {
-    loop {
-        match stop() {
-            Err(error) if error.is_slow_stop() && deadline.wait().is_ok() => {}
-            stopped => return stopped,
-        }
-    }
-}
-
-/// Borrows one thread; all others go on.
-pub(crate) fn with_thread<R>(
-    process: &Process,
-    deadline: &Deadline,
-    work: impl FnOnce(&mut StoppedThread<'_>) -> Result<R, Error>,
-) -> Result<R, Error> {
-    let pid = process.pid();
-    let mut borrowed = again_if_slow(deadline, || Ok(process.borrow_thread(STOP_TIMEOUT)?))?;
-    let mut thread = borrowed.thread().ok_or(Error::NoThread { pid })?;
-    let result = work(&mut thread);
-    borrowed.detach()?;
-    result
 }

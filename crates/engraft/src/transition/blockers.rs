@@ -1,35 +1,54 @@
-//! Who holds a transition up: looking at threads that have yet to switch, each by itself.
+//! The blockers of a transition: the threads that have yet to switch, and why each of them has not.
 
 use engraft_abi::CodeRange;
 use engraft_process::{Process, StopError, ThreadState};
 use serde::Serialize;
 
+use super::stack_check::{BlockedThread, CheckPlan};
+use super::suspended::block_on_suspended;
+use crate::agent::calls::STOP_TIMEOUT;
 use crate::agent::snapshot::Snapshot;
 use crate::deadline::Deadline;
-use crate::error::Error;
-use crate::error::in_the_way::Inside;
-use crate::session::{STOP_TIMEOUT, Session};
-use crate::transition::stack_check::{Finding, prepare_look};
-use crate::transition::suspended::held;
+use crate::error::{BlockReason, Error};
+use crate::session::Session;
 
 /// A thread that has yet to switch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Holder {
+pub struct Blocker {
     /// Its number.
     pub tid: i32,
     /// Its name.
     pub name: String,
-    /// What it does there; `None` if it is clear by now and only has to be looked at (`engraft wait`).
-    pub reason: Option<Inside>,
+    /// Why it could not switch; `None` if it is clear by now, and switches at the next check (`engraft wait`).
+    pub reason: Option<BlockReason>,
     /// The function that it has to leave.
     pub function: String,
-    /// Where it is in there, in words.
+    /// Where it is in that function, in words.
     pub frame: Option<String>,
 }
 
-/// The threads that hold the transition of a process up; none if there is no transition. Stops the threads of
-/// the process for that, one at a time.
-pub fn holders(process: &Process) -> Result<Vec<Holder>, Error> {
+impl Blocker {
+    fn new(process: &Process, thread: &ThreadState, blocked: Option<BlockedThread>) -> Self {
+        let (reason, function, frame) = match blocked {
+            Some(blocked) => (Some(blocked.reason), blocked.function, blocked.frame),
+            None => (None, String::new(), None),
+        };
+        Self {
+            tid: thread.tid,
+            name: process.task(thread.tid).name().unwrap_or_default(),
+            reason,
+            function,
+            frame,
+        }
+    }
+}
+
+/// The blockers of the open transition of a process; none if no transition is open. Stops each thread that has yet to
+/// switch for a moment, one after the other.
+///
+/// # Errors
+/// If the process has ended, or the agent cannot be asked. A thread that cannot be stopped is left out.
+pub fn blockers(process: &Process) -> Result<Vec<Blocker>, Error> {
     let left = process.time_left().unwrap_or(STOP_TIMEOUT);
     let deadline = Deadline::of(process, left.min(STOP_TIMEOUT));
     let Some(session) = Session::find(process, deadline)? else {
@@ -38,62 +57,48 @@ pub fn holders(process: &Process) -> Result<Vec<Holder>, Error> {
     let Some(open) = Snapshot::read(&session.agent)?.transition else {
         return Ok(Vec::new());
     };
-    let look = prepare_look(&session, open.number, open.to_patched, true)?;
-    let eyes = look.eyes();
-    let threads = process.threads().map_err(Error::looking_at(process))?;
-    let mut seen: Vec<(ThreadState, Option<Finding>)> = Vec::new();
+    let plan = CheckPlan::ask(&session, open.number, open.to_patched)?;
+    let checker = plan.checker();
+    let threads = process.threads().map_err(Error::reading(process))?;
+    let mut pending: Vec<(ThreadState, Option<BlockedThread>)> = Vec::new();
     let visited = process.visit_threads(&threads, STOP_TIMEOUT, |thread| {
         let state = thread.state();
         let pointer = state.registers.thread_pointer().get();
-        if open.waiting.contains(&pointer) && !state.is_kernel_worker {
-            seen.push((*state, eyes.finding(state)));
+        if open.pending.contains(&pointer) && !state.is_kernel_worker {
+            pending.push((*state, checker.check(state)));
         }
         Ok::<_, StopError>(())
     });
     match visited {
         Err(error @ StopError::Gone { .. }) => return Err(error.into()),
-        // A debugger has come, say. The number of those that are waited for is known all the same.
-        Err(error) => tracing::debug!(%error, "not all threads could be looked at"),
+        // A debugger may have come. The number of threads that have yet to switch is known all the same.
+        Err(error) => tracing::debug!(%error, "not all threads could be checked"),
         Ok(()) => {}
     }
-    if session.contexts.are_looked_for() {
-        add_held(&session, &mut seen, look.eyes().ranges())?;
+    if session.contexts.are_scanned() {
+        add_suspended(&session, &mut pending, checker.ranges())?;
     }
-    seen.sort_unstable_by_key(|(state, _)| state.tid);
-    let holders = seen.into_iter();
-    Ok(holders
-        .map(|(state, finding)| holder(process, &state, finding))
-        .collect())
+    pending.sort_unstable_by_key(|(state, _)| state.tid);
+    let blockers = pending
+        .into_iter()
+        .map(|(state, blocked)| Blocker::new(process, &state, blocked));
+    Ok(blockers.collect())
 }
 
-/// Says of threads that are clear what they wait for.
-fn add_held(
+/// If a suspended context blocks all threads, notes that for those that are clear.
+fn add_suspended(
     session: &Session<'_>,
-    seen: &mut [(ThreadState, Option<Finding>)],
+    pending: &mut [(ThreadState, Option<BlockedThread>)],
     code: &[CodeRange],
 ) -> Result<(), Error> {
     let stopped = session.stop()?;
     let threads: Vec<ThreadState> = stopped.threads().collect();
-    let held = held(session, &threads, code);
+    let block = block_on_suspended(session, &threads, code);
     stopped.detach()?;
-    if let Some(held) = held? {
-        for (thread, finding) in seen {
-            finding.get_or_insert_with(|| held(thread));
+    if let Some(block) = block? {
+        for (thread, blocked) in pending {
+            blocked.get_or_insert_with(|| block(thread));
         }
     }
     Ok(())
-}
-
-fn holder(process: &Process, thread: &ThreadState, finding: Option<Finding>) -> Holder {
-    let (reason, function, frame) = match finding {
-        Some(finding) => (Some(finding.reason), finding.function, finding.frame),
-        None => (None, String::new(), None),
-    };
-    Holder {
-        tid: thread.tid,
-        name: process.task(thread.tid).name().unwrap_or_default(),
-        reason,
-        function,
-        frame,
-    }
 }

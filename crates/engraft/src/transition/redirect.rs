@@ -1,15 +1,16 @@
-//! Threads that stand in the middle of the bytes that a site overwrites.
+//! Redirecting threads that are about to execute the middle of the bytes that a site overwrites.
 //!
-//! A tiny function that many threads call always has some of them there. They have executed a part of the old
-//! function's first instructions and need the others. The trampoline has all of them, each as far from the first one as
-//! it was, with the same call frame information; so such a thread goes on there, and comes from there into the rest of
-//! the old function. It is inside the old function as it was before, and stays in the old universe.
+//! A tiny function that many threads call always has some of them there. Such a thread has executed a part of the old
+//! function's first instructions and needs the others. The trampoline has all of them, each at the same distance from
+//! the first one, with the same call frame information. So the thread is redirected: it continues in the trampoline, and
+//! comes from there into the rest of the old function. It is still inside the old function, and stays in the old
+//! universe.
 //!
-//! Its instruction pointer is all that changes, in one step, so there is no state in between. (Single steps would
+//! Only its instruction pointer changes, in one step, so there is no state in between. (Single steps would
 //! need the trap flag, which the kernel leaves set if the tracer dies: the next instruction would end the
-//! program.) What the thread executes is the same wherever the site leads, so it may be let go before the site is
-//! written, by whatever accident. But it must find the trampoline then: the agent keeps the image from now on, even
-//! if the patch is given up.
+//! program.) The thread executes the same instructions whether or not the site is written, so nothing is wrong if the
+//! thread is resumed before the site is written because the controller has died. But the trampoline must stay: from now
+//! on the agent keeps the image, even if the patch is abandoned.
 //!
 //! A system call instruction may be among the first ones. The kernel restarts an interrupted call two bytes before the
 //! instruction pointer; in the trampoline the same instruction is there.
@@ -19,8 +20,8 @@ use engraft_process::{StoppedProcess, TargetAddress};
 use crate::error::Error;
 use crate::session::Session;
 
-/// Leads threads into the trampolines of a patch: each goes on at the address beside its number.
-pub(crate) fn lead_out(
+/// Redirects threads into the trampolines of a patch: each continues at the address beside its number.
+pub(super) fn redirect(
     session: &Session<'_>,
     stopped: &mut StoppedProcess,
     patch: u64,
@@ -31,14 +32,14 @@ pub(crate) fn lead_out(
     }
     session.agent.keep_images(patch)?;
     for (tid, to) in threads {
-        // One that is not there any more was killed.
+        // A thread that is missing was killed.
         let Some(mut thread) = stopped.thread(*tid) else {
             continue;
         };
         let mut registers = *thread.registers();
         registers.rip = to.get();
         thread.set_registers(&registers)?;
-        tracing::debug!(tid, %to, "led out of a site");
+        tracing::debug!(tid, %to, "redirected into a trampoline");
     }
     Ok(())
 }

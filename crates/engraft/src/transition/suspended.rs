@@ -1,6 +1,5 @@
-//! Finding suspended contexts that are inside of some code.
+//! Suspended contexts that are inside of some code, found by scanning memory.
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use engraft_abi::CodeRange;
@@ -8,51 +7,17 @@ use engraft_process::{
     FoundWord, Maps, MemoryScan, TargetAddress, ThreadState, UserContext, own_stacks,
 };
 
+use super::stack_check::BlockedThread;
+use crate::agent::plan::{addresses, function_name};
 use crate::agent::snapshot::Snapshot;
-use crate::error::Error;
-use crate::error::in_the_way::Inside;
+use crate::error::{BlockReason, Error, Suspended};
 use crate::session::Session;
-use crate::transition::stack_check::{Finding, addresses, function_name};
 
-/// How long a look through memory may take where nearly all of the user's time is up.
-const SHORTEST_LOOK: Duration = Duration::from_millis(500);
+/// How long a scan of memory may take where nearly all of the user's time is up.
+const SHORTEST_SCAN: Duration = Duration::from_millis(500);
 
-/// A word that a suspended context may return to, or may use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Suspended {
-    /// Where it is,
-    pub at: TargetAddress,
-    /// in what memory, by the kernel's name or "anonymous memory",
-    pub memory: String,
-    /// and what it is.
-    pub value: TargetAddress,
-    /// What that is in.
-    pub function: String,
-    /// Whether it belongs to a context that is known to be suspended. If not, it may be left over from a call
-    /// that has returned.
-    pub certain: bool,
-}
-
-impl fmt::Display for Suspended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            at, memory, value, ..
-        } = self;
-        match self.certain {
-            true => write!(
-                f,
-                "a context that swapcontext has suspended holds the address {value} at {at} in {memory}"
-            ),
-            false => write!(
-                f,
-                "the address {value} at {at} in {memory} may be a suspended context's, or left over"
-            ),
-        }
-    }
-}
-
-/// The first suspended context that may return into code or use data. Everybody stands still.
-pub(crate) fn first_suspended(
+/// The first suspended context that may return into the code or use the data. All threads are stopped.
+pub(crate) fn find_suspended(
     session: &Session<'_>,
     threads: &[ThreadState],
     code: &[CodeRange],
@@ -61,15 +26,15 @@ pub(crate) fn first_suspended(
     let since = Instant::now();
     let process = session.process;
     let maps = process.maps()?;
-    let until = session.deadline.end().max(since + SHORTEST_LOOK);
+    let until = session.deadline.end().max(since + SHORTEST_SCAN);
     let snapshot = Snapshot::read(&session.agent)?;
     let mut ours = vec![session.agent.mapping()?];
     ours.extend(snapshot.images(None).map(|image| image.range.clone()));
-    // A disabled patch's own data refers to its code.
+    // The data of a disabled patch refers to its own code.
     ours.extend(addresses(data));
-    // What threads have on their own stacks is looked at there.
-    let not_for_words = [own_stacks(&maps, threads), ours.clone()].concat();
-    let scan = MemoryScan::new(process, &maps, not_for_words, until);
+    // The stacks of threads are checked thread by thread.
+    let skipped = [own_stacks(&maps, threads), ours.clone()].concat();
+    let scan = MemoryScan::new(process, &maps, skipped, until);
     let words = scan.words(&addresses(code), &addresses(data))?;
     let found = match words.is_empty() || !session.contexts.are_recognisable() {
         true => words.first().map(|word| (*word, false)),
@@ -78,7 +43,7 @@ pub(crate) fn first_suspended(
             of_contexts(&maps, &words, &contexts).map(|word| (word, true))
         }
     };
-    session.contexts.note_look(since.elapsed());
+    session.contexts.note_scan(since.elapsed());
     Ok(found.map(|(FoundWord { at, value }, certain)| Suspended {
         at,
         memory: memory_name(&maps, at),
@@ -117,30 +82,22 @@ fn function_at(ranges: &[CodeRange], value: TargetAddress) -> String {
     range.map(function_name).unwrap_or_default()
 }
 
-/// Why no thread may switch although it is clear: a suspended context is inside, which any of them may go on with. A
-/// finding for each thread that is clear. Everybody stands still.
-pub(crate) fn held(
+/// If a suspended context is inside the code, no thread may switch, because any may resume the context. Returns a
+/// function that makes a clear thread a blocked one. All threads are stopped.
+pub(super) fn block_on_suspended(
     session: &Session<'_>,
     threads: &[ThreadState],
     code: &[CodeRange],
-) -> Result<Option<impl Fn(&ThreadState) -> Finding + use<>>, Error> {
-    if !session.contexts.are_looked_for() {
+) -> Result<Option<impl Fn(&ThreadState) -> BlockedThread + use<>>, Error> {
+    if !session.contexts.are_scanned() {
         return Ok(None);
     }
-    let Some(suspended) = first_suspended(session, threads, code, &[])? else {
+    let Some(suspended) = find_suspended(session, threads, code, &[])? else {
         return Ok(None);
     };
     let (function, frame) = (suspended.function.clone(), suspended.to_string());
-    Ok(Some(move |thread: &ThreadState| Finding {
-        tid: thread.tid,
-        pointer: thread.registers.thread_pointer().get(),
-        place: (
-            thread.registers.stack_pointer(),
-            thread.registers.instruction_pointer(),
-        ),
-        reason: Inside::Held,
-        function: function.clone(),
-        frame: Some(frame.clone()),
-        door: None,
+    Ok(Some(move |thread: &ThreadState| {
+        let reason = BlockReason::ContextSuspended;
+        BlockedThread::new(thread, reason, function.clone(), Some(frame.clone()))
     }))
 }

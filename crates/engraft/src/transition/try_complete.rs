@@ -1,8 +1,8 @@
-//! Driving a transition: looking at the threads that stayed behind until every one has switched.
+//! Completing a transition: checking the threads that have yet to switch until every one has.
 //!
-//! Each is looked at by itself; all others run on. There is nothing to wait for but time: a thread that leaves a
-//! function tells nobody. But one that sleeps where it slept at the last look is most likely still inside, and is
-//! not stopped again as often.
+//! Each is stopped and checked by itself; all others run on. A thread that leaves a function tells nobody, so there is
+//! nothing to wait for but time. A thread that sleeps where it slept at the last check is most likely still blocked,
+//! and is stopped less often.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -10,56 +10,61 @@ use std::time::{Duration, Instant};
 use engraft_abi::Command;
 use engraft_process::{Activity, StoppedProcess, StoppedThread, TaskState, ThreadState};
 
+use super::door::set_door;
+use super::stack_check::{BlockedThread, CheckPlan, StackChecker};
+use super::stop_check::StopCheck;
+use super::suspended::block_on_suspended;
+use crate::agent::calls::STOP_TIMEOUT;
 use crate::agent::running::Answer;
 use crate::agent::snapshot::{OpenTransition, Snapshot};
 use crate::error::Error;
-use crate::session::{STOP_TIMEOUT, Session};
-use crate::transition::change::Findings;
-use crate::transition::door::set_door;
-use crate::transition::stack_check::{Eyes, Finding, Look, prepare_look};
-use crate::transition::suspended::held;
+use crate::session::Session;
 
-/// How long a thread that seems to sleep on is left alone. It may have left, and sleep at the same depth in
-/// something else.
+/// How long a thread that seems to sleep on is not stopped. It may have left, and sleep at the same depth in another
+/// function.
 const SLEEPS_ON: Duration = Duration::from_millis(500);
 
-/// Waits until every thread has switched in the transition of a patch, and ends it. `seen` is what the stop has
-/// shown in which it began; more may be waited for.
+/// Tries to complete the transition of a patch until the deadline: waits until every thread has switched, and ends the
+/// transition. `check` is what the stop has shown in which the transition began; other threads may be pending, too.
 ///
 /// # Errors
-/// [`Error::InTransition`] if the time is up: the transition stays open, for whoever comes next.
-pub(crate) fn drive(session: &Session<'_>, number: u64, seen: Findings) -> Result<(), Error> {
-    let mut driver = Driver::new(seen);
+/// [`Error::InTransition`] if the time is up: the transition stays open, for any later command.
+pub(super) fn try_complete(
+    session: &Session<'_>,
+    number: u64,
+    check: StopCheck,
+) -> Result<(), Error> {
+    let mut pending = PendingThreads::new(check);
     loop {
         let open = Snapshot::read(&session.agent)?.transition;
         let Some(open) = open.filter(|open| open.number == number) else {
-            // Somebody else was faster.
+            // Another controller has completed it.
             return Ok(());
         };
-        if open.waiting.is_empty() {
+        if open.pending.is_empty() {
             return complete(session, number);
         }
-        // Stacks may be mapped, and modules come and go, at any time: each round has a look of its own.
-        let look = prepare_look(session, number, open.to_patched, true)?;
-        let left = driver.round(session, &open, &look)?;
+        // Stacks may be mapped, and modules come and go, at any time: each round has a plan of its own.
+        let plan = CheckPlan::ask(session, open.number, open.to_patched)?;
+        let left = pending.check(session, &open, &plan)?;
         if left > 0 {
             let all_switched = || {
-                let waiting = open.words.waiting(session.process);
-                waiting.is_ok_and(|waiting| waiting.is_empty())
+                let pending = open.words.pending(session.process);
+                pending.is_ok_and(|pending| pending.is_empty())
             };
-            let waited = session.rest(all_switched);
-            waited.map_err(|timeout| driver.in_transition(session, &open, left, timeout))?;
+            let waited = session.wait_unlocked(all_switched);
+            waited.map_err(|timeout| pending.in_transition(session, &open, left, timeout))?;
         }
     }
 }
 
-/// Ends a transition that waits for nobody.
+/// Ends a transition in which every thread has switched.
 pub(crate) fn complete(session: &Session<'_>, number: u64) -> Result<(), Error> {
-    end(session, Command::Complete, number)
+    finish(session, Command::Complete, number)
 }
 
-/// Ends a transition by this command, while everybody stands still.
-pub(crate) fn end(session: &Session<'_>, command: Command, number: u64) -> Result<(), Error> {
+/// Ends a transition by this command, while all threads are stopped.
+pub(crate) fn finish(session: &Session<'_>, command: Command, number: u64) -> Result<(), Error> {
     loop {
         let mut stopped = session.stop()?;
         let answer = session.command_stopped(&mut stopped, command, [number, 0])?;
@@ -71,83 +76,52 @@ pub(crate) fn end(session: &Session<'_>, command: Command, number: u64) -> Resul
     }
 }
 
-/// What is known of the threads that are waited for.
-struct Driver {
-    /// The thread pointers of all threads that were there at the last stop of everybody, by their numbers.
+/// What is known of the threads that have yet to switch.
+struct PendingThreads {
+    /// The thread pointer of every thread that was there at the last stop of all, by thread number.
     pointers: HashMap<i32, u64>,
-    /// The last finding about each thread, and when that was; no time where only the conservative scan has
-    /// looked.
-    findings: HashMap<i32, (Finding, Option<Instant>)>,
-    /// A thread that was held by a suspended context at the last stop of everybody. Those that are waited for may
-    /// all have ended.
-    held: Option<Finding>,
-    /// How often all that are waited for were looked at, or seen sleeping where they slept.
-    looks: usize,
+    /// The threads that were blocked at their last check, and when that was. `None` for the time of the stop in which
+    /// the transition began: then a thread is checked at once.
+    blocked: HashMap<i32, (BlockedThread, Option<Instant>)>,
+    /// A thread that was blocked by a suspended context at the last stop of all. The pending threads may all have
+    /// ended.
+    by_context: Option<BlockedThread>,
+    /// How often all pending threads were checked, or seen asleep where they slept.
+    checks: usize,
 }
 
-impl Driver {
-    fn new(seen: Findings) -> Self {
-        let findings = seen.behind.into_iter();
+impl PendingThreads {
+    fn new(check: StopCheck) -> Self {
+        let blocked = check.blocked.into_iter();
         Self {
-            pointers: seen.pointers,
-            findings: findings
-                .map(|finding| (finding.tid, (finding, None)))
+            pointers: check.thread_pointers,
+            blocked: blocked
+                .map(|blocked| (blocked.tid, (blocked, None)))
                 .collect(),
-            held: None,
-            looks: 0,
+            by_context: None,
+            checks: 0,
         }
     }
 
-    /// The thread that alone had this thread pointer at the last stop of everybody.
-    fn only_thread(&self, pointer: u64) -> Option<i32> {
-        let mut those = self.pointers.iter().filter(|(_, of)| **of == pointer);
-        let (tid, _) = those.next()?;
-        those.next().is_none().then_some(*tid)
-    }
-
-    /// Whether all threads that are there now were there at the last stop of everybody.
-    fn knows_all(&self, session: &Session<'_>) -> Result<bool, Error> {
-        let process = session.process;
-        let threads = process.threads().map_err(Error::looking_at(process))?;
-        Ok(threads.iter().all(|tid| self.pointers.contains_key(tid)))
-    }
-
-    /// Whether a thread sleeps where it slept when it was last looked at, not long ago.
-    fn sleeps_on(&self, session: &Session<'_>, tid: i32) -> bool {
-        let Some((finding, Some(since))) = self.findings.get(&tid) else {
-            return false;
-        };
-        match session.process.task(tid).activity() {
-            Ok(Some(Activity::InSystemCall {
-                stack_pointer,
-                instruction_pointer,
-                ..
-            })) => {
-                since.elapsed() < SLEEPS_ON && finding.place == (stack_pointer, instruction_pointer)
-            }
-            _ => false,
-        }
-    }
-
-    /// Looks once at all that are waited for, each by itself; how many are left.
-    fn round(
+    /// Checks every pending thread once, each by itself. Returns how many are left.
+    fn check(
         &mut self,
         session: &Session<'_>,
         open: &OpenTransition,
-        look: &Look<'_>,
+        plan: &CheckPlan<'_>,
     ) -> Result<usize, Error> {
-        self.looks += 1;
-        let eyes = look.eyes();
-        if session.contexts.are_looked_for() {
-            return match session.contexts.may_look() {
-                true => self.look_at_all(session, open, &eyes),
-                false => Ok(open.waiting.len()),
+        self.checks += 1;
+        let checker = plan.checker();
+        if session.contexts.are_scanned() {
+            return match session.contexts.may_scan() {
+                true => self.check_all(session, open, &checker),
+                false => Ok(open.pending.len()),
             };
         }
-        let mut left = open.waiting.len();
+        let mut left = open.pending.len();
         let mut unknown = false;
         let mut unseen = BTreeSet::new();
-        for pointer in &open.waiting {
+        for pointer in &open.pending {
             // Threads that share one thread pointer, or have none, switch together.
             match self.only_thread(*pointer).filter(|_| *pointer != 0) {
                 None => unknown = true,
@@ -156,17 +130,17 @@ impl Driver {
             }
         }
         let tids: Vec<i32> = unseen.iter().copied().collect();
-        let look = |thread: &mut StoppedThread<'_>| {
+        let visit = |thread: &mut StoppedThread<'_>| {
             unseen.remove(&thread.state().tid);
-            match self.look_alone(session, open, &eyes, thread)? {
-                Alone::Switched => left -= 1,
-                Alone::NotClear => {}
-                Alone::Unknown => unknown = true,
+            match self.check_one(session, open, &checker, thread)? {
+                OneCheck::Switched => left -= 1,
+                OneCheck::Blocked => {}
+                OneCheck::Unknown => unknown = true,
             }
             Ok::<_, Error>(())
         };
-        match session.process.visit_threads(&tids, STOP_TIMEOUT, look) {
-            // What is left is there at the next look.
+        match session.process.visit_threads(&tids, STOP_TIMEOUT, visit) {
+            // The threads that are left are stopped again in the next round.
             Err(error) if error.is_slow_stop() => {}
             visited => visited?,
         }
@@ -176,173 +150,215 @@ impl Driver {
         };
         unknown |= !unseen.iter().all(is_there);
         if unknown {
-            left = self.look_at_all(session, open, &eyes)?;
+            left = self.check_all(session, open, &checker)?;
         }
         Ok(left)
     }
 
-    /// Looks at one thread, which stands still, and switches it if it is clear.
-    fn look_alone(
+    /// The only thread that had this thread pointer at the last stop of all.
+    fn only_thread(&self, pointer: u64) -> Option<i32> {
+        let mut those = self.pointers.iter().filter(|(_, of)| **of == pointer);
+        let (tid, _) = those.next()?;
+        those.next().is_none().then_some(*tid)
+    }
+
+    /// Whether all threads that are there now were there at the last stop of all.
+    fn knows_all(&self, session: &Session<'_>) -> Result<bool, Error> {
+        let process = session.process;
+        let threads = process.threads().map_err(Error::reading(process))?;
+        Ok(threads.iter().all(|tid| self.pointers.contains_key(tid)))
+    }
+
+    /// Whether a thread was checked not long ago, and sleeps where it slept then.
+    fn sleeps_on(&self, session: &Session<'_>, tid: i32) -> bool {
+        let Some((blocked, Some(since))) = self.blocked.get(&tid) else {
+            return false;
+        };
+        match session.process.task(tid).activity() {
+            Ok(Some(Activity::InSystemCall {
+                stack_pointer,
+                instruction_pointer,
+                ..
+            })) => {
+                since.elapsed() < SLEEPS_ON && blocked.place == (stack_pointer, instruction_pointer)
+            }
+            _ => false,
+        }
+    }
+
+    /// Checks one stopped thread, and switches it if it is clear.
+    fn check_one(
         &mut self,
         session: &Session<'_>,
         open: &OpenTransition,
-        eyes: &Eyes<'_>,
+        checker: &StackChecker<'_>,
         thread: &mut StoppedThread<'_>,
-    ) -> Result<Alone, Error> {
+    ) -> Result<OneCheck, Error> {
         let state = *thread.state();
         let pointer = state.registers.thread_pointer().get();
         if self.pointers.get(&state.tid) != Some(&pointer) {
-            return Ok(Alone::Unknown);
+            return Ok(OneCheck::Unknown);
         }
-        if session.agent.plan_generation()? != eyes.generation() {
-            // It may be inside of a module that came after the plan was made.
-            return Ok(Alone::NotClear);
+        if session.agent.plan_generation()? != checker.generation() {
+            // The thread may be inside of a module that came after the plan was made.
+            return Ok(OneCheck::Blocked);
         }
-        if let Some(finding) = eyes.finding(&state) {
+        if let Some(blocked) = checker.check(&state) {
             let now = Some(Instant::now());
-            // Nobody else has its thread pointer, or may come to have it.
+            // A thread that is not known may have the same thread pointer.
             if self.knows_all(session)? {
-                let before = self.findings.get(&state.tid).map(|(finding, _)| finding);
-                set_door(session, open, thread, &finding, before)?;
+                let before = self.blocked.get(&state.tid).map(|(blocked, _)| blocked);
+                set_door(session, open, thread, &blocked, before)?;
             }
-            self.findings.insert(state.tid, (finding, now));
-            return Ok(Alone::NotClear);
+            self.blocked.insert(state.tid, (blocked, now));
+            return Ok(OneCheck::Blocked);
         }
         if !self.knows_all(session)? {
             // It may have started a thread that has its thread pointer, and is inside.
-            return Ok(Alone::Unknown);
+            return Ok(OneCheck::Unknown);
         }
         let (agent, arguments) = (&session.agent, [open.number, pointer]);
         let switched = agent.command_writing(thread, Command::Switch, arguments);
-        switched_or_busy(session, session.watch(switched)?)
+        switched_or_busy(session, session.note_unfinished(switched)?)
     }
 
-    /// Stops everybody, and finds out who is who: threads have ended, or nobody knows them. How many are
-    /// left.
-    fn look_at_all(
+    /// Stops all threads, and checks every pending one. Needed where threads have ended, or are not known. Returns how
+    /// many thread pointers are left.
+    fn check_all(
         &mut self,
         session: &Session<'_>,
         open: &OpenTransition,
-        eyes: &Eyes<'_>,
+        checker: &StackChecker<'_>,
     ) -> Result<usize, Error> {
         let mut stopped = session.stop()?;
-        let left = self.look_at_stopped(session, &mut stopped, open, eyes);
+        let left = self.check_stopped(session, &mut stopped, open, checker);
         stopped.detach()?;
         left
     }
 
-    fn look_at_stopped(
+    fn check_stopped(
         &mut self,
         session: &Session<'_>,
         stopped: &mut StoppedProcess,
         open: &OpenTransition,
-        eyes: &Eyes<'_>,
+        checker: &StackChecker<'_>,
     ) -> Result<usize, Error> {
-        if session.agent.plan_generation()? != eyes.generation() {
-            return Ok(open.waiting.len());
+        if session.agent.plan_generation()? != checker.generation() {
+            return Ok(open.pending.len());
         }
-        let mut left = 0;
-        self.findings.clear();
+        self.blocked.clear();
         let threads: Vec<ThreadState> = stopped.threads().collect();
         let pointer = |it: &ThreadState| (it.tid, it.registers.thread_pointer().get());
         self.pointers = threads.iter().map(pointer).collect();
-        if self.are_held(session, &threads, open, eyes)? {
-            return Ok(open.waiting.len());
+        if self.are_blocked_by_context(session, &threads, open, checker)? {
+            return Ok(open.pending.len());
         }
-        for pointer in Snapshot::read(&session.agent)?
-            .transition
-            .map(|now| now.waiting)
-            .unwrap_or_default()
-        {
-            let same = |it: &&ThreadState| it.registers.thread_pointer().get() == pointer;
-            let those: Vec<&ThreadState> = threads.iter().filter(same).collect();
-            let findings: Vec<Finding> = those
-                .iter()
-                .filter_map(|thread| eyes.finding(thread))
-                .collect();
-            if !findings.is_empty() {
-                left += 1;
-                let findings = findings.into_iter();
-                self.findings
-                    .extend(findings.map(|finding| (finding.tid, (finding, Some(Instant::now())))));
-                continue;
-            }
-            let command = match those.is_empty() {
-                true => Command::ThreadExited,
-                false => Command::Switch,
-            };
-            let answer = session.command_stopped(stopped, command, [open.number, pointer])?;
-            if switched_or_busy(session, answer)? != Alone::Switched {
+        let now = Snapshot::read(&session.agent)?.transition;
+        let mut left = 0;
+        for pointer in now.map(|now| now.pending).unwrap_or_default() {
+            if !self.try_switch(session, stopped, &threads, (open.number, pointer), checker)? {
                 left += 1;
             }
         }
         Ok(left)
     }
 
-    /// Whether nobody may switch, because a context that no thread runs is inside.
-    fn are_held(
+    /// Switches the threads with this thread pointer if all of them are clear. Returns whether they have switched.
+    fn try_switch(
+        &mut self,
+        session: &Session<'_>,
+        stopped: &mut StoppedProcess,
+        threads: &[ThreadState],
+        (patch, pointer): (u64, u64),
+        checker: &StackChecker<'_>,
+    ) -> Result<bool, Error> {
+        let same = |it: &&ThreadState| it.registers.thread_pointer().get() == pointer;
+        let those: Vec<&ThreadState> = threads.iter().filter(same).collect();
+        let mut blocked = those
+            .iter()
+            .filter_map(|thread| checker.check(thread))
+            .peekable();
+        if blocked.peek().is_some() {
+            let now = Some(Instant::now());
+            self.blocked
+                .extend(blocked.map(|blocked| (blocked.tid, (blocked, now))));
+            return Ok(false);
+        }
+        let command = match those.is_empty() {
+            true => Command::ThreadExited,
+            false => Command::Switch,
+        };
+        let answer = session.command_stopped(stopped, command, [patch, pointer])?;
+        Ok(switched_or_busy(session, answer)? == OneCheck::Switched)
+    }
+
+    /// Whether no thread may switch because a suspended context is inside.
+    fn are_blocked_by_context(
         &mut self,
         session: &Session<'_>,
         threads: &[ThreadState],
         open: &OpenTransition,
-        eyes: &Eyes<'_>,
+        checker: &StackChecker<'_>,
     ) -> Result<bool, Error> {
-        let waits = |it: &&ThreadState| {
+        let is_pending = |it: &&ThreadState| {
             let pointer = it.registers.thread_pointer().get();
-            open.waiting.contains(&pointer) && !it.is_kernel_worker
+            open.pending.contains(&pointer) && !it.is_kernel_worker
         };
-        self.held = None;
-        let Some(held) = held(session, threads, eyes.ranges())? else {
+        self.by_context = None;
+        let Some(block) = block_on_suspended(session, threads, checker.ranges())? else {
             return Ok(false);
         };
-        self.held = threads.iter().find(|it| !it.is_kernel_worker).map(&held);
-        let waiting: Vec<&ThreadState> = threads.iter().filter(waits).collect();
-        for thread in waiting {
-            let finding = eyes.finding(thread).unwrap_or_else(|| held(thread));
-            let found = (finding, Some(Instant::now()));
-            self.findings.insert(thread.tid, found);
+        self.by_context = threads.iter().find(|it| !it.is_kernel_worker).map(&block);
+        let pending: Vec<&ThreadState> = threads.iter().filter(is_pending).collect();
+        for thread in pending {
+            let blocked = checker.check(thread).unwrap_or_else(|| block(thread));
+            self.blocked
+                .insert(thread.tid, (blocked, Some(Instant::now())));
         }
         Ok(true)
     }
 
-    /// The time is up.
+    /// The error that the time is up.
     fn in_transition(
         &self,
         session: &Session<'_>,
         open: &OpenTransition,
-        waiting: usize,
+        pending: usize,
         timeout: Duration,
     ) -> Error {
-        let findings = self.findings.values().map(|(finding, _)| finding);
-        let first = findings
-            .filter(|finding| open.waiting.contains(&finding.pointer))
-            .min_by_key(|finding| finding.tid)
-            .or(self.held.as_ref())
+        let blocked = self.blocked.values().map(|(blocked, _)| blocked);
+        let first = blocked
+            .filter(|blocked| open.pending.contains(&blocked.pointer))
+            .min_by_key(|blocked| blocked.tid)
+            .or(self.by_context.as_ref())
             .cloned();
         Error::InTransition {
             pid: session.pid(),
             name: open.name.clone(),
             to_patched: open.to_patched,
-            waiting,
-            inside: first
-                .map(|finding| finding.inside(session.process, self.looks, timeout).into()),
+            waiting: pending,
+            inside: first.map(|blocked| {
+                blocked
+                    .into_error(session.process, self.checks, timeout)
+                    .into()
+            }),
         }
     }
 }
 
-/// What came of looking at one thread alone.
+/// What checking one thread by itself has led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Alone {
+enum OneCheck {
     Switched,
-    NotClear,
-    /// It takes a look at all threads to find out.
+    Blocked,
+    /// Only a check of all threads can tell.
     Unknown,
 }
 
-fn switched_or_busy(session: &Session<'_>, answer: Answer) -> Result<Alone, Error> {
+fn switched_or_busy(session: &Session<'_>, answer: Answer) -> Result<OneCheck, Error> {
     if answer.is_busy() {
-        return Ok(Alone::NotClear);
+        return Ok(OneCheck::Blocked);
     }
     answer.done(session.pid())?;
-    Ok(Alone::Switched)
+    Ok(OneCheck::Switched)
 }

@@ -11,7 +11,7 @@ const ROOM_ALIGNMENT: u64 = 16;
 /// there is room for what the agent makes: a stub and some words for each function. So that the offsets of
 /// everything else stay, and the words begin as zeroes, they stand behind the zero-initialised variables.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Layout {
+pub(super) struct ImageLayout {
     pub(super) stubs: u64,
     read_only: u64,
     pub(super) data: u64,
@@ -19,7 +19,7 @@ pub(super) struct Layout {
     pub(super) end: u64,
 }
 
-impl Layout {
+impl ImageLayout {
     pub(super) fn of(object: &Object) -> Self {
         let count = object.functions.len() as u64;
         let room = |size: u64| count.saturating_mul(size);
@@ -54,5 +54,5 @@ impl Layout {
 
 /// How many bytes of memory, in whole pages, the image of an object takes.
 pub(crate) fn image_length(object: &Object) -> u64 {
-    Layout::of(object).end.next_multiple_of(PAGE)
+    ImageLayout::of(object).end.next_multiple_of(PAGE)
 }

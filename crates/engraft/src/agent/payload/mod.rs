@@ -12,28 +12,22 @@ use engraft_patch::{
 };
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
-use layout::Layout;
+use layout::ImageLayout;
 pub(crate) use layout::image_length;
+
+use crate::error::TooLarge;
 
 /// `int3`: what the room for code holds until the agent fills it.
 const TRAP: u8 = 0xcc;
 
-/// Why a patch does not fit into a payload.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("patch '{name}' is larger than 4 GiB")]
-pub struct TooLarge {
-    /// The patch.
-    pub name: String,
-}
-
 /// A flat buffer under construction; tables are 8-byte aligned.
 #[derive(Default)]
-struct Writer {
+struct PayloadWriter {
     buffer: Vec<u8>,
     too_large: bool,
 }
 
-impl Writer {
+impl PayloadWriter {
     fn number(&mut self, value: usize) -> u32 {
         u32::try_from(value).unwrap_or_else(|_| {
             self.too_large = true;
@@ -65,7 +59,7 @@ impl Writer {
 
 /// The patch as a payload.
 pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>, TooLarge> {
-    let mut writer = Writer::default();
+    let mut writer = PayloadWriter::default();
     let mut header = PayloadHeader::new_zeroed();
     writer.table(std::slice::from_ref(&header));
     header.version = VERSION;
@@ -82,7 +76,7 @@ pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>, TooLarge> {
     }
     header.objects = writer.table(&objects);
     header.length = writer.buffer.len() as u64;
-    let Writer {
+    let PayloadWriter {
         mut buffer,
         too_large,
     } = writer;
@@ -96,8 +90,8 @@ pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>, TooLarge> {
     Ok(buffer)
 }
 
-fn encode_object(writer: &mut Writer, object: &Object) -> PayloadObject {
-    let layout = Layout::of(object);
+fn encode_object(writer: &mut PayloadWriter, object: &Object) -> PayloadObject {
+    let layout = ImageLayout::of(object);
     let functions: Vec<_> = (0..)
         .zip(&object.functions)
         .map(|(index, function)| encode_function(writer, &layout, index, function))
@@ -160,8 +154,8 @@ pub(crate) fn build_id_bytes(id: &[u8]) -> BuildIdBytes {
 }
 
 fn encode_function(
-    writer: &mut Writer,
-    layout: &Layout,
+    writer: &mut PayloadWriter,
+    layout: &ImageLayout,
     index: u64,
     function: &Function,
 ) -> PayloadFunction {
@@ -188,7 +182,7 @@ fn encode_function(
 }
 
 fn encode_relocation(
-    layout: &Layout,
+    layout: &ImageLayout,
     relocation: &Relocation,
     imports: &mut Vec<Import>,
 ) -> PayloadRelocation {

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use engraft_process::{Process, TargetAddress};
 
+use crate::agent::calls::Calls;
 use crate::agent::header::{reservations, whereabouts};
-use crate::agent::inject::Calls;
 use crate::agent::memory::unmap;
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -21,13 +21,13 @@ const AT_LEAST: usize = 16;
 
 /// Takes away what injections have left that were not completed, from a process without an agent. Whoever began them
 /// has died: one controller works on a process at a time.
-pub(crate) fn remove_remains(process: &Process, deadline: &Deadline) -> Result<(), Error> {
+pub(crate) fn remove(process: &Process, deadline: &Deadline) -> Result<(), Error> {
     let mut calls = Calls::borrowing(process, deadline);
     for (index, range) in memory(process)?.into_iter().enumerate() {
         // More than that many are a process's that imitates us.
         if index >= AT_LEAST && deadline.has_passed() {
             let (pid, timeout) = (process.pid(), deadline.timeout);
-            return Err(Error::TooManyRemains { pid, timeout });
+            return Err(Error::TooManyLeftovers { pid, timeout });
         }
         unmap(&mut calls, range.start, range.end - range.start)?;
     }
@@ -47,7 +47,7 @@ pub(crate) fn expect_none(process: &Process) -> Result<(), Error> {
 }
 
 /// Whether there is anything to take away.
-pub(crate) fn are_there(process: &Process) -> Result<bool, Error> {
+pub(crate) fn exist(process: &Process) -> Result<bool, Error> {
     Ok(!memory(process)?.is_empty() || !open_files(process)?.is_empty())
 }
 
@@ -69,7 +69,7 @@ fn memory(process: &Process) -> Result<Vec<Range<TargetAddress>>, Error> {
 /// The descriptors of the agent's memory files.
 fn open_files(process: &Process) -> Result<Vec<u64>, Error> {
     let task = process.living_task();
-    let mut descriptors = task.descriptors().map_err(Error::looking_at(process))?;
+    let mut descriptors = task.descriptors().map_err(Error::reading(process))?;
     // What cannot be looked at has just been closed. There may be a million.
     descriptors.retain(|number| {
         let file = match process.memory().check_time() {
@@ -101,7 +101,7 @@ pub(crate) fn close_file(calls: &mut Calls<'_, '_>, descriptor: u64) -> Result<(
     calls.in_thread(|thread| {
         let task = process.task(thread.state().tid);
         let file = task.descriptor(descriptor);
-        let file = file.map_err(Error::looking_at(&process))?;
+        let file = file.map_err(Error::reading(&process))?;
         if file.is_some_and(|file| is_ours(&file)) {
             thread.system_call(libc::SYS_close, [descriptor, 0, 0, 0, 0, 0])?;
         }

@@ -1,29 +1,30 @@
-//! How threads are in the way of a change.
+//! Why a thread or a suspended context is in the way of a change.
 
 use std::fmt;
 
 use engraft_process::TargetAddress;
 
-/// How a thread is in the way.
+/// Why a thread is blocked: why it may not switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Inside {
+pub enum BlockReason {
     /// It executes the function.
     Running,
-    /// It will return into it.
+    /// It will return into the function.
     Sleeping,
-    /// Nobody can tell where it will return to.
+    /// Its stack does not show where it will return to.
     Unreliable,
-    /// It is clear, but a suspended context is not, and it may go on with that.
-    Held,
+    /// It is clear, but a suspended context is inside, which it may resume.
+    #[serde(rename = "held")]
+    ContextSuspended,
 }
 
-impl fmt::Display for Inside {
+impl fmt::Display for BlockReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Running => "was running in",
             Self::Sleeping => "had still to return into",
-            Self::Held => "waits for every suspended context to leave",
+            Self::ContextSuspended => "waits for every suspended context to leave",
             Self::Unreliable => "had a stack that does not show whether it returns into",
         })
     }
@@ -64,6 +65,40 @@ impl fmt::Display for Reference {
                     "had a stack that does not show ({reason}) whether it refers to"
                 )
             }
+        }
+    }
+}
+
+/// A word that a suspended context may return to, or may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspended {
+    /// Where it is,
+    pub at: TargetAddress,
+    /// in what memory, by the kernel's name or "anonymous memory",
+    pub memory: String,
+    /// and what it is.
+    pub value: TargetAddress,
+    /// What that is in.
+    pub function: String,
+    /// Whether it belongs to a context that is known to be suspended. If not, it may be left over from a call
+    /// that has returned.
+    pub certain: bool,
+}
+
+impl fmt::Display for Suspended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            at, memory, value, ..
+        } = self;
+        match self.certain {
+            true => write!(
+                f,
+                "a context that swapcontext has suspended holds the address {value} at {at} in {memory}"
+            ),
+            false => write!(
+                f,
+                "the address {value} at {at} in {memory} may be a suspended context's, or left over"
+            ),
         }
     }
 }

@@ -1,0 +1,25 @@
+//! Where the program headers of a module are in memory.
+
+use engraft_process::{Module, Process, TargetAddress};
+
+use crate::error::Error;
+
+/// Address of the main program's headers in its memory.
+pub(crate) fn program_headers(process: &Process, program: &Module) -> Result<TargetAddress, Error> {
+    use object::elf::{PT_LOAD, PT_PHDR};
+    const E_PHOFF: u64 = 32;
+    if let Some(header) = program
+        .program_headers
+        .iter()
+        .find(|header| header.kind == PT_PHDR)
+    {
+        return Ok(program.address(header.address));
+    }
+    let first = program
+        .program_headers
+        .iter()
+        .find(|header| header.kind == PT_LOAD && header.offset == 0)
+        .ok_or(Error::NoProgram { pid: process.pid() })?;
+    let start = program.address(first.address);
+    Ok(start + process.memory().read_u64(start + E_PHOFF)?)
+}
