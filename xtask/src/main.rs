@@ -20,6 +20,8 @@ enum Task {
     Test,
     /// Tell how a patch could miss half of a library in 2015, and why it cannot now.
     Model,
+    /// Count files, folders, circles of files and fields of structs, a line for each crate.
+    Rooms(xtask::rooms::Options),
     /// Measure what a patch costs the program: pauses, calls, loading, memory.
     Bench(xtask::bench::Options),
 }
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Task::Demo => xtask::demo::run().map(|()| true),
         Task::Test => xtask::check::run(),
         Task::Model => xtask::model::run().map(|()| true),
+        Task::Rooms(options) => xtask::rooms::print(&options).map(|()| true),
         Task::Bench(options) => xtask::bench::run(&options).map(|()| true),
     };
     match result {
