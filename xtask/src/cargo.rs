@@ -39,19 +39,28 @@ pub fn require_components() -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that the test runner is there: builds it if it is missing.
-pub fn require_test_runner() -> Result<()> {
-    let version = command().args(["nextest", "--version"]).output();
+/// Makes sure that a subcommand of cargo is there: builds it if it is missing.
+///
+/// # Errors
+/// It cannot be built; says how to install it.
+pub fn require_program(name: &str) -> Result<()> {
+    let version = command().args([name, "--version"]).output();
     if version.is_ok_and(|output| output.status.success()) {
         return Ok(());
     }
-    println!("Building cargo-nextest ...");
+    println!("Building cargo-{name} ...");
+    let package = format!("cargo-{name}");
     let mut install = command();
-    install.args(["install", "--locked", "--quiet", "cargo-nextest"]);
+    install
+        .args(["install", "--locked", "--quiet", &package])
+        // It is used once or twice; optimising it for its own release takes longer than it ever runs.
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     let status = install.status().context("failed to start cargo")?;
     ensure!(
         status.success(),
-        "missing test runner; run: cargo install --locked cargo-nextest"
+        "missing {package}; run: cargo install --locked {package}"
     );
     Ok(())
 }

@@ -3,6 +3,8 @@
 //! Needs no terminal. Runs all steps even if one fails, and ends with one line of the form
 //! `N passed, N failed, N skipped`, where a step that is no set of tests counts as one.
 
+mod deny;
+mod links;
 mod report;
 mod shipped;
 mod tally;
@@ -25,7 +27,8 @@ const SLOWEST: usize = 10;
 pub fn run() -> Result<bool> {
     tools::require(tools::COMPILER)?;
     cargo::require_components()?;
-    cargo::require_test_runner()?;
+    cargo::require_program("nextest")?;
+    cargo::require_program("deny")?;
     prepare_tests()?;
     let mut total = Tally::default();
     let mut summary = Vec::new();
@@ -52,7 +55,7 @@ pub fn run() -> Result<bool> {
 
 type Step = fn() -> Result<Tally>;
 
-const STEPS: [(&str, Step); 6] = [
+const STEPS: [(&str, Step); 8] = [
     ("The sources are formatted", || {
         command(cargo::command().args(["fmt", "--all", "--check"]))
     }),
@@ -62,6 +65,10 @@ const STEPS: [(&str, Step); 6] = [
     }),
     ("Dependencies point downwards", || {
         Ok(Tally::of_one(&rooms::check()))
+    }),
+    ("Dependencies may be used", deny::check),
+    ("The documents name files that exist", || {
+        Ok(Tally::of_one(&links::check()))
     }),
     ("What users get has no hooks of the tests", || {
         Ok(Tally::of_one(&shipped::check()))

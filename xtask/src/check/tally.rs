@@ -12,6 +12,16 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// A step that could not be done; says why.
+    pub(super) fn of_skipped(reason: &str) -> Self {
+        let reason = format!("SKIPPED: {reason}");
+        println!("{reason}");
+        Self {
+            reasons: vec![reason],
+            ..Self::default()
+        }
+    }
+
     /// A step that is one test; says why it failed.
     pub(super) fn of_one(result: &Result<()>) -> Self {
         match result {

@@ -16,7 +16,77 @@ pub(super) struct Plan {
     rooms: &'static [(&'static str, &'static [&'static str])],
 }
 
-const PLANS: &[Plan] = &[];
+/// Lower rooms first. A crate that is not here is small enough to be one room.
+const PLANS: &[Plan] = &[
+    Plan {
+        package: "engraft-agent",
+        rooms: &[
+            ("system", &[]),
+            ("patch", &["system"]),
+            ("loader", &["system"]),
+            ("unwind", &["system", "patch"]),
+            ("model", &["system", "patch", "loader", "unwind"]),
+            ("runtime", &["system", "patch", "loader", "model"]),
+        ],
+    },
+    Plan {
+        package: "engraft-build",
+        rooms: &[
+            ("binary", &[]),
+            ("refusal", &[]),
+            ("source", &[]),
+            ("unit", &[]),
+            ("wrapper", &[]),
+            ("record", &[]),
+            ("compile", &["record"]),
+            ("compare", &["unit"]),
+            ("correlate", &["binary", "refusal", "unit"]),
+            ("layouts", &["compare", "unit"]),
+            (
+                "request",
+                &["binary", "compile", "refusal", "source", "unit"],
+            ),
+            (
+                "candidates",
+                &[
+                    "binary", "compare", "compile", "layouts", "record", "refusal", "request",
+                    "source", "unit",
+                ],
+            ),
+            (
+                "image",
+                &["binary", "compare", "correlate", "refusal", "unit"],
+            ),
+            (
+                "assemble",
+                &[
+                    "binary",
+                    "candidates",
+                    "compare",
+                    "correlate",
+                    "image",
+                    "layouts",
+                    "refusal",
+                    "request",
+                    "unit",
+                ],
+            ),
+            (
+                "build",
+                &[
+                    "assemble",
+                    "binary",
+                    "candidates",
+                    "compile",
+                    "layouts",
+                    "record",
+                    "request",
+                    "source",
+                ],
+            ),
+        ],
+    },
+];
 
 /// The table of a crate. None if it has no folders yet.
 pub(super) fn plan_of(package: &str) -> Option<&'static Plan> {
