@@ -11,6 +11,7 @@ use crate::process::handle::Process;
 use crate::process::limits::{BeyondLimit, Budget};
 use crate::sys::address::TargetAddress;
 use crate::sys::effects::effect;
+use crate::sys::schedule::notice_waiting;
 use crate::sys::vm;
 
 /// Why memory could not be read or written.
@@ -148,6 +149,7 @@ impl<'p> Memory<'p> {
 
     /// Whether so many bytes may still be read. Writing is never refused: it may bring back what was there.
     fn may_read(&self, bytes: usize) -> Result<(), MemoryError> {
+        notice_waiting();
         self.check_time()?;
         self.budget
             .map_or(Ok(()), |budget| Ok(budget.take(bytes as u64)?))

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use crate::process::foreign::escape_bytes;
 use crate::process::limits::{BeyondLimit, THREADS};
 use crate::sys::address::TargetAddress;
+use crate::sys::schedule::notice_waiting;
 
 /// Flags of a kernel thread, of an io_uring worker and of other kernel threads that share a user
 /// process (`include/linux/sched.h`; the last since Linux 6.4).
@@ -270,6 +271,7 @@ impl Task {
     }
 
     fn text(&self, name: &str) -> io::Result<Option<String>> {
+        notice_waiting();
         // These files are made by one read and fit in a page. fs::read would ask for the size first
         // and read again for the end: these are read for every thread while threads wait.
         let mut page = [0; 4096];

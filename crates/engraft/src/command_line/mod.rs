@@ -236,7 +236,7 @@ impl From<TimeoutArguments> for OnTimeout {
 /// Does what was asked for.
 pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
     // A program that is to be patched is not to notice the command either, not even while it reads files.
-    let _way = (!matches!(command, Command::Build { .. })).then(GiveWay::begin);
+    let _way = (!matches!(command, Command::Build { .. })).then(GiveWay::begin_at_birth);
     match command {
         Command::Build {
             source,

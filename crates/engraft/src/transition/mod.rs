@@ -10,6 +10,7 @@
 //! | `change` | the changes that there are |
 //! | `begin` | begins a change in one stop |
 //! | `try_complete` | checks pending threads until all have switched |
+//! | `last_check` | when a pending thread is to be checked again |
 //! | `perform` | begins, completes, and undoes what failed |
 //! | `reverse` | reverses an open transition |
 //! | `adopt` | continues what another controller has left |
@@ -27,6 +28,7 @@ mod begin;
 pub(crate) mod blockers;
 pub(crate) mod change;
 mod door;
+mod last_check;
 pub(crate) mod perform;
 mod redirect;
 pub(crate) mod references;

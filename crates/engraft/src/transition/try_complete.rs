@@ -1,16 +1,16 @@
 //! Completing a transition: checking the threads that have yet to switch until every one has.
 //!
 //! Each is stopped and checked by itself; all others run on. A thread that leaves a function tells nobody, so there is
-//! nothing to wait for but time. A thread that sleeps where it slept at the last check is most likely still blocked,
-//! and is stopped less often.
+//! nothing to wait for but time.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use engraft_abi::Command;
-use engraft_process::{Activity, StoppedProcess, StoppedThread, TaskState, ThreadState};
+use engraft_process::{StoppedProcess, StoppedThread, TaskState, ThreadState};
 
 use super::door::set_door;
+use super::last_check::LastCheck;
 use super::stack_check::{BlockedThread, CheckPlan, StackChecker};
 use super::stop_check::StopCheck;
 use super::suspended::block_on_suspended;
@@ -19,10 +19,6 @@ use crate::agent::running::Answer;
 use crate::agent::snapshot::{OpenTransition, Snapshot};
 use crate::error::Error;
 use crate::session::Session;
-
-/// How long a thread that seems to sleep on is not stopped. It may have left, and sleep at the same depth in another
-/// function.
-const SLEEPS_ON: Duration = Duration::from_millis(500);
 
 /// Tries to complete the transition of a patch until the deadline: waits until every thread has switched, and ends the
 /// transition. `check` is what the stop has shown in which the transition began; other threads may be pending, too.
@@ -80,9 +76,8 @@ pub(crate) fn finish(session: &Session<'_>, command: Command, number: u64) -> Re
 struct PendingThreads {
     /// The thread pointer of every thread that was there at the last stop of all, by thread number.
     pointers: HashMap<i32, u64>,
-    /// The threads that were blocked at their last check, and when that was. `None` for the time of the stop in which
-    /// the transition began: then a thread is checked at once.
-    blocked: HashMap<i32, (BlockedThread, Option<Instant>)>,
+    /// The last check of each thread that was blocked, by thread number.
+    blocked: HashMap<i32, LastCheck>,
     /// A thread that was blocked by a suspended context at the last stop of all. The pending threads may all have
     /// ended.
     by_context: Option<BlockedThread>,
@@ -96,7 +91,7 @@ impl PendingThreads {
         Self {
             pointers: check.thread_pointers,
             blocked: blocked
-                .map(|blocked| (blocked.tid, (blocked, None)))
+                .map(|blocked| (blocked.tid, LastCheck::at_begin(blocked)))
                 .collect(),
             by_context: None,
             checks: 0,
@@ -125,7 +120,7 @@ impl PendingThreads {
             // Threads that share one thread pointer, or have none, switch together.
             match self.only_thread(*pointer).filter(|_| *pointer != 0) {
                 None => unknown = true,
-                Some(tid) if self.sleeps_on(session, tid) => {}
+                Some(tid) if self.was_checked(session, tid, open.has_door(*pointer)) => {}
                 Some(tid) => drop(unseen.insert(tid)),
             }
         }
@@ -169,21 +164,17 @@ impl PendingThreads {
         Ok(threads.iter().all(|tid| self.pointers.contains_key(tid)))
     }
 
-    /// Whether a thread was checked not long ago, and sleeps where it slept then.
-    fn sleeps_on(&self, session: &Session<'_>, tid: i32) -> bool {
-        let Some((blocked, Some(since))) = self.blocked.get(&tid) else {
-            return false;
-        };
-        match session.process.task(tid).activity() {
-            Ok(Some(Activity::InSystemCall {
-                stack_pointer,
-                instruction_pointer,
-                ..
-            })) => {
-                since.elapsed() < SLEEPS_ON && blocked.place == (stack_pointer, instruction_pointer)
-            }
-            _ => false,
-        }
+    /// Whether a thread need not be checked yet.
+    fn was_checked(&self, session: &Session<'_>, tid: i32, has_door: bool) -> bool {
+        let last = self.blocked.get(&tid);
+        last.is_some_and(|last| last.is_recent(session.process, has_door))
+    }
+
+    /// Takes note of a check that has found a thread blocked.
+    fn note(&mut self, blocked: BlockedThread) {
+        let tid = blocked.tid;
+        let last = LastCheck::now(blocked, self.blocked.get(&tid));
+        self.blocked.insert(tid, last);
     }
 
     /// Checks one stopped thread, and switches it if it is clear.
@@ -204,13 +195,12 @@ impl PendingThreads {
             return Ok(OneCheck::Blocked);
         }
         if let Some(blocked) = checker.check(&state) {
-            let now = Some(Instant::now());
             // A thread that is not known may have the same thread pointer.
             if self.knows_all(session)? {
-                let before = self.blocked.get(&state.tid).map(|(blocked, _)| blocked);
+                let before = self.blocked.get(&state.tid).map(|last| &last.blocked);
                 set_door(session, open, thread, &blocked, before)?;
             }
-            self.blocked.insert(state.tid, (blocked, now));
+            self.note(blocked);
             return Ok(OneCheck::Blocked);
         }
         if !self.knows_all(session)? {
@@ -246,10 +236,11 @@ impl PendingThreads {
         if session.agent.plan_generation()? != checker.generation() {
             return Ok(open.pending.len());
         }
-        self.blocked.clear();
         let threads: Vec<ThreadState> = stopped.threads().collect();
         let pointer = |it: &ThreadState| (it.tid, it.registers.thread_pointer().get());
         self.pointers = threads.iter().map(pointer).collect();
+        self.blocked
+            .retain(|tid, _| self.pointers.contains_key(tid));
         if self.are_blocked_by_context(session, &threads, open, checker)? {
             return Ok(open.pending.len());
         }
@@ -274,14 +265,10 @@ impl PendingThreads {
     ) -> Result<bool, Error> {
         let same = |it: &&ThreadState| it.registers.thread_pointer().get() == pointer;
         let those: Vec<&ThreadState> = threads.iter().filter(same).collect();
-        let mut blocked = those
-            .iter()
-            .filter_map(|thread| checker.check(thread))
-            .peekable();
-        if blocked.peek().is_some() {
-            let now = Some(Instant::now());
-            self.blocked
-                .extend(blocked.map(|blocked| (blocked.tid, (blocked, now))));
+        let check = |thread: &&ThreadState| checker.check(thread);
+        let blocked: Vec<BlockedThread> = those.iter().filter_map(check).collect();
+        if !blocked.is_empty() {
+            blocked.into_iter().for_each(|blocked| self.note(blocked));
             return Ok(false);
         }
         let command = match those.is_empty() {
@@ -312,8 +299,7 @@ impl PendingThreads {
         let pending: Vec<&ThreadState> = threads.iter().filter(is_pending).collect();
         for thread in pending {
             let blocked = checker.check(thread).unwrap_or_else(|| block(thread));
-            self.blocked
-                .insert(thread.tid, (blocked, Some(Instant::now())));
+            self.note(blocked);
         }
         Ok(true)
     }
@@ -326,7 +312,7 @@ impl PendingThreads {
         pending: usize,
         timeout: Duration,
     ) -> Error {
-        let blocked = self.blocked.values().map(|(blocked, _)| blocked);
+        let blocked = self.blocked.values().map(|last| &last.blocked);
         let first = blocked
             .filter(|blocked| open.pending.contains(&blocked.pointer))
             .min_by_key(|blocked| blocked.tid)
