@@ -332,6 +332,7 @@ mod tests {
             let asked = Scheduled {
                 turns: before.turns * 2,
                 nice: before.nice + 1,
+                ..before
             };
             assert!(schedule(tid, asked));
             drop(hurry);
