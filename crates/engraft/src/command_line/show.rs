@@ -143,10 +143,14 @@ fn describe_transition(text: &mut String, transition: &TransitionStatus) {
             tid, name, frame, ..
         } = holder;
         let frame = frame.as_deref().unwrap_or_default();
+        let how = match holder.at_next_call {
+            true => "it switches by itself at its next call",
+            false => "it has to be seen outside",
+        };
         let _ = match holder.reason {
             Some(reason) => writeln!(
                 text,
-                "       thread {tid} ({name}) {reason} function '{}': {frame}",
+                "       thread {tid} ({name}) {reason} function '{}': {frame}; {how}",
                 holder.function
             ),
             None => writeln!(

@@ -110,9 +110,10 @@ pub enum Error {
     },
     /// Threads did not leave the code that is to be replaced, but all others have switched.
     #[error(
-        "patch '{name}' is still being {} in process {pid}: {waiting} {} to switch{}",
+        "patch '{name}' is still being {} in process {pid}: {waiting} {} to switch{}{}",
         if *to_patched { "enabled" } else { "disabled" },
         if *waiting == 1 { "thread has yet" } else { "threads have yet" },
+        describe_next_call(*waiting, *at_next_call),
         inside.as_ref().map(|inside| format!("; {inside}")).unwrap_or_default()
     )]
     InTransition {
@@ -124,6 +125,9 @@ pub enum Error {
         to_patched: bool,
         /// How many threads have yet to switch.
         waiting: usize,
+        /// How many of them switch by themselves when they next call a function that the patch replaces. A controller
+        /// has to see the others outside.
+        at_next_call: usize,
         /// The first of them, as [`Error::ThreadInside`], if it is known.
         inside: Option<Box<Self>>,
     },
@@ -388,6 +392,16 @@ fn named(name: &Option<String>) -> String {
     name.as_ref()
         .map(|name| format!(" '{name}'"))
         .unwrap_or_default()
+}
+
+/// How many of the threads that have yet to switch do so by themselves.
+fn describe_next_call(waiting: usize, at_next_call: usize) -> String {
+    match at_next_call {
+        0 => String::new(),
+        count if count < waiting => format!(", {count} of them by themselves at their next call"),
+        1 => ", by itself at its next call".to_owned(),
+        _ => ", each by itself at its next call".to_owned(),
+    }
 }
 
 /// At how many looks something was seen; between them, nobody knows.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::stack_check::{BlockedThread, CheckPlan};
 use super::suspended::block_on_suspended;
 use crate::agent::calls::STOP_TIMEOUT;
-use crate::agent::snapshot::Snapshot;
+use crate::agent::snapshot::{OpenTransition, Snapshot};
 use crate::deadline::Deadline;
 use crate::error::{BlockReason, Error};
 use crate::session::Session;
@@ -25,10 +25,18 @@ pub struct Blocker {
     pub function: String,
     /// Where it is in that function, in words.
     pub frame: Option<String>,
+    /// It switches by itself when it next calls a function that the patch replaces. Otherwise a controller has to see it
+    /// outside.
+    pub at_next_call: bool,
 }
 
 impl Blocker {
-    fn new(process: &Process, thread: &ThreadState, blocked: Option<BlockedThread>) -> Self {
+    fn new(
+        process: &Process,
+        open: &OpenTransition,
+        thread: &ThreadState,
+        blocked: Option<BlockedThread>,
+    ) -> Self {
         let (reason, function, frame) = match blocked {
             Some(blocked) => (Some(blocked.reason), blocked.function, blocked.frame),
             None => (None, String::new(), None),
@@ -39,6 +47,7 @@ impl Blocker {
             reason,
             function,
             frame,
+            at_next_call: open.has_door(thread.registers.thread_pointer().get()),
         }
     }
 }
@@ -81,7 +90,7 @@ pub fn blockers(process: &Process) -> Result<Vec<Blocker>, Error> {
     pending.sort_unstable_by_key(|(state, _)| state.tid);
     let blockers = pending
         .into_iter()
-        .map(|(state, blocked)| Blocker::new(process, &state, blocked));
+        .map(|(state, blocked)| Blocker::new(process, &open, &state, blocked));
     Ok(blockers.collect())
 }
 

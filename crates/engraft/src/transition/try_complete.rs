@@ -323,6 +323,7 @@ impl PendingThreads {
             name: open.name.clone(),
             to_patched: open.to_patched,
             waiting: pending,
+            at_next_call: open.with_door.len().min(pending),
             inside: first.map(|blocked| {
                 blocked
                     .into_error(session.process, self.checks, timeout)

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use anyhow::{Result, ensure};
-use engraft_testkit::{Engraft, Program, Snapshot, TIME_LIMIT, Victim, exit, run};
+use anyhow::{Context, Result, ensure};
+use engraft_testkit::{Engraft, Outcome, Program, Snapshot, TIME_LIMIT, Victim, exit, run};
 
 use crate::{engraft, victim};
 
@@ -38,15 +38,14 @@ impl Door {
     }
 
     /// `apply`, or `disable` of the patch, which does not wait for long: all threads are inside.
-    fn begin(&self, command: &str) -> Result<()> {
+    fn begin(&self, command: &str) -> Result<Outcome> {
         let mut change = self.engraft.command([command]);
         match command {
             "apply" => change.arg(&self.patch),
             _ => change.arg("door"),
         };
         change.args(["--pid", &self.program.pid().to_string(), "--timeout", "1"]);
-        run(&mut change, TIME_LIMIT)?.exits(exit::TARGET_BUSY)?;
-        Ok(())
+        run(&mut change, TIME_LIMIT)?.exits(exit::TARGET_BUSY)
     }
 
     fn waiting(&self) -> Result<Option<u64>> {
@@ -93,12 +92,18 @@ impl Door {
 fn each_switches_at_its_next_call() -> Result<()> {
     for count in [1, 100] {
         let mut door = Door::new(&[("plain", count)])?;
-        door.begin("apply")?;
-        ensure!(
-            door.waiting()? == Some(count as u64),
-            "{:?}",
-            door.waiting()
-        );
+        let each = match count {
+            1 => "by itself at its next call",
+            _ => "each by itself at its next call",
+        };
+        door.begin("apply")?.says(&[each])?;
+        let status = door.engraft.status(door.program.pid())?;
+        let transition = &status["transition"];
+        ensure!(transition["waiting"] == count, "{status}");
+        let threads = transition["threads"].as_array().context("no threads")?;
+        ensure!(threads.len() == count, "{status}");
+        let switch = threads.iter().all(|thread| thread["at_next_call"] == true);
+        ensure!(switch, "{status}");
         door.turn(&format!(
             "ended 1={count} 2=0 mixed=0, inside 1=0 2={count}"
         ))?;

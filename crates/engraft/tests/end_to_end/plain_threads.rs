@@ -140,6 +140,12 @@ fn a_thread_in_a_coroutine() -> Result<()> {
     let status = house.engraft.status(house.pid)?;
     let reason = &status["transition"]["threads"][0]["reason"];
     ensure!(reason == "unreliable", "{status}");
+    let at_next_call = &status["transition"]["threads"][0]["at_next_call"];
+    ensure!(at_next_call == false, "{status}");
+    let words = house
+        .engraft
+        .run(["status", "--pid", &house.pid.to_string()])?;
+    words.says(&["it has to be seen outside"])?;
     house.tell(thread, "a", "100")?;
     house.program.expect("a", "a=101")?;
     house.take_back(&before)
