@@ -4,7 +4,8 @@
 //! could leak (zerocopy checks that at compile time), and versioned by [`VERSION`]: an agent of another
 //! version is left alone. Offsets that a wrong edit could move are asserted below.
 //!
-//! This room holds no logic: no rule of live patching, no system call, no pointer is followed here.
+//! This room holds no rule of live patching; it makes no system call and follows no pointer. All that it
+//! computes is where the parts of these bytes are.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -12,6 +13,7 @@
 mod control;
 mod landmark;
 mod payload;
+mod segments;
 mod snapshot;
 mod table;
 
@@ -24,6 +26,7 @@ pub use payload::{
     BuildIdBytes, PayloadFunction, PayloadHeader, PayloadImport, PayloadObject, PayloadPart,
     PayloadRelocation, STUB_SIZE, WORDS_SIZE, flags, relocation_kind, relocation_target,
 };
+pub use segments::ImageSegments;
 pub use snapshot::{
     STATE_HAS_DOOR, SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject,
     SnapshotPatch, SnapshotTransition, SnapshotUnwinder, SnapshotWaiting, patch_state,

@@ -5,10 +5,12 @@
 
 use std::ops::Range;
 
+use engraft_machine::jump;
+
 use crate::model::Function;
 
 /// The size of a site: a jump with a 32-bit displacement.
-pub const LENGTH: u64 = 5;
+pub const LENGTH: u64 = jump::LENGTH as u64;
 
 /// `endbr64`, which indirect calls land on where the processor enforces branch tracking.
 const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];

@@ -53,12 +53,13 @@ mod trace;
 
 pub use call::remote::RemoteCall;
 pub use call::remote_error::RemoteCallError;
-pub use call::requests::{Asker, REQUEST_LENGTH, Requests, Seen};
+pub use call::requests::{Asker, Requests, Seen};
 pub use elf::headers::{BuildId, ProgramHeader};
 pub use elf::loader::{DebugInterface, Loader, LoaderState};
 pub use elf::modules::{Module, ModuleError, ModuleKind, Modules};
+pub use engraft_machine::request::LENGTH as REQUEST_LENGTH;
 pub use memory::access::{Memory, MemoryError};
-pub use memory::gaps::{GapRequest, REACH, find_gap};
+pub use memory::gaps::{GapRequest, find_gap};
 pub use memory::maps::{Mapping, Maps, MapsError};
 pub use memory::protected::ProtectedWriter;
 pub use process::deadline::Deadline;

@@ -19,9 +19,16 @@ const ROOMS: &[Room] = &[
         // Itself, with the feature that lets its proofs break a rule on purpose.
         tests_with: &["engraft-core"],
     },
+    // The page, the jump, the red zone: all who touch code or stacks must mean the same, and the
+    // rooms of processes, of patches and of the agent have nothing else in common.
+    Room {
+        name: "engraft-machine",
+        uses: &[],
+        tests_with: &[],
+    },
     Room {
         name: "engraft-abi",
-        uses: &[],
+        uses: &["engraft-machine"],
         tests_with: &[],
     },
     Room {
@@ -31,23 +38,23 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "engraft-patch",
-        uses: &[],
+        uses: &["engraft-machine"],
         tests_with: &[],
     },
     Room {
         name: "engraft-process",
-        uses: &[],
+        uses: &["engraft-machine"],
         // Itself, with the feature that lets its tests end the command at each of its effects.
         tests_with: &["engraft-process"],
     },
     Room {
         name: "engraft-agent",
-        uses: &["engraft-core", "engraft-abi"],
+        uses: &["engraft-core", "engraft-abi", "engraft-machine"],
         tests_with: &[],
     },
     Room {
         name: "engraft-build",
-        uses: &["engraft-patch"],
+        uses: &["engraft-machine", "engraft-patch"],
         tests_with: &[],
     },
     Room {
@@ -56,6 +63,7 @@ const ROOMS: &[Room] = &[
         uses: &[
             "engraft-abi",
             "engraft-build",
+            "engraft-machine",
             "engraft-patch",
             "engraft-process",
         ],

@@ -19,11 +19,11 @@
 )]
 
 use engraft_abi::Outcome;
+use engraft_machine::jump;
 
 use crate::loader::calls;
 use crate::loader::decoy::Decoy;
 use crate::loader::namespaces::{self, Activity, LinkMap, Namespace, PoisonedDynamic};
-use crate::system::code;
 use crate::system::failure::{Failure, Text};
 use crate::system::memory::probe;
 use crate::system::writer::Writer;
@@ -77,7 +77,7 @@ impl Hook {
         let [a, b, c, d, e, f, g, h] = entry.to_le_bytes();
         // jmp [rip+0], followed by the address: reaches everywhere, but has room only in front.
         let far = [0xff, 0x25, 0, 0, 0, 0, a, b, c, d, e, f, g, h];
-        let near = code::jump(function + offset as u64, entry);
+        let near = jump::encode(function + offset as u64, entry);
         let jump: &[u8] = match &near {
             Some(near) => near,
             None if offset == 0 => &far,

@@ -12,12 +12,12 @@ use engraft_core::dispatch::SiteWords;
 use engraft_core::{
     Code, FuncId, LinkAddress, Livepatch, ModuleId, ObjectId, Patch, PatchId, SiteTarget,
 };
+use engraft_machine::jump;
 
 use crate::model::modules::{Module, Modules};
 use crate::patch::image::Image;
 use crate::patch::payloads::{Payload, PayloadView, Payloads};
 use crate::patch::site::{Site, Sites};
-use crate::system::code::DETOUR_LENGTH;
 use crate::system::control::ControlBlock;
 use crate::system::failure::{Failure, Text};
 use crate::system::memory;
@@ -254,7 +254,7 @@ impl Host {
             return memory::equals(range.start, code);
         };
         let (before, rest) = code.split_at((site.address - range.start) as usize);
-        let (replaced, after) = rest.split_at(DETOUR_LENGTH.min(rest.len()));
+        let (replaced, after) = rest.split_at(jump::LENGTH.min(rest.len()));
         memory::equals(range.start, before)?;
         memory::equals(site.address, &site.current)?;
         memory::equals(site.address + replaced.len() as u64, after)?;
@@ -359,7 +359,7 @@ impl Host {
         let original = view
             .old_code(old)
             .and_then(|code| code.get(old.site_offset as usize..))
-            .and_then(<[u8]>::first_chunk::<DETOUR_LENGTH>)
+            .and_then(<[u8]>::first_chunk::<{ jump::LENGTH }>)
             .copied()
             .ok_or_else(Failure::bad_payload)?;
         let start = self.module(module)?.elf.load_bias.wrapping_add(function.0);

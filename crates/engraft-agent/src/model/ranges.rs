@@ -5,10 +5,10 @@ use core::ops::Range;
 
 use engraft_abi::{CodeRange, PayloadPart, range_kind};
 use engraft_core::{Code, FuncId, Leaving, LinkAddress, ModuleId, ObjectId, PatchId};
+use engraft_machine::jump;
 
 use crate::model::host::{Host, PlacedImage};
 use crate::patch::dispatch;
-use crate::system::code::DETOUR_LENGTH;
 use crate::system::failure::Failure;
 
 impl Host {
@@ -41,7 +41,7 @@ impl Host {
                     entry.site = old.site_offset;
                     let code = view.old_code(old).unwrap_or_default();
                     let site = code.get(old.site_offset as usize..).unwrap_or_default();
-                    let site = site.get(..DETOUR_LENGTH).unwrap_or_default();
+                    let site = site.get(..jump::LENGTH).unwrap_or_default();
                     let original = entry.original.iter_mut();
                     original.zip(site).for_each(|(to, from)| *to = *from);
                 }
@@ -85,7 +85,7 @@ impl Host {
         let module = self.module(leaving.module)?;
         let (view, old) = self.old_function(module, leaving.function)?;
         let start = module.elf.load_bias.wrapping_add(leaving.function.0) + old.site_offset;
-        let range = start..start + DETOUR_LENGTH as u64;
+        let range = start..start + jump::LENGTH as u64;
         let moved = self.trampoline(patch, leaving.module, leaving.function);
         push(sites, range, moved.unwrap_or(0), view.name(old))
     }

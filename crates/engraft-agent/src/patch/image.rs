@@ -11,9 +11,10 @@ use core::ffi::CStr;
 use core::ops::Range;
 
 use engraft_abi::{
-    Outcome, PayloadFunction, PayloadObject, PayloadRelocation, flags, relocation_kind as kind,
-    relocation_target as target,
+    ImageSegments, Outcome, PayloadFunction, PayloadObject, PayloadRelocation, flags,
+    relocation_kind as kind, relocation_target as target,
 };
+use engraft_machine::{PAGE_SIZE, REACH, page_start};
 
 use crate::patch::dispatch;
 use crate::system::failure::{Failure, Text};
@@ -24,44 +25,13 @@ use crate::system::{
     MAP_SHARED, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE,
 };
 
-const PAGE: u64 = 4096;
-
 /// An image in place.
 #[derive(Debug)]
 pub(crate) struct Image {
     /// Its first byte; the text begins here.
     pub base: u64,
-    layout: Layout,
+    layout: ImageSegments,
     escapes: bool,
-}
-
-/// Where the segments are, from the start of the image.
-#[derive(Debug, Clone, Copy)]
-struct Layout {
-    text_length: u64,
-    read_only: u64,
-    data: u64,
-    length: u64,
-}
-
-impl Layout {
-    fn of(object: &PayloadObject) -> Option<Self> {
-        let after =
-            |start: u64, length: u64| start.checked_add(length)?.checked_next_multiple_of(PAGE);
-        let text_length = u64::from(object.text.length);
-        let read_only = after(0, text_length)?;
-        let data = after(read_only, object.read_only.length.into())?;
-        let length = after(
-            data,
-            u64::from(object.data.length).checked_add(object.bss_size)?,
-        )?;
-        Some(Self {
-            text_length,
-            read_only,
-            data,
-            length,
-        })
-    }
 }
 
 /// How a relocation's symbol is found: address of a link-time address, address of an import.
@@ -93,7 +63,7 @@ impl Image {
         object: &PayloadObject,
         place: &Placement<'_>,
     ) -> Result<Self, Failure> {
-        let layout = Layout::of(object).ok_or_else(Failure::bad_payload)?;
+        let layout = ImageSegments::of(object).ok_or_else(Failure::bad_payload)?;
         let base = reserve_near(place.module, layout.length)?;
         let image = Self {
             base,
@@ -111,13 +81,13 @@ impl Image {
 
     /// Where the constants of an object's image are, from its start.
     pub(crate) fn constants_of(object: &PayloadObject) -> Option<Range<u64>> {
-        let layout = Layout::of(object)?;
+        let layout = ImageSegments::of(object)?;
         Some(layout.read_only..layout.data)
     }
 
     /// Where the variables of an object's image are, from its start.
     pub(crate) fn data_of(object: &PayloadObject) -> Option<Range<u64>> {
-        let layout = Layout::of(object)?;
+        let layout = ImageSegments::of(object)?;
         Some(layout.data..layout.length)
     }
 
@@ -149,7 +119,7 @@ impl Image {
         object: &PayloadObject,
         place: &Placement<'_>,
     ) -> Result<(), Failure> {
-        let Layout {
+        let ImageSegments {
             read_only,
             data,
             length,
@@ -226,7 +196,7 @@ impl Image {
 
     /// Gives the segments their content and final protection, over the reserved range.
     fn map_segments(&self, staging: &Staging, content: &mut [u8]) -> Result<(), Failure> {
-        let Layout {
+        let ImageSegments {
             read_only,
             data,
             length,
@@ -309,11 +279,10 @@ impl Drop for Staging {
 /// (the heap behind a program's data) grows upwards. Works by asking the kernel, so it needs no /proc; a taken range
 /// costs one failed call.
 fn reserve_near(module: &Range<u64>, length: u64) -> Result<u64, Failure> {
-    const REACH: u64 = (1 << 31) - (1 << 20);
     const LOWEST: u64 = 0x1_0000;
     let step = length.next_multiple_of(1 << 20);
-    let module_end = module.end.next_multiple_of(PAGE);
-    let module_start = module.start & !(PAGE - 1);
+    let module_end = module.end.next_multiple_of(PAGE_SIZE);
+    let module_start = page_start(module.start);
     let bottom = module_end.saturating_sub(REACH).max(LOWEST);
     let top = module_start.saturating_add(REACH);
     let below = (1..)
@@ -346,9 +315,14 @@ fn random_places(starts: Range<u64>) -> impl Iterator<Item = u64> {
     const TRIES: usize = 8;
     /// A position-dependent program has less below it, and its heap above.
     const ENOUGH: u64 = 64 << 20;
-    let pages = starts.end.saturating_sub(starts.start) / PAGE;
-    let tries = if pages >= ENOUGH / PAGE { TRIES } else { 0 };
-    (0..tries).map(move |_| starts.start.next_multiple_of(PAGE) + random::next() % pages * PAGE)
+    let pages = starts.end.saturating_sub(starts.start) / PAGE_SIZE;
+    let tries = if pages >= ENOUGH / PAGE_SIZE {
+        TRIES
+    } else {
+        0
+    };
+    (0..tries)
+        .map(move |_| starts.start.next_multiple_of(PAGE_SIZE) + random::next() % pages * PAGE_SIZE)
 }
 
 /// Whether the range was free and is ours now.

@@ -3,8 +3,9 @@
 use alloc::vec::Vec;
 
 use engraft_core::{LinkAddress, ModuleId, ObjectId};
+use engraft_machine::jump;
 
-use crate::system::code::{self, DETOUR_LENGTH};
+use crate::system::code;
 use crate::system::failure::Failure;
 use crate::system::writer::Writer;
 
@@ -15,9 +16,9 @@ pub(crate) struct Site {
     /// Where the jump goes.
     pub address: u64,
     /// The function's own bytes there.
-    pub original: [u8; DETOUR_LENGTH],
+    pub original: [u8; jump::LENGTH],
     /// What is there now.
-    pub current: [u8; DETOUR_LENGTH],
+    pub current: [u8; jump::LENGTH],
     /// Whose stub it leads to, or did last: a thread may have got as far as that stub, however long ago.
     pub stub: Option<ObjectId>,
 }
@@ -81,7 +82,7 @@ impl Site {
     /// Has the site lead to `to`, or be the function's own code again.
     pub(crate) fn lead(&mut self, writer: Writer, to: Option<u64>) -> Result<(), Failure> {
         let bytes = match to {
-            Some(to) => code::jump(self.address, to).ok_or_else(code::out_of_reach)?,
+            Some(to) => jump::encode(self.address, to).ok_or_else(code::out_of_reach)?,
             None => self.original,
         };
         if self.current == bytes {

@@ -3,22 +3,13 @@
 #![expect(unsafe_code, reason = "overwrites code and changes page protection")]
 
 use engraft_abi::Outcome;
+use engraft_machine::{PAGE_SIZE, page_start};
 
 use crate::system::failure::Failure;
 use crate::system::memory::bytes_mut;
 use crate::system::{
     self, Errno, File, MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ, PROT_WRITE,
 };
-
-/// `jmp rel32`.
-pub(crate) const DETOUR_LENGTH: usize = 5;
-
-/// The jump that leads from `from` to `to`; `None` if that is farther than 2 GiB.
-pub(crate) fn jump(from: u64, to: u64) -> Option<[u8; DETOUR_LENGTH]> {
-    let distance = to.wrapping_sub(from.wrapping_add(DETOUR_LENGTH as u64)) as i64;
-    let [a, b, c, d] = i32::try_from(distance).ok()?.to_le_bytes();
-    Some([0xe9, a, b, c, d])
-}
 
 /// Replaces code.
 ///
@@ -43,7 +34,6 @@ pub(crate) unsafe fn write_code(address: u64, code: &[u8]) -> Result<(), Failure
 /// # Safety
 /// As for [`write_code`]; and nobody may execute anything in these pages meanwhile.
 unsafe fn write_by_protection(address: u64, code: &[u8]) -> Result<(), Failure> {
-    const PAGE: u64 = 4096;
     let denied = |errno| Failure::system_call(b"making code writable", errno);
     may_become_executable().map_err(|errno| {
         Failure::system_call(
@@ -51,8 +41,8 @@ unsafe fn write_by_protection(address: u64, code: &[u8]) -> Result<(), Failure> 
             errno,
         )
     })?;
-    let start = address & !(PAGE - 1);
-    let length = (address + code.len() as u64 - start).next_multiple_of(PAGE) as usize;
+    let start = page_start(address);
+    let length = (address + code.len() as u64 - start).next_multiple_of(PAGE_SIZE) as usize;
     // SAFETY: nobody executes these pages now (the caller's promise).
     unsafe { system::protect(start, length, PROT_READ | PROT_WRITE) }.map_err(denied)?;
     // SAFETY: the pages are writable now and the caller allows the write.
@@ -64,7 +54,7 @@ unsafe fn write_by_protection(address: u64, code: &[u8]) -> Result<(), Failure> 
 /// Finds out whether the kernel lets memory that was written become executable (PR_SET_MDWE, SELinux):
 /// better on a page of our own than on the target's code, which could not be given back.
 fn may_become_executable() -> Result<(), Errno> {
-    const PAGE: usize = 4096;
+    const PAGE: usize = PAGE_SIZE as usize;
     let flags = MAP_PRIVATE | MAP_ANONYMOUS;
     // SAFETY: a new mapping at an address of the kernel's choice.
     let page = unsafe { system::map(0, PAGE, PROT_READ | PROT_WRITE, flags, None, 0) }?;
@@ -86,14 +76,6 @@ pub(crate) fn out_of_reach() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_jump_goes_both_ways_and_not_too_far() {
-        assert_eq!(jump(0x1000, 0x1005), Some([0xe9, 0, 0, 0, 0]));
-        assert_eq!(jump(0x1005, 0x1000), Some([0xe9, 0xf6, 0xff, 0xff, 0xff]));
-        assert_eq!(jump(0, 0x8000_0004), Some([0xe9, 0xff, 0xff, 0xff, 0x7f]));
-        assert_eq!(jump(0, 0x8000_0005), None);
-    }
 
     #[test]
     fn code_is_written_either_way() {

@@ -10,6 +10,8 @@ use core::arch::asm;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use engraft_machine::{PAGE_SIZE, page_start, request};
+
 /// The kernel's error number, positive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Errno(pub u16);
@@ -349,20 +351,19 @@ fn read_if_mapped(address: u64, buffer: &mut [u8]) -> bool {
 
 /// Whether all of this memory can be read, at this moment.
 pub(crate) fn is_readable(address: u64, length: u64) -> bool {
-    const PAGE: u64 = 4096;
     let Some(end) = address.checked_add(length) else {
         return false;
     };
-    let mut page = address & !(PAGE - 1);
+    let mut page = page_start(address);
     while page < end {
         let readable = match is_restricted() {
-            true => is_mapped(page, PAGE as usize),
+            true => is_mapped(page, PAGE_SIZE as usize),
             false => is_word_readable(page),
         };
         if !readable {
             return false;
         }
-        page += PAGE;
+        page += PAGE_SIZE;
     }
     true
 }
@@ -413,11 +414,14 @@ pub(crate) fn yield_now() {
 /// Stops at the tracer's with a request at `address`, by a system call that every filter lets pass and that
 /// does nothing: reading from no file. What it returns says nothing; the answer is in the request.
 pub(crate) fn call_tracer(address: u64) {
-    /// Tells our calls from any others (engraft-process has the same number).
-    const REQUEST_LENGTH: usize = 0x656e_6772_6166;
     let no_file = u32::MAX as usize;
     // SAFETY: without a file nothing is read.
-    let _ = unsafe { system_call(READ, [no_file, address as usize, REQUEST_LENGTH, 0, 0, 0]) };
+    let _ = unsafe {
+        system_call(
+            READ,
+            [no_file, address as usize, request::LENGTH as usize, 0, 0, 0],
+        )
+    };
 }
 
 /// A set of signals, as the kernel has it.

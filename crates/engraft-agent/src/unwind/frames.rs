@@ -14,6 +14,8 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
+use engraft_machine::PAGE_SIZE;
+
 use crate::system::failure::Failure;
 use crate::system::memory::read;
 
@@ -44,7 +46,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
     core::iter::successors(entry(first), move |before| entry(before.next))
 }
 
-const PAGE_BITS: u32 = 12;
+const PAGE_BITS: u32 = PAGE_SIZE.trailing_zeros();
 const LENGTH_BITS: u32 = 20;
 
 /// Where code starts, and how many pages it has: images start at a page, end within reach of a 32-bit jump, and

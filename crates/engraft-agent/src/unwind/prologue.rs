@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use crate::system::code::DETOUR_LENGTH;
+use engraft_machine::jump;
 
 /// How much of a function is looked at.
 pub(crate) const LENGTH: usize = 24;
@@ -23,7 +23,7 @@ pub(crate) fn movable(code: &[u8; LENGTH]) -> Option<Range<usize>> {
     loop {
         let (length, moves_stack) = instruction(code.get(end..)?)?;
         end += length;
-        if moves_stack && end - start >= DETOUR_LENGTH {
+        if moves_stack && end - start >= jump::LENGTH {
             return (end <= LENGTH).then_some(start..end);
         }
     }
@@ -122,6 +122,6 @@ mod tests {
         assert_eq!(find_fde(b"GCC_9.9"), None);
         let function = find_fde(b"GCC_3.0").unwrap();
         let moved = movable(&probe(function).unwrap()).unwrap();
-        assert!(moved.len() >= DETOUR_LENGTH, "{moved:?}");
+        assert!(moved.len() >= jump::LENGTH, "{moved:?}");
     }
 }

@@ -12,11 +12,11 @@ use core::ops::Range;
 
 use engraft_abi::{Bytes, Outcome, PayloadObject};
 use engraft_core::{LinkAddress, ModuleId};
+use engraft_machine::jump;
 use zerocopy::FromZeros;
 
 use crate::patch::image::{Image, Placement, Symbols};
 use crate::patch::site::Site;
-use crate::system::code::DETOUR_LENGTH;
 use crate::system::failure::Failure;
 use crate::system::memory::probe;
 use crate::system::writer::Writer;
@@ -109,7 +109,7 @@ impl Unwinders {
             .iter()
             .filter_map(|unwinder| match &unwinder.state {
                 State::Ready { site, image } if site.is_original() => {
-                    let range = site.address..site.address + DETOUR_LENGTH as u64;
+                    let range = site.address..site.address + jump::LENGTH as u64;
                     Some((range, image.base + Detour::MOVED as u64))
                 }
                 _ => None,

@@ -4,6 +4,7 @@
 //! and both look into its namespace. New code is in no module. It calls such functions through a thunk, which makes
 //! a place in the old binary call them ([`CallPoint`]).
 
+use engraft_machine::jump;
 use engraft_patch::{LinkAddress, RelocationKind};
 
 use super::builder::{Builder, SlotKey};
@@ -210,7 +211,7 @@ fn thunk_code(point: &CallPoint, slot: &Target) -> (Code, usize) {
     through_point.push_field(load, slot.clone());
     // jmp
     let place = object_target("call_point", LinkAddress(point.address));
-    through_point.push_field(&[0xe9], place);
+    through_point.push_field(&[jump::OPCODE], place);
 
     let mut code = Code::default();
     // mov (%rsp), %rax

@@ -24,6 +24,8 @@
 use std::ffi::CStr;
 use std::time::Duration;
 
+use engraft_machine::RED_ZONE;
+
 use crate::call::gadgets::Gadgets;
 use crate::call::prepared::Prepared;
 use crate::call::remote_error::RemoteCallError;
@@ -67,8 +69,6 @@ const LOADER_CALLS: [i64; 8] = [
     libc::SYS_pread64,
     libc::SYS_fstat,
 ];
-/// The ABI lets a function use this much below the stack pointer without moving it.
-const RED_ZONE: u64 = 128;
 const SECCOMP_STRICT: u32 = 1;
 const MAX_ERRNO: i64 = 4095;
 /// How long a remote system call may take: long enough for a thread that hardly gets a processor.

@@ -1,21 +1,19 @@
 //! Requests of a called function to its caller, who serves them while it holds other threads.
+//!
+//! How a function makes one is in [`engraft_machine::request`]. At the entry of that system call,
+//! [`StoppedThread::call_serving`](crate::StoppedThread::call_serving) serves the record. The call does
+//! nothing else, and every seccomp filter allows it that lets a loader live. If we have died, the
+//! function sees by its record that nothing was done. So what must only happen while other threads are
+//! stopped happens while we live, or not at all.
 
 use std::time::Duration;
+
+use engraft_machine::request;
 
 use crate::memory::access::MemoryError;
 use crate::sys::address::TargetAddress;
 use crate::sys::registers::Registers;
 use crate::sys::wait::AT_ONCE;
-
-/// What is in `rdx` of a system call that is a request of the called function to its caller: "engraf".
-///
-/// The function executes `read(-1, record, REQUEST_LENGTH)`, all of the low half of `rdi` set. At its
-/// entry, [`StoppedThread::call_serving`](crate::StoppedThread::call_serving) serves the record at this
-/// address; then the system call is executed as it stands, and fails with `EBADF`. Without a tracer only that
-/// happens, which is harmless, and which every seccomp filter allows that lets a loader live; the function
-/// sees by its record that nothing was done. So what is to happen only while other threads
-/// stand still, happens while we live, or not at all.
-pub const REQUEST_LENGTH: u64 = 0x656e_6772_6166;
 
 /// How long a function that is at work on another processor is looked after before we fall asleep.
 const AT_WORK: Duration = Duration::from_micros(200);
@@ -97,7 +95,7 @@ impl<'a, 'f> Service<'a, 'f> {
     pub(crate) fn serve_stopped(&mut self, registers: &Registers) {
         let is_request = registers.orig_rax == libc::SYS_read as u64
             && registers.rdi as u32 == u32::MAX
-            && registers.rdx == REQUEST_LENGTH;
+            && registers.rdx == request::LENGTH;
         let Some(requests) = self.requests.as_mut().filter(|_| is_request) else {
             return;
         };

@@ -2,21 +2,21 @@
 
 use std::ops::Range;
 
+use engraft_machine::{PAGE_SIZE, REACH};
+
 use crate::memory::maps::{Mapping, Maps};
 use crate::sys::address::TargetAddress;
 
-/// How far a 32-bit displacement reaches, less a margin for the length of instruction and object.
-pub const REACH: u64 = (1 << 31) - (1 << 20);
 /// Nothing below may be mapped by an ordinary user (`vm.mmap_min_addr`), and we keep well clear.
 const LOWEST: u64 = 1 << 20;
 /// One page less than 47 bits: the highest address that mmap gives without a hint.
-const HIGHEST: u64 = (1 << 47) - 4096;
+const HIGHEST: u64 = (1 << 47) - PAGE_SIZE;
 /// The heap grows upwards from `[heap]`, the stack downwards from `[stack]`: both need room. A stack
 /// may grow to its limit (8 MiB usually); "unlimited" programs get what there is below this.
 const HEAP_ROOM: u64 = 1 << 30;
 const STACK_ROOM: u64 = 256 << 20;
 /// The kernel keeps this many pages below a growing stack free (`stack_guard_gap`).
-const GUARD: u64 = 256 * 4096;
+const GUARD: u64 = 256 * PAGE_SIZE;
 
 /// What must stay free around a mapping, itself included.
 fn reserved(mapping: &Mapping) -> Range<u64> {
@@ -28,7 +28,7 @@ fn reserved(mapping: &Mapping) -> Range<u64> {
         return start.saturating_sub(STACK_ROOM)..end;
     }
     // One page of distance, so that overruns on either side meet a hole and mappings never merge.
-    start.saturating_sub(4096)..end.saturating_add(4096)
+    start.saturating_sub(PAGE_SIZE)..end.saturating_add(PAGE_SIZE)
 }
 
 /// A program without a `[heap]` yet will start it right above its last data segment (with a random

@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use engraft_machine::PAGE_SIZE;
+
 use crate::memory::access::{Memory, MemoryError};
 use crate::process::limits::{Budget, WALK_BYTES};
 use crate::sys::address::TargetAddress;
-
-const PAGE: u64 = 4096;
 
 /// A walk reads many single words of few pages; this makes one system call per page of it. What was
 /// read is never read again, so it must not outlive the stop.
@@ -36,13 +36,13 @@ impl<'p> PageCache<'p> {
         let mut done = 0;
         while done < buffer.len() {
             let at = address + done as u64;
-            let page = at.align_down(PAGE);
+            let page = at.align_down(PAGE_SIZE);
             let mut pages = self.pages.borrow_mut();
             let bytes = match pages.entry(page) {
                 std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
                 std::collections::hash_map::Entry::Vacant(entry) => {
-                    self.budget.take(PAGE)?;
-                    let bytes = self.memory.read_bytes(page, PAGE, PAGE)?;
+                    self.budget.take(PAGE_SIZE)?;
+                    let bytes = self.memory.read_bytes(page, PAGE_SIZE, PAGE_SIZE)?;
                     entry.insert(bytes.into_boxed_slice())
                 }
             };

@@ -5,12 +5,13 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
+use engraft_machine::PAGE_SIZE;
+
 use crate::elf::headers::word;
 use crate::process::handle::Process;
 use crate::process::limits::{Budget, RESIDENT_BYTES};
 use crate::sys::address::TargetAddress;
 
-const PAGE: u64 = 4096;
 /// Bit 63 of an entry of `/proc/PID/pagemap`: the page is in memory.
 const PRESENT: u64 = 1 << 63;
 /// Bit 62: it is in swap space.
@@ -27,7 +28,9 @@ impl Process {
         let mut resident = 0;
         for range in ranges {
             let length = range.end.get().saturating_sub(range.start.get());
-            budget.take(length.max(PAGE)).map_err(io::Error::other)?;
+            budget
+                .take(length.max(PAGE_SIZE))
+                .map_err(io::Error::other)?;
             resident += self.resident_in(&range)?;
         }
         Ok(resident)
@@ -39,11 +42,11 @@ impl Process {
             .end
             .min(range.start + RESIDENT_BYTES)
             .get()
-            .div_ceil(PAGE);
-        let mut page = range.start.get() / PAGE;
+            .div_ceil(PAGE_SIZE);
+        let mut page = range.start.get() / PAGE_SIZE;
         let file = File::open(self.memory_task().path("pagemap"))?;
         let mut resident = 0;
-        let mut entries = [0; PAGE as usize];
+        let mut entries = [0; PAGE_SIZE as usize];
         while page < end {
             let length = entries.len().min(((end - page) * ENTRY) as usize);
             let part = entries.get_mut(..length).unwrap_or_default();
@@ -57,7 +60,7 @@ impl Process {
                 break;
             }
         }
-        Ok(resident * PAGE)
+        Ok(resident * PAGE_SIZE)
     }
 }
 
@@ -67,8 +70,8 @@ pub(crate) fn touched_pages(
     pages: Option<&File>,
     range: &Range<TargetAddress>,
 ) -> Vec<Range<TargetAddress>> {
-    let first = range.start.get() / PAGE;
-    let count = range.end.get().div_ceil(PAGE) - first;
+    let first = range.start.get() / PAGE_SIZE;
+    let count = range.end.get().div_ceil(PAGE_SIZE) - first;
     let mut entries = vec![0; count as usize * 8];
     let read = pages.map(|pages| pages.read_exact_at(&mut entries, first * 8));
     if !matches!(read, Some(Ok(()))) {
@@ -79,8 +82,8 @@ pub(crate) fn touched_pages(
         if word(entry, 0) & (PRESENT | SWAPPED) == 0 {
             continue;
         }
-        let page = TargetAddress::new(page * PAGE);
-        let (start, end) = (page.max(range.start), (page + PAGE).min(range.end));
+        let page = TargetAddress::new(page * PAGE_SIZE);
+        let (start, end) = (page.max(range.start), (page + PAGE_SIZE).min(range.end));
         match runs.last_mut().filter(|run| run.end == start) {
             Some(run) => run.end = end,
             None => runs.push(start..end),

@@ -12,6 +12,8 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::{Range, RangeInclusive};
 
+use engraft_machine::RED_ZONE;
+
 use crate::call::gadgets::{LONGEST_RESTORER, is_restorer, starts_as_restorer};
 use crate::elf::headers::word;
 use crate::memory::access::MemoryError;
@@ -24,8 +26,6 @@ use crate::stack::walk_error::BrokenWalk;
 use crate::stop::stopped_thread::ThreadState;
 use crate::sys::address::TargetAddress;
 
-/// The ABI lets a function use this much below the stack pointer without moving it.
-const RED_ZONE: u64 = 128;
 /// More than this is not scanned: the thread runs on something that is no ordinary stack.
 const MAX_SCAN: u64 = 64 << 20;
 /// Read in pieces of this size.

@@ -1,5 +1,6 @@
 //! The agent as bytes, and what it looks like in a target's memory.
 
+use engraft_machine::PAGE_SIZE;
 use object::elf::{PF_W, PF_X, PT_LOAD, R_X86_64_RELATIVE, SHF_ALLOC};
 use object::read::elf::{ElfFile64, ElfSection64, ProgramHeader};
 use object::{LittleEndian, Object, ObjectSection, ObjectSymbol, SectionFlags};
@@ -8,8 +9,6 @@ use crate::error::BadBlob;
 
 /// Made by the build script from the crate engraft-agent.
 static BLOB: &[u8] = include_bytes!(env!("ENGRAFT_AGENT_BLOB"));
-
-const PAGE: u64 = 4096;
 
 /// Protection of a piece of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +100,7 @@ impl Blob {
                 (_, 0) => Protection::ReadWrite,
                 _ => return Err(BadBlob("a segment is writable and executable")),
             };
-            content.resize(end.next_multiple_of(PAGE) as usize, 0);
+            content.resize(end.next_multiple_of(PAGE_SIZE) as usize, 0);
             let data = header
                 .data(endian, BLOB)
                 .map_err(|()| BadBlob("it is truncated"))?;
@@ -112,8 +111,8 @@ impl Blob {
                 .ok_or(BadBlob("a segment does not fit"))?
                 .copy_from_slice(data);
             last = end;
-            let offset = start & !(PAGE - 1);
-            let length = end.next_multiple_of(PAGE) - offset;
+            let offset = start & !(PAGE_SIZE - 1);
+            let length = end.next_multiple_of(PAGE_SIZE) - offset;
             segments.push(Segment {
                 offset,
                 length,
@@ -200,7 +199,7 @@ mod tests {
         let constants = blob.segments.first().unwrap();
         assert_eq!(
             (constants.protection, constants.length),
-            (Protection::Read, PAGE)
+            (Protection::Read, PAGE_SIZE)
         );
         let (here, there) = (blob.at(0x10_0000), blob.at(0x20_0000));
         let different = here.iter().zip(&there).filter(|(a, b)| a != b).count();

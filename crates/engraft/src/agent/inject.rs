@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use engraft_abi::{Control, MAGIC, MAPPING_LENGTH, VERSION};
+use engraft_machine::PAGE_SIZE;
 use engraft_process::{Maps, Modules, Process, TargetAddress, find_gap};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -16,8 +17,6 @@ use super::program_headers::program_headers;
 use super::running::{RunningAgent, has_filter};
 use crate::error::Error;
 
-const PAGE: u64 = 4096;
-
 /// For remote calls: the signal frame (up to 12 KiB) and the agent's own frames.
 const STACK_LENGTH: u64 = 64 * 1024;
 
@@ -27,7 +26,7 @@ const HEAP_LENGTH: u64 = 4 << 20;
 /// No blob is longer (see its tests).
 const LONGEST_BLOB: u64 = 128 << 10;
 
-const _: () = assert!(PAGE + STACK_LENGTH + LONGEST_BLOB + HEAP_LENGTH <= MAPPING_LENGTH);
+const _: () = assert!(PAGE_SIZE + STACK_LENGTH + LONGEST_BLOB + HEAP_LENGTH <= MAPPING_LENGTH);
 
 /// What is in the same cache line as the agent's locks and flags would slow them down.
 const HEAP_ALIGNMENT: u64 = 64;
@@ -42,7 +41,7 @@ pub(crate) struct AgentLayout {
 
 impl AgentLayout {
     fn of(blob: &Blob) -> Self {
-        let start = (size_of::<Control>() as u64).next_multiple_of(PAGE);
+        let start = (size_of::<Control>() as u64).next_multiple_of(PAGE_SIZE);
         let stack_top = start + STACK_LENGTH;
         Self {
             stack_top,
@@ -106,7 +105,7 @@ impl Injection {
 
     /// Whether there is room for the agent in a process with this memory map.
     pub(crate) fn has_room(&self, pid: i32, maps: &Maps) -> Result<(), Error> {
-        let gap = find_gap(maps, &self.around, MAPPING_LENGTH, PAGE);
+        let gap = find_gap(maps, &self.around, MAPPING_LENGTH, PAGE_SIZE);
         gap.map(drop).ok_or(Error::NoRoom { pid })
     }
 

@@ -10,6 +10,7 @@
 //! written there is a landmark (see [`crate::agent::header`]).
 
 use engraft_abi::{AGENT_MAPPING_NAME, LANDMARK_MAGIC, Landmark, MAPPING_LENGTH};
+use engraft_machine::PAGE_SIZE;
 use engraft_process::{GapRequest, MemoryError, RemoteCallError, TargetAddress};
 use zerocopy::IntoBytes;
 
@@ -20,7 +21,6 @@ use crate::agent::inject::Injection;
 use crate::agent::leftovers::{close_file, close_files};
 use crate::error::Error;
 
-const PAGE: u64 = 4096;
 const READ: i32 = libc::PROT_READ;
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const READ_EXECUTE: i32 = libc::PROT_READ | libc::PROT_EXEC;
@@ -178,7 +178,7 @@ impl Injection {
         let request = GapRequest {
             around: &self.around,
             size: MAPPING_LENGTH,
-            alignment: PAGE,
+            alignment: PAGE_SIZE,
         };
         // The other threads go on, and may be faster.
         for _ in 0..TRIES {

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use engraft_abi::{
     CodeRange, Command, Control, MAGIC, Outcome, VERSION, WriteRequest, request_state,
 };
+use engraft_machine::PAGE_SIZE;
 use engraft_process::foreign::escape_bytes;
 use engraft_process::{
     Asker, BeyondLimit, MemoryError, Process, ProtectedWriter, RemoteCall, RemoteCallError,
@@ -124,9 +125,8 @@ impl RunningAgent {
 
     /// Memory for a moment, behind the control block: only for whoever holds all threads. Its size in bytes.
     pub(crate) fn scratch(&self) -> (TargetAddress, usize) {
-        const PAGE: usize = 4096;
         let control = size_of::<Control>().next_multiple_of(16);
-        (self.address + control as u64, PAGE - control)
+        (self.address + control as u64, PAGE_SIZE as usize - control)
     }
 
     /// Tells the agent if there is a seccomp filter: the program may have got it after the agent.

@@ -9,6 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use engraft_abi::Outcome;
+use engraft_machine::{PAGE_SIZE, jump};
 use engraft_patch::{Function, Object, OldPart, Patch, RelocationTarget, site};
 use engraft_process::foreign::escape_name;
 use engraft_process::{
@@ -25,8 +26,6 @@ use crate::commands::status::{Status, status};
 use crate::contexts::stack_switchers;
 use crate::deadline::Deadline;
 use crate::error::Error;
-
-const PAGE: u64 = 4096;
 
 /// How often a process is looked at, at most, until no library comes or goes around two looks.
 const MOST_LOOKS: usize = 20;
@@ -234,7 +233,7 @@ impl ModuleCheck<'_> {
         }
         problems.extend(self.check_imports()?);
         let length = payload::image_length(self.object);
-        if find_gap(maps, &self.module.range(), length, PAGE).is_none() {
+        if find_gap(maps, &self.module.range(), length, PAGE_SIZE).is_none() {
             let start = self.module.range().start;
             let text = format!("no room for the new code within 2 GiB of the module at {start}");
             problems.push(self.problem(Outcome::NoMemory, &text));
@@ -279,7 +278,7 @@ impl ModuleCheck<'_> {
         {
             let site = as_index(site.start)..as_index(site.end);
             let (to, from) = (expected.get_mut(site.clone()), found.get(site));
-            if let (Some(to), Some(from @ [JUMP, ..])) = (to, from) {
+            if let (Some(to), Some(from @ [jump::OPCODE, ..])) = (to, from) {
                 to.copy_from_slice(from);
             }
         }
@@ -336,9 +335,6 @@ impl ModuleCheck<'_> {
         Ok(problems)
     }
 }
-
-/// `jmp rel32`.
-const JUMP: u8 = 0xe9;
 
 /// What is larger is behind the end of every slice.
 fn as_index(offset: u64) -> usize {

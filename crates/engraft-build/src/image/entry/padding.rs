@@ -1,6 +1,7 @@
 //! The bytes behind a function that is shorter than the jump to its new code. They may be overwritten as well, if they
 //! are proven to be padding.
 
+use engraft_machine::jump;
 use engraft_patch::{LinkAddress, OldPart, site};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic};
 
@@ -66,7 +67,7 @@ fn has_branch_to(binary: &Binary, range: &std::ops::Range<u64>) -> bool {
                 here.wrapping_add(length).wrapping_add_signed(distance)
             };
             let target = match *bytes {
-                [0xe8 | 0xe9, ..] => near(bytes.get(1..5), 5),
+                [0xe8 | jump::OPCODE, ..] => near(bytes.get(1..5), 5),
                 [0x0f, 0x80..=0x8f, ..] => near(bytes.get(2..6), 6),
                 [0xeb | 0x70..=0x7f | 0xe0..=0xe3, distance, ..] => here
                     .wrapping_add(2)

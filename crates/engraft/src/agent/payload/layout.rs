@@ -1,22 +1,22 @@
 //! Where the parts of an image are in memory.
 
-use engraft_abi::{STUB_SIZE, WORDS_SIZE};
+use engraft_abi::{ImageSegments, STUB_SIZE, WORDS_SIZE};
 use engraft_patch::{ImageAddress, Object, Segment};
 
-/// Images are laid out in pages, as the agent does it.
-const PAGE: u64 = 4096;
-/// Of the room that each function gets for what the agent makes.
+/// The alignment of the room that each function gets for what the agent makes.
 const ROOM_ALIGNMENT: u64 = 16;
-/// Where everything is in an object's image in memory, from its start. Behind the patch's own text and variables
-/// there is room for what the agent makes: a stub and some words for each function. So that the offsets of
-/// everything else stay, and the words begin as zeroes, they stand behind the zero-initialised variables.
+
+/// Where everything is in an object's image in memory, from its start.
+///
+/// After the patch's own text and variables there is room for what the agent makes: a stub and some words
+/// for each function. The words follow the zero-initialised variables, so that they begin as zeroes and the
+/// offsets of everything else stay.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ImageLayout {
     pub(super) stubs: u64,
-    read_only: u64,
-    pub(super) data: u64,
     pub(super) words: u64,
     pub(super) end: u64,
+    pub(super) segments: ImageSegments,
 }
 
 impl ImageLayout {
@@ -25,34 +25,39 @@ impl ImageLayout {
         let room = |size: u64| count.saturating_mul(size);
         let image = &object.image;
         let stubs = image.size(Segment::Text).next_multiple_of(ROOM_ALIGNMENT);
-        let read_only = stubs.saturating_add(room(STUB_SIZE)).next_multiple_of(PAGE);
-        let constants = image.size(Segment::ReadOnly);
-        let data = read_only.saturating_add(constants).next_multiple_of(PAGE);
-        let variables = image.size(Segment::Data);
-        let words = data
-            .saturating_add(variables)
-            .next_multiple_of(ROOM_ALIGNMENT);
-        let end = words.saturating_add(room(WORDS_SIZE));
+        let words = image.size(Segment::Data).next_multiple_of(ROOM_ALIGNMENT);
+        let data = words.saturating_add(room(WORDS_SIZE));
+        let text = stubs.saturating_add(room(STUB_SIZE));
+        let segments = ImageSegments::new(text, image.size(Segment::ReadOnly), data);
+        let segments = segments.unwrap_or(TOO_LARGE);
         Self {
             stubs,
-            read_only,
-            data,
-            words,
-            end,
+            words: segments.data.saturating_add(words),
+            end: segments.data.saturating_add(data),
+            segments,
         }
     }
 
     pub(super) fn offset(&self, address: ImageAddress) -> u64 {
         let segment = match address.segment {
             Segment::Text => 0,
-            Segment::ReadOnly => self.read_only,
-            Segment::Data => self.data,
+            Segment::ReadOnly => self.segments.read_only,
+            Segment::Data => self.segments.data,
         };
         segment.saturating_add(address.offset)
     }
 }
 
+/// In place of a layout that does not exist. A patch that was read cannot be so large
+/// ([`engraft_patch::check`]).
+const TOO_LARGE: ImageSegments = ImageSegments {
+    text_length: u64::MAX,
+    read_only: u64::MAX,
+    data: u64::MAX,
+    length: u64::MAX,
+};
+
 /// How many bytes of memory, in whole pages, the image of an object takes.
 pub(crate) fn image_length(object: &Object) -> u64 {
-    ImageLayout::of(object).end.next_multiple_of(PAGE)
+    ImageLayout::of(object).segments.length
 }

@@ -132,7 +132,7 @@ fn encode_object(writer: &mut PayloadWriter, object: &Object) -> PayloadObject {
         data: writer.bytes(&image.data),
         relocations: writer.table(&relocations),
         imports: writer.table(&imports),
-        bss_size: (layout.end - layout.data).saturating_sub(image.data.len() as u64),
+        bss_size: (layout.end - layout.segments.data).saturating_sub(image.data.len() as u64),
         unwind_offset,
         unwind_size,
         flags: if image.address_escapes {

@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use engraft_machine::jump;
 use engraft_patch::check::ADDRESS_LIMIT;
 use engraft_patch::{LinkAddress, OldPart, RelocationKind};
 use iced_x86::{
@@ -24,8 +25,6 @@ use crate::refusal::{Hex, Refusal, Unmovable};
 
 /// Where trampolines begin, as functions do.
 const ALIGNMENT: u64 = 16;
-/// `jmp rel32`.
-const JUMP: u8 = 0xe9;
 /// The size of its displacement and of all other fields that are relative to the instruction pointer.
 const FIELD: usize = 4;
 
@@ -109,7 +108,7 @@ impl MovedCode {
             }
         }
         code.end = next + 1;
-        code.branch(&[JUMP], part.address.0.wrapping_add(next));
+        code.branch(&[jump::OPCODE], part.address.0.wrapping_add(next));
         Ok(code.finish())
     }
 
@@ -122,7 +121,7 @@ impl MovedCode {
             if let Some(displacement) = self.bytes.get_mut(place) {
                 *displacement = distance as u8;
             }
-            self.branch(&[JUMP], target);
+            self.branch(&[jump::OPCODE], target);
         }
         self
     }
@@ -197,7 +196,7 @@ impl MovedCode {
         }
         if instruction.is_jmp_short() {
             // The last one.
-            self.branch(&[JUMP], target);
+            self.branch(&[jump::OPCODE], target);
         } else {
             self.short.push((self.bytes.len() + place, target));
             self.bytes.extend_from_slice(bytes);
