@@ -22,42 +22,36 @@
 //! Two parts stand apart, because patched code uses them at any time, without the lock that
 //! whoever owns a [`Livepatch`] holds: [`dispatch`] and [`door`], which are lock-free, and the
 //! [`ShadowStore`].
+//!
+//! # Folders
+//!
+//! From top to bottom. Each may use those below it, and none above:
+//!
+//! | folder | what it is for |
+//! |---|---|
+//! | `livepatch` | what happens when patches and modules come and go, and in which order |
+//! | `model` | sites, modules, patches, the transition, shadow variables, and the world |
+//! | `dispatch` | which body a call goes to while a transition is on |
+//! | `terms` | names, definitions, events, errors |
 
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
-mod coming;
-mod complete;
-mod definition;
-mod disable;
 pub mod dispatch;
-pub mod door;
-mod enable;
-mod error;
-mod event;
-mod grow;
-mod id;
-mod leaving;
 mod livepatch;
-mod module;
-mod patch;
-mod shadow;
-mod site;
-mod state;
-mod transition;
-mod world;
+mod model;
+mod terms;
 
-pub use definition::{Callbacks, ObjectDefinition, PatchDefinition, StateDefinition};
-pub use error::{Error, OutOfMemory, Refusal, Trouble};
-pub use event::{Callback, CallbackScope, Event};
-pub use id::{BuildId, FuncId, LinkAddress, ModuleId, ObjectId, PatchId, StateId, ThreadId};
-pub use leaving::Leaving;
-pub use livepatch::Livepatch;
-pub use module::{Binding, Module, ModuleState};
-pub use patch::{Func, FuncState, Object, Patch};
-pub use shadow::{ShadowError, ShadowStore};
-pub use site::{Code, Site, SiteTarget};
-pub use transition::{Behind, PatchState, Transition};
-pub use world::World;
+pub use dispatch::door;
+pub use livepatch::{Leaving, Livepatch};
+pub use model::{
+    Behind, Binding, Func, FuncState, Module, ModuleState, Object, Patch, ShadowError, ShadowStore,
+    Site, Transition, World,
+};
+pub use terms::{
+    BuildId, Callback, CallbackScope, Callbacks, Code, Error, Event, FuncId, LinkAddress, ModuleId,
+    ObjectDefinition, ObjectId, OutOfMemory, PatchDefinition, PatchId, PatchState, Refusal,
+    SiteTarget, StateDefinition, StateId, ThreadId, Trouble,
+};

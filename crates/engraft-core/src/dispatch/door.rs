@@ -19,7 +19,7 @@
 
 use core::sync::atomic::Ordering;
 
-use crate::dispatch::Word;
+use super::word::Word;
 
 /// How many frames are noted, from the outermost replaced one outwards.
 pub const DEPTHS: usize = 4;

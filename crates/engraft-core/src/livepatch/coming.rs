@@ -1,10 +1,13 @@
 //! Modules that come and go.
 
-use crate::livepatch::{bind, call_object, patch_object, release, unbind};
-use crate::module::sync_site;
+use super::callbacks::call_object;
+use super::lists::Livepatch;
+use super::objects::{bind, patch_object, release, unbind};
+use crate::model::sync_site;
+use crate::terms::grow;
 use crate::{
-    BuildId, Callback, Error, Event, Livepatch, Module, ModuleId, ModuleState, Patch, PatchId,
-    Refusal, Trouble, World, grow,
+    BuildId, Callback, Error, Event, Module, ModuleId, ModuleState, Patch, PatchId, Refusal,
+    Trouble, World,
 };
 
 impl Livepatch {

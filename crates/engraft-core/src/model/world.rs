@@ -1,7 +1,7 @@
 //! The world, as the model sees it.
 
 use crate::dispatch::Listed;
-use crate::door::Door;
+use crate::dispatch::door::Door;
 use crate::{
     Callback, CallbackScope, Event, LinkAddress, ModuleId, ObjectId, PatchId, PatchState,
     SiteTarget, StateId, ThreadId, Trouble,

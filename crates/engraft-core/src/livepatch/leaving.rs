@@ -1,6 +1,7 @@
 //! What threads must not be inside of when they switch.
 
-use crate::{Code, LinkAddress, Livepatch, Module, ModuleId, Patch, PatchId, PatchState, Refusal};
+use super::lists::Livepatch;
+use crate::{Code, LinkAddress, Module, ModuleId, Patch, PatchId, PatchState, Refusal};
 
 /// Code that threads must not be inside of when they switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -2,10 +2,11 @@
 
 use alloc::vec::Vec;
 
-use crate::site::Entry;
+use super::site::Entry;
+use crate::terms::grow;
 use crate::{
     BuildId, Callbacks, FuncId, LinkAddress, ObjectId, PatchDefinition, PatchId, Refusal,
-    StateDefinition, grow,
+    StateDefinition,
 };
 
 /// A patch.

@@ -2,10 +2,9 @@
 
 use alloc::vec::Vec;
 
-use crate::site::Entry;
-use crate::{
-    BuildId, Error, LinkAddress, ModuleId, ObjectId, OutOfMemory, PatchId, Site, World, grow,
-};
+use super::site::Entry;
+use crate::terms::grow;
+use crate::{BuildId, Error, LinkAddress, ModuleId, ObjectId, OutOfMemory, PatchId, Site, World};
 
 /// Where a module is in its life (`enum module_state`). For people and for order checks only:
 /// whether a patch binds to a module is decided by [`Module::is_alive`] alone.

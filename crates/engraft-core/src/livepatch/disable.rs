@@ -1,9 +1,10 @@
 //! Disabling: enabling backwards.
 
-use crate::livepatch::call_object;
-use crate::module::sync_site;
-use crate::state::call_states;
-use crate::{Callback, Error, Event, Livepatch, PatchId, PatchState, Refusal, Transition, World};
+use super::callbacks::call_object;
+use super::lists::Livepatch;
+use super::states::call_states;
+use crate::model::sync_site;
+use crate::{Callback, Error, Event, PatchId, PatchState, Refusal, Transition, World};
 
 impl Livepatch {
     /// Opens the transition back: its functions go where they went without `patch`, which may be

@@ -2,7 +2,8 @@
 
 use alloc::vec::Vec;
 
-use crate::{OutOfMemory, grow};
+use crate::OutOfMemory;
+use crate::terms::grow;
 
 /// Why there is no shadow variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

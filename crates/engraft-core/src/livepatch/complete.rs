@@ -1,13 +1,14 @@
 //! The end of a transition, whichever way it went.
 
-use crate::enable::unbind_all;
-use crate::livepatch::{ForcedPatch, call_object, unbind};
-use crate::module::sync_site;
-use crate::site::Entry;
-use crate::state::call_states;
+use super::callbacks::call_object;
+use super::lists::{ForcedPatch, Livepatch};
+use super::objects::{unbind, unbind_all};
+use super::states::call_states;
+use crate::model::{Entry, sync_site};
+use crate::terms::grow;
 use crate::{
-    Callback, Error, Event, LinkAddress, Livepatch, Module, ModuleId, OutOfMemory, Patch, PatchId,
-    PatchState, Refusal, Trouble, World, grow,
+    Callback, Error, Event, LinkAddress, Module, ModuleId, OutOfMemory, Patch, PatchId, PatchState,
+    Refusal, Trouble, World,
 };
 
 /// How a transition ends.

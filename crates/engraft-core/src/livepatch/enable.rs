@@ -1,9 +1,10 @@
 //! Enabling: prepare, then begin.
 
-use crate::livepatch::{bind, patch_object, unbind};
+use super::lists::Livepatch;
+use super::objects::{bind_all, patch_object, unbind_all};
+use crate::terms::grow;
 use crate::{
-    Error, Event, Livepatch, Module, Patch, PatchDefinition, PatchId, PatchState, Refusal,
-    Transition, World, grow,
+    Error, Event, Module, Patch, PatchDefinition, PatchId, PatchState, Refusal, Transition, World,
 };
 
 impl Livepatch {
@@ -148,22 +149,4 @@ fn of_object(
     modules
         .iter_mut()
         .filter(move |module| module.build_id() == build_id)
-}
-
-/// Binds a patch to every module that is alive, and to no other: one that is only mapped, or listed
-/// by the loader, gets the patch with all others when it comes.
-fn bind_all<W: World>(
-    world: &mut W,
-    may_bind: fn(&Module) -> bool,
-    modules: &mut [Module],
-    patch: &Patch,
-) -> Result<(), Error<W::Error>> {
-    let mut alive = modules.iter_mut().filter(|module| may_bind(module));
-    alive.try_for_each(|module| bind(world, module, patch))
-}
-
-pub(crate) fn unbind_all<W: World>(world: &mut W, modules: &mut [Module], patch: &Patch) {
-    for module in modules {
-        unbind(world, module, patch);
-    }
 }

@@ -1,0 +1,209 @@
+//! The writer's side of the words: who is listed, and where.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::door::Door;
+use super::word::Word;
+use super::words::{DOOR, OTHERS, ThreadSlot, TransitionWords, decode, encode, find, probe};
+use crate::{PatchState, ThreadId};
+
+/// A thread that is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    /// Which one.
+    pub thread: ThreadId,
+    /// Where it is.
+    pub state: PatchState,
+    /// How it may switch by itself.
+    pub door: Option<Door>,
+}
+
+/// The table has no free slot. No thread's state has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TableFull;
+
+/// Closes the door that a state word may have; the state.
+fn shut<A: Word>(word: &A) -> Option<PatchState> {
+    // ORDERING: Acquire; the peer is the thread itself in `pass`.
+    let mut state = word.load(Ordering::Acquire);
+    while state & DOOR != 0 {
+        // ORDERING: Release, as in `ThreadTable::open`; Acquire on failure, as above.
+        match word.compare_exchange(state, state & !DOOR, Ordering::Release) {
+            Ok(_) => break,
+            Err(changed) => state = changed,
+        }
+    }
+    decode(state)
+}
+
+/// The writer's side of the states. One at a time.
+#[derive(Debug)]
+pub struct ThreadTable<'words, A = AtomicU64> {
+    /// For threads that are not in the table.
+    pub transition: &'words TransitionWords<A>,
+    /// The table.
+    pub slots: &'words [ThreadSlot<A>],
+}
+
+impl<'words, A: Word> ThreadTable<'words, A> {
+    /// `threads` are in the states given with them, all others in `others`: opens a transition, when
+    /// no site chooses yet; or gets it ready to start.
+    ///
+    /// In the latter case every thread is in its state already, whether it was listed before or not,
+    /// and `threads` names all that are not in `others`. Then no thread's state changes at any
+    /// instant.
+    ///
+    /// # Errors
+    ///
+    /// [`TableFull`]: every thread's state is what it was.
+    pub fn open(
+        &self,
+        others: PatchState,
+        threads: impl Iterator<Item = Listed>,
+    ) -> Result<(), TableFull> {
+        self.forget_others();
+        let mut anonymous = OTHERS;
+        for listed in threads {
+            match listed.thread {
+                ThreadId(0) => anonymous = encode(listed.state),
+                ThreadId(thread) => self.insert(thread, listed.state, listed.door)?,
+            }
+        }
+        // ORDERING: Release, so that whoever sees these also sees how sites were left by the
+        // transition before; the peer is `thread_state`.
+        self.transition
+            .anonymous
+            .store(anonymous, Ordering::Release);
+        self.transition
+            .others
+            .store(encode(others), Ordering::Release);
+        Ok(())
+    }
+
+    /// Moves all threads that are not listed, also those that are yet to be born, at this instant.
+    pub fn switch_others(&self, state: PatchState) {
+        // ORDERING: Release, as in `open`.
+        self.transition
+            .others
+            .store(encode(state), Ordering::Release);
+    }
+
+    /// Moves one thread. One that is not listed is where it should be already.
+    pub fn switch(&self, thread: ThreadId, state: PatchState) {
+        if self.shut(thread).is_some()
+            && let Some(word) = self.state_word(thread)
+        {
+            // ORDERING: Release, as in `open`. The thread itself is outside of all code that the two
+            // states differ in, so it does not matter when it sees this.
+            word.store(encode(state), Ordering::Release);
+        }
+    }
+
+    /// Where a thread is that is listed. Behind an open door it may switch at any time.
+    pub fn state(&self, thread: ThreadId) -> Option<PatchState> {
+        // ORDERING: Acquire; the peer is the thread itself in `pass`.
+        decode(self.state_word(thread)?.load(Ordering::Acquire))
+    }
+
+    /// Closes the door of a thread that is listed: it does not switch by itself any more. Where it is.
+    pub fn shut(&self, thread: ThreadId) -> Option<PatchState> {
+        shut(self.state_word(thread)?)
+    }
+
+    /// Opens a door for a thread that is listed and held, outside of `dispatch`, in the place of the
+    /// one that it may have. One that is where the others are needs none. Whether it has one now: a door that was closed
+    /// stays closed in this transition.
+    pub fn set_door(&self, thread: ThreadId, door: &Door) -> bool {
+        // ORDERING: Relaxed, only the one writer is here.
+        let others = decode(self.transition.others.load(Ordering::Relaxed));
+        let Some(state) = self.shut(thread).filter(|state| Some(*state) != others) else {
+            return false;
+        };
+        let (ThreadId(1..), Some(slot)) = (thread, find(self.slots, thread.0)) else {
+            return false;
+        };
+        // What the thread has left on another stack is not seen by a look at this one.
+        if slot.door.is_closed() {
+            return false;
+        }
+        slot.door.write(door);
+        // ORDERING: Release, so that the thread sees the door's words; the peer is `own_state`.
+        slot.state.store(encode(state) | DOOR, Ordering::Release);
+        true
+    }
+
+    /// The word that says where a thread is. `None` if there is none of its own: it is not listed,
+    /// or no longer, and is where the others are.
+    pub fn state_word(&self, thread: ThreadId) -> Option<&'words A> {
+        let word = match thread {
+            ThreadId(0) => &self.transition.anonymous,
+            ThreadId(thread) => &find(self.slots, thread)?.state,
+        };
+        // ORDERING: Relaxed, only the one writer is here.
+        (word.load(Ordering::Relaxed) != OTHERS).then_some(word)
+    }
+
+    /// Empties the table. No site chooses any more.
+    pub fn close(&self) {
+        // ORDERING: Release, as for the slots.
+        self.transition.anonymous.store(OTHERS, Ordering::Release);
+        for slot in self.slots {
+            // ORDERING: Release, so that a thread which misses its slot sees that the sites no
+            // longer choose when it reads its site again; the peer is `find`.
+            slot.thread.store(0, Ordering::Release);
+            slot.state.store(OTHERS, Ordering::Release);
+        }
+    }
+
+    /// Lets go of threads that are where all others are; some of them may have ended, and their
+    /// thread pointers may come again. Changes nobody's state.
+    fn forget_others(&self) {
+        // ORDERING: Relaxed, only the one writer is here.
+        let others = self.transition.others.load(Ordering::Relaxed);
+        for slot in self.slots {
+            if slot.state.load(Ordering::Relaxed) & !DOOR == others {
+                // ORDERING: Release, as in `open`.
+                slot.state.store(OTHERS, Ordering::Release);
+            }
+        }
+    }
+
+    /// Lists all that `smaller` lists, each in the state that it has there: for a table that is about to
+    /// take the place of `smaller`, and that nobody sees yet.
+    ///
+    /// # Errors
+    ///
+    /// [`TableFull`].
+    pub fn copy(&self, smaller: &[ThreadSlot<A>]) -> Result<(), TableFull> {
+        for slot in smaller {
+            // ORDERING: Relaxed, only the one writer is here.
+            let thread = slot.thread.load(Ordering::Relaxed);
+            // A thread may sleep in `dispatch` with the old slot in hand: it must not pass there.
+            if let Some(state) = shut(&slot.state) {
+                self.insert(thread, state, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn insert(&self, thread: u64, state: PatchState, door: Option<Door>) -> Result<(), TableFull> {
+        for slot in probe(self.slots, thread) {
+            // ORDERING: Relaxed, only the one writer is here.
+            let key = slot.thread.load(Ordering::Relaxed);
+            if key == 0 || key == thread {
+                // ORDERING: Release, as in `open`. The state comes first, so that no key is ever
+                // seen without its thread's state; but a free slot says `OTHERS`, which is where a
+                // thread is that is not listed yet.
+                slot.state.store(encode(state), Ordering::Release);
+                slot.door.reset();
+                if let Some(door) = door {
+                    slot.door.write(&door);
+                    slot.state.store(encode(state) | DOOR, Ordering::Release);
+                }
+                slot.thread.store(thread, Ordering::Release);
+                return Ok(());
+            }
+        }
+        Err(TableFull)
+    }
+}
