@@ -19,6 +19,15 @@ pub(super) struct Plan {
 /// Lower rooms first. A crate that is not here is small enough to be one room.
 const PLANS: &[Plan] = &[
     Plan {
+        package: "engraft-core",
+        rooms: &[
+            ("terms", &[]),
+            ("dispatch", &["terms"]),
+            ("model", &["dispatch", "terms"]),
+            ("livepatch", &["dispatch", "model", "terms"]),
+        ],
+    },
+    Plan {
         package: "engraft-agent",
         rooms: &[
             ("system", &[]),
