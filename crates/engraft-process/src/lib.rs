@@ -3,18 +3,34 @@
 //!
 //! # Two rules
 //! - The target may end at any moment. That is an ordinary result (`Gone`), noticed at once.
-//! - We may be killed at any instant. Then the target goes on as if nothing had happened: see
+//! - We may be killed at any instant. Then the target continues as if nothing had happened: see
 //!   [`RemoteCall`].
 //!
 //! # A tour
 //! [`Process::open`] disturbs nothing: memory, [`Maps`], [`Modules`] and [`Task`] can be looked at.
-//! [`Process::seize`] makes us the tracer, [`SeizedProcess::stop`] stops all threads, and a
-//! [`StoppedProcess`] is scanned ([`StackScan`]), its stacks are walked ([`StackWalk`]), it is written to, and made to run code
-//! ([`StoppedThread::call`]). It goes on by `resume` or `detach`, or when it is dropped.
+//! [`Process::seize`] makes us the tracer, and [`SeizedProcess::stop`] stops all threads. The
+//! stacks of a [`StoppedProcess`] are scanned ([`StackScan`]) and walked ([`StackWalk`]), it is
+//! written to, and its threads run code ([`StoppedThread::call`]). `resume`, `detach` or a drop
+//! lets it run again.
 //!
-//! For a short pause of those who are busy, the stop has two halves ([`SeizedProcess::stop_sleepers`],
-//! [`PartlyStopped::stop_rest`]), and what can be done in between is. [`Process::stop_threads`] stops
-//! some threads and leaves the others alone; [`Process::visit_threads`] shows threads while each by itself stands still.
+//! For a short pause of busy threads, the stop has two halves ([`SeizedProcess::stop_sleepers`],
+//! [`PartlyStopped::stop_rest`]), and what can be done between them is. [`Process::stop_threads`]
+//! stops some threads and leaves the others alone; [`Process::stop_each`] stops threads one by one.
+//!
+//! # The folders
+//! Each uses only folders above it in this table; `cargo xtask test` checks that.
+//!
+//! | folder | what it does |
+//! |---|---|
+//! | `sys` | what the kernel and the processor define; all `unsafe` code |
+//! | `process` | one process as /proc shows it; bounds and time limits |
+//! | `memory` | its memory and its memory map |
+//! | `elf` | its modules, its dynamic loader, their symbols |
+//! | `trace` | the threads that we trace |
+//! | `stack` | what threads may return into |
+//! | `call` | running code in a stopped thread |
+//! | `stop` | the states of a traced process, as types |
+//! | `facade` | the methods of [`Process`] that lead into these folders |
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -35,15 +51,16 @@
 //!
 //! # Not offered
 //! 32-bit targets; single-stepping and breakpoints; symbols other than dynamic ones and the
-//! program's functions; user shadow
-//! stacks (a remote call there is refused); threads inside a restartable sequence (rseq) of their own
-//! (a remote call there would make the kernel forget to abort it: not yet looked for).
+//! program's functions; user shadow stacks (a remote call there is refused); threads inside a
+//! restartable sequence (rseq) of their own (a remote call there would make the kernel forget to
+//! abort it: not yet looked for).
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("engraft-process is written for Linux on x86-64");
 
 mod call;
 mod elf;
+mod facade;
 mod memory;
 mod process;
 mod stack;
@@ -51,8 +68,8 @@ mod stop;
 mod sys;
 mod trace;
 
-pub use call::remote::RemoteCall;
-pub use call::remote_error::RemoteCallError;
+pub use call::remote_call::RemoteCall;
+pub use call::remote_call_error::RemoteCallError;
 pub use call::requests::{Asker, Requests, Seen};
 pub use elf::headers::{BuildId, ProgramHeader};
 pub use elf::loader::{DebugInterface, Loader, LoaderState};
@@ -71,18 +88,23 @@ pub use process::lock::ProcessLock;
 pub use process::obstacles::{Obstacles, Seccomp};
 pub use process::task::{Activity, SchedulerCounters, Task, TaskStat, TaskState};
 pub use process::{foreign, limits};
-pub use stack::door::{ReplacedCode, StackDoor};
+pub use stack::door::StackDoor;
+pub use stack::frame::Frame;
 pub use stack::memory_scan::{FoundWord, MemoryScan, MemoryScanError, own_stacks};
-pub use stack::scan::{StackScan, Unreliable, Verdict};
+pub use stack::replaced_code::ReplacedCode;
+pub use stack::scan::StackScan;
 pub use stack::user_context::UserContext;
-pub use stack::walk::{Frame, StackWalk};
+pub use stack::verdict::{Unreliable, Verdict};
+pub use stack::walk::StackWalk;
 pub use stack::walk_context::{ExtraUnwindTable, WalkContext};
 pub use stack::walk_error::{BrokenWalk, WalkError};
+pub use stop::borrowed_thread::BorrowedThread;
 pub use stop::partly_stopped::PartlyStopped;
-pub use stop::some_threads::{BorrowedThread, StoppedThreads};
 pub use stop::stopped::{SeizedProcess, StoppedProcess, on_tracer_thread};
-pub use stop::stopped_thread::{StoppedThread, ThreadState};
+pub use stop::stopped_thread::StoppedThread;
+pub use stop::stopped_threads::StoppedThreads;
 pub use sys::address::TargetAddress;
 pub use sys::registers::Registers;
-pub use sys::schedule::GiveWay;
+pub use sys::time_slice::LongSlice;
 pub use trace::stop_error::StopError;
+pub use trace::thread_state::ThreadState;

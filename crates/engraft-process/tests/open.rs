@@ -29,7 +29,8 @@ fn a_process_that_does_not_exist() {
 fn a_zombie() {
     let mut child = Command::new("true").spawn().unwrap();
     let pid = child.id() as i32;
-    // Not waited for yet: it stays a zombie when it has ended. Its pipe-less end is visible in /proc.
+    // Not waited for yet: it stays a zombie when it has ended. Its pipe-less end is visible in
+    // /proc.
     let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     while !state().contains(") Z ") {
         std::thread::yield_now();

@@ -94,7 +94,7 @@ fn threads_that_are_born_between_the_halves_are_stopped() {
         while process.threads().unwrap().len() < expected {
             assert!(started.elapsed() < LONG);
             if answers {
-                partly.service().unwrap();
+                partly.handle_events().unwrap();
             }
         }
         // None of them has been stopped by it.
@@ -122,7 +122,7 @@ fn halves_among_threads_that_come_and_go() {
     for _ in 0..100 {
         let seized = victim.process().seize(LONG).unwrap();
         let mut partly = seized.stop_sleepers(LONG).unwrap();
-        partly.service().unwrap();
+        partly.handle_events().unwrap();
         let stopped = partly.stop_rest(LONG).unwrap();
         for tid in stopped.process().threads().unwrap() {
             let state = state(stopped.process(), tid);
@@ -197,7 +197,8 @@ fn threads_that_have_ended_are_left_out() {
     assert!(gone.is_err());
 }
 
-/// Whether it sleeps or runs when it is looked at for the first time or for the second: it is there.
+/// Whether it sleeps or runs when it is looked at for the first time or for the second: it is
+/// there.
 #[test]
 fn a_thread_that_sleeps_and_runs_in_turns_can_be_borrowed() {
     let victim = Victim::start(&compile("flicker.c", "flicker", &[]), &[]);
@@ -217,7 +218,7 @@ fn threads_are_visited_one_at_a_time() {
     settle(&process, 1);
     let mut all = process.threads().unwrap();
     let mut visited = Vec::new();
-    let visit = process.visit_threads(&all, LONG, |thread| {
+    let visit = process.stop_each(&all, LONG, |thread| {
         visited.push(thread.state().tid);
         let stands_still = |tid: &&i32| state(&process, **tid) == TaskState::Traced;
         let standing: Vec<&i32> = all.iter().filter(stands_still).collect();
@@ -239,7 +240,7 @@ fn threads_that_wait_for_a_processor_are_visited_too() {
     let (_, runners) = settle(&process, 20);
     for _ in 0..10 {
         let mut visited = Vec::new();
-        let visit = process.visit_threads(&runners, LONG, |thread| {
+        let visit = process.stop_each(&runners, LONG, |thread| {
             let tid = thread.state().tid;
             visited.push(tid);
             assert_eq!(state(&process, tid), TaskState::Traced);
@@ -255,7 +256,7 @@ fn threads_that_wait_for_a_processor_are_visited_too() {
         }
     }
     // The way out in the middle.
-    let given_up = process.visit_threads(&runners, LONG, |_| Err(StopError::Gone { pid: 0 }));
+    let given_up = process.stop_each(&runners, LONG, |_| Err(StopError::Gone { pid: 0 }));
     assert!(matches!(given_up, Err(StopError::Gone { pid: 0 })));
     for tid in &runners {
         assert_eq!(state(&process, *tid), TaskState::Running);
@@ -277,7 +278,7 @@ fn nobody_stands_still_after_another_program_was_run() {
             .into_iter()
             .filter(|tid| *tid != victim.pid)
             .collect();
-        let visit = process.visit_threads(&others, LONG, |_| Ok::<_, StopError>(()));
+        let visit = process.stop_each(&others, LONG, |_| Ok::<_, StopError>(()));
         executed += i32::from(matches!(visit, Err(StopError::Executed { .. })));
         let borrowed = process.stop_threads(&others, LONG);
         executed += i32::from(matches!(borrowed, Err(StopError::Executed { .. })));
@@ -326,8 +327,8 @@ fn another_program_is_run_while_sleepers_stand_still() {
 
 /// Whether it happens to sleep or to run when it is looked at.
 ///
-/// How often the thread wakes is up to the machine. So a round counts if the thread has woken often enough in it,
-/// by the scheduler's own count.
+/// How often the thread wakes is up to the machine. So a round counts if the thread has woken often
+/// enough in it, by the scheduler's own count.
 #[test]
 fn a_thread_that_wakes_often_stands_still_no_longer_than_those_that_run() {
     /// A thread that wakes less often than once in this time need not be told from a sleeper.

@@ -1,6 +1,6 @@
-//! Threads made by a plain `clone`, on any memory: what is on their stacks is found, and they are clear of
-//! everything else, because they were born there. A coroutine was not, and neither was a thread that goes on
-//! where another one was.
+//! Threads made by a plain `clone`, on any memory: what is on their stacks is found, and they are
+//! clear of everything else, because they were born there. A coroutine was not, and neither was a
+//! thread that goes on where another one was.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -130,8 +130,8 @@ fn in_a_coroutine_that_ends_its_thread() {
     }
 }
 
-/// A birth, but another thread's: of the C library's threads one is on the stack of a plain one, and the other
-/// way round.
+/// A birth, but another thread's: of the C library's threads one is on the stack of a plain one,
+/// and the other way round.
 #[test]
 fn where_another_thread_was_born() {
     for where_ in ["main", "thread", "clone mapped", "clone mapped tls"] {

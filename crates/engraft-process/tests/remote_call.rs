@@ -242,7 +242,8 @@ fn a_thread_with_a_seccomp_filter_is_never_killed_by_our_calls() {
             .system_call(libc::SYS_munmap, [mapped, 4096, 0, 0, 0, 0])
             .unwrap();
         assert_eq!(thread.call(&code.call(CLOBBER, [0; 6])).unwrap(), 7);
-        // To be asked who is best suited must not put the filter in force under a call that has returned.
+        // To be asked who is best suited must not put the filter in force under a call that has
+        // returned.
         let _ = stopped.calling_thread().unwrap();
         stopped.detach().unwrap();
         if sleeping {

@@ -108,8 +108,8 @@ fn calls_that_the_kernel_does_not_restart_are_restarted() {
     }
 }
 
-/// Not a test by itself: the tracer that kills itself in the middle of a call in the thread that the
-/// variable names, which asks for its number or unmaps a page that the variable names, too.
+/// Not a test by itself: the tracer that kills itself in the middle of a call in the thread that
+/// the variable names, which asks for its number or unmaps a page that the variable names, too.
 #[test]
 fn tracer_that_dies() {
     let Ok(plan) = std::env::var("ENGRAFT_TEST_TRACER") else {
@@ -163,8 +163,8 @@ fn a_tracer_that_dies_anywhere_does_not_interrupt_a_sleep() {
     }
 }
 
-/// The page has the instructions that a call could borrow, and lies where they are looked for first. If the tracer dies
-/// after the page has gone, the thread needs others to restore itself.
+/// The page has the instructions that a call could borrow, and lies where they are looked for
+/// first. If the tracer dies after the page has gone, the thread needs others to restore itself.
 #[test]
 fn nothing_is_borrowed_from_memory_that_may_go() {
     const BORROWED: [u8; 11] = [0xb8, 15, 0, 0, 0, 0x0f, 0x05, 0xc3, 0x0f, 0x05, 0xc3];

@@ -1,5 +1,5 @@
-//! Requests of a called function to its caller: served by a tracer that lives, harmless without one; and
-//! calls in parts, prepared before all threads stand still.
+//! Requests of a called function to its caller: served by a tracer that lives, harmless without
+//! one; and calls in parts, prepared before all threads stand still.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails so")]
 
 mod support;
@@ -19,10 +19,12 @@ const STACK: u64 = 64 << 10;
 const CODE_SIZE: u64 = 4096;
 const FUNCTION: u64 = 0x100;
 const WAITING_FUNCTION: u64 = 0x200;
-/// In the record: two words to be set by whoever serves, then how often the function began and ended.
+/// In the record: two words to be set by whoever serves, then how often the function began and
+/// ended.
 const BEGUN: u64 = 16;
 const ENDED: u64 = 24;
-/// In the record of the function that waits: whether it asks, and how often it has stopped for that.
+/// In the record of the function that waits: whether it asks, and how often it has stopped for
+/// that.
 const ASKED: u64 = 16;
 const STOPS: u64 = 24;
 
@@ -55,7 +57,8 @@ fn function() -> Vec<u8> {
     code
 }
 
-/// A function that asks in its record, waits for the answer for a while, and stops for it only then.
+/// A function that asks in its record, waits for the answer for a while, and stops for it only
+/// then.
 fn waiting_function() -> Vec<u8> {
     // mov %rdi,%r8; movq $1,ASKED(%r8); mov $100000,%ecx
     let mut code = vec![0x49, 0x89, 0xf8, 0x49, 0xc7, 0x40, ASKED as u8, 1, 0, 0, 0];
@@ -368,7 +371,7 @@ fn a_call_is_prepared_while_runners_go_on() {
             let mut seized = stopped.resume().unwrap();
             let started = Instant::now();
             while started.elapsed() < Duration::from_millis(1) {
-                seized.service().unwrap();
+                seized.handle_events().unwrap();
             }
             stopped = seized.stop(LONG).unwrap();
         }
@@ -491,7 +494,7 @@ fn a_filter_is_in_force_again_when_a_prepared_call_is_not_made() {
     // Not allowed.
     victim.tell("pid");
     let started = Instant::now();
-    while seized.service().is_ok() && process.is_alive() {
+    while seized.handle_events().is_ok() && process.is_alive() {
         assert!(started.elapsed() < LONG);
     }
     drop(seized);

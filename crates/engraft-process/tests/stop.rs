@@ -30,7 +30,7 @@ fn all_threads_stand_still_and_go_on() {
                 assert!(!thread.is_group_stopped && !thread.is_kernel_worker);
             }
             let mut seized = stopped.resume().unwrap();
-            seized.service().unwrap();
+            seized.handle_events().unwrap();
             assert_eq!(victim.ask("pid"), victim.pid.to_string());
             seized.stop(LONG).unwrap().detach().unwrap();
             assert_eq!(victim.ask("pid"), victim.pid.to_string());
@@ -145,7 +145,7 @@ fn no_signal_is_lost() {
             }
             if stops % 5 == 0 {
                 let mut seized = stopped.resume().unwrap();
-                seized.service().unwrap();
+                seized.handle_events().unwrap();
                 stopped = seized.stop(LONG).unwrap();
             }
             stopped.detach().unwrap();
@@ -334,7 +334,7 @@ fn new_threads_of_a_seized_process_are_held_too() {
     victim.tell("threads 3");
     // Each of them stops at birth, and its maker with it, until we answer.
     while victim.process().threads().unwrap().len() < 5 {
-        seized.service().unwrap();
+        seized.handle_events().unwrap();
     }
     let stopped = seized.stop(LONG).unwrap();
     assert_eq!(stopped.threads().count(), 5);

@@ -370,8 +370,8 @@ fn a_busy_thread_at_random_instants() {
     for (name, flags) in BUILDS {
         for where_ in ["main", "thread"] {
             let count = sample(name, flags, "busy", "busy", where_);
-            // In a static program some instants, up to 12 % of them as seen, are in stubs that lead to functions which
-            // were chosen at start: link editors do not describe these.
+            // In a static program some instants, up to 12 % of them as seen, are in stubs that lead
+            // to functions which were chosen at start: link editors do not describe these.
             assert!(count.right > 750, "{count:?}");
         }
     }
@@ -385,8 +385,8 @@ fn a_thread_that_reads_the_clock_at_random_instants() {
     }
 }
 
-/// Every single instruction of some rounds of the busy thread: a signal handler and its return, the binding
-/// of library functions at their first call, all stubs, prologues and epilogues.
+/// Every single instruction of some rounds of the busy thread: a signal handler and its return, the
+/// binding of library functions at their first call, all stubs, prologues and epilogues.
 #[test]
 fn every_instruction_of_a_busy_thread() {
     const STEPS: usize = 3000;

@@ -1,9 +1,11 @@
-//! Instructions already in the target that a first remote system call can use.
+//! Instructions in the process that a first remote system call borrows.
 
 use std::os::unix::ffi::OsStrExt;
 
 use crate::memory::access::Memory;
+use crate::memory::instructions::{RESTORERS, find_at};
 use crate::memory::maps::{Mapping, Maps};
+use crate::process::borrowed_code::BorrowedCode;
 use crate::process::handle::Process;
 use crate::process::limits::{Budget, CODE_BYTES};
 use crate::sys::address::TargetAddress;
@@ -13,34 +15,48 @@ use crate::sys::restart::SYSCALL;
 const SYSTEM_CALL_RETURN: &[u8] = &[0x0f, 0x05, 0xc3];
 /// `syscall`.
 const SYSTEM_CALL: &[u8] = &SYSCALL;
-/// `mov $15, %rax; syscall` (glibc, musl) and `mov $15, %eax; syscall`: what sigaction installs for
-/// handlers to return to. Every C library has one, and static programs that use signals.
-const RESTORERS: [&[u8]; 2] = [
-    &[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05],
-    &[0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05],
-];
-/// Length of the longest of them, in bytes.
-pub(crate) const LONGEST_RESTORER: usize = 9;
 /// Larger text is searched only up to here.
 const MAX_TEXT: u64 = 64 << 20;
 
-/// Where these instructions are. What is here was there when it was found; it is looked at again
-/// before every use, for a library may have been unloaded since.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Gadgets {
-    system_call_return: Option<TargetAddress>,
-    system_call: Option<TargetAddress>,
-    restorer: Option<TargetAddress>,
+/// A `syscall` instruction.
+pub(super) struct SystemCallInstruction {
+    pub(super) at: TargetAddress,
+    /// A `ret` follows it.
+    pub(super) returns: bool,
 }
 
-/// Which memory stays where it is while a call is made that may unmap any other, such as the agent's, which has
-/// these instructions, too: a thread whose tracer is killed after such a call goes on at the restorer.
-struct Lasting {
+/// A `syscall` instruction of the process.
+pub(super) fn find_system_call(process: &Process) -> Option<SystemCallInstruction> {
+    let code = borrowed_code(process);
+    let memory = Memory::new(process);
+    let found = |at: Option<TargetAddress>, pattern: &[u8], returns| {
+        let at = find_at(memory, at, &[pattern])?;
+        Some(SystemCallInstruction { at, returns })
+    };
+    found(code.system_call_return, SYSTEM_CALL_RETURN, true)
+        .or_else(|| found(code.system_call, SYSTEM_CALL, false))
+}
+
+/// Code of the process that calls `rt_sigreturn`.
+pub(super) fn find_restorer(process: &Process) -> Option<TargetAddress> {
+    let code = borrowed_code(process);
+    find_at(Memory::new(process), code.restorer, &RESTORERS)
+}
+
+/// The instructions of the process: searched for at the first call, and kept.
+pub(crate) fn borrowed_code(process: &Process) -> BorrowedCode {
+    process.borrowed_code(|| search(process))
+}
+
+/// Which memory stays mapped while a system call is made that may unmap any other, such as the
+/// agent's, which has these instructions, too: a thread whose tracer is killed after such a call
+/// continues at the restorer.
+struct LastingMemory {
     /// The file of the program, which may be one in memory.
     program: Option<(u32, u32, u64)>,
 }
 
-impl Lasting {
+impl LastingMemory {
     fn of(process: &Process, maps: &Maps) -> Self {
         let started = process.auxiliary_vector().ok().flatten();
         let entry = started.and_then(|started| started.entry());
@@ -51,7 +67,7 @@ impl Lasting {
         }
     }
 
-    /// The vDSO, the program, and what lies in a file system.
+    /// Whether the mapping is of the vDSO, of the program, or of a file in a file system.
     fn contains(&self, mapping: &Mapping) -> bool {
         let name = mapping.name.as_bytes();
         let in_file_system = name.starts_with(b"/") && !name.starts_with(b"/memfd:");
@@ -60,89 +76,43 @@ impl Lasting {
     }
 }
 
-fn position(text: &[u8], pattern: &[u8]) -> Option<u64> {
-    let found = text
-        .windows(pattern.len())
-        .position(|window| window == pattern);
-    found.map(|offset| offset as u64)
-}
-
-impl Gadgets {
-    /// Searches all executable mappings that last until everything is found.
-    pub(crate) fn find(process: &Process) -> Self {
-        let mut gadgets = Self::default();
-        let Ok(maps) = process.maps() else {
-            return gadgets;
-        };
-        // The vDSO is small, and the C library comes late: from the top of the address space down,
-        // both come before large programs.
-        let lasting = Lasting::of(process, &maps);
-        let executable = |mapping: &&Mapping| {
-            mapping.executable && mapping.readable && lasting.contains(mapping)
-        };
-        let budget = Budget::new(process, "bytes of code", CODE_BYTES);
-        let memory = process.memory().within(&budget);
-        for mapping in maps.iter().rev().filter(executable) {
-            gadgets.search(memory, mapping);
-            if gadgets.system_call_return.is_some() && gadgets.restorer.is_some() {
-                break;
-            }
-        }
-        gadgets
-    }
-
-    fn search(&mut self, memory: Memory<'_>, mapping: &Mapping) {
-        let start = mapping.range.start;
-        let length = (mapping.range.end - start).min(MAX_TEXT);
-        let Ok(text) = memory.read_bytes(start, length, MAX_TEXT) else {
-            return;
-        };
-        let find = |pattern| position(&text, pattern).map(|offset| start + offset);
-        self.system_call_return = self.system_call_return.or_else(|| find(SYSTEM_CALL_RETURN));
-        self.system_call = self.system_call.or_else(|| find(SYSTEM_CALL));
-        self.restorer = self
-            .restorer
-            .or_else(|| RESTORERS.into_iter().find_map(find));
-    }
-
-    /// A `syscall` instruction, and whether a `ret` follows it.
-    pub(crate) fn system_call(&self, process: &Process) -> Option<(TargetAddress, bool)> {
-        let returning = check(process, self.system_call_return, &[SYSTEM_CALL_RETURN]);
-        let plain = || check(process, self.system_call, &[SYSTEM_CALL]);
-        returning
-            .map(|at| (at, true))
-            .or_else(|| plain().map(|at| (at, false)))
-    }
-
-    /// Code that calls `rt_sigreturn`.
-    pub(crate) fn restorer(&self, process: &Process) -> Option<TargetAddress> {
-        check(process, self.restorer, &RESTORERS)
-    }
-}
-
-/// Is the code at this address one that calls `rt_sigreturn`?
-pub(crate) fn is_restorer(process: &Process, at: TargetAddress) -> bool {
-    check(process, Some(at), &RESTORERS).is_some()
-}
-
-/// Does this code start by calling `rt_sigreturn`?
-pub(crate) fn starts_as_restorer(code: &[u8]) -> bool {
-    RESTORERS
-        .into_iter()
-        .any(|pattern| code.starts_with(pattern))
-}
-
-/// The address, if one of the patterns is still there.
-fn check(
-    process: &Process,
-    at: Option<TargetAddress>,
-    patterns: &[&[u8]],
-) -> Option<TargetAddress> {
-    let at = at?;
-    let is_there = |pattern: &&[u8]| {
-        let length = pattern.len() as u64;
-        let bytes = process.memory().read_bytes(at, length, length);
-        bytes.is_ok_and(|bytes| bytes == **pattern)
+/// Searches all executable mappings that last, until all instructions are found.
+fn search(process: &Process) -> BorrowedCode {
+    let mut code = BorrowedCode::default();
+    let Ok(maps) = Maps::read(process) else {
+        return code;
     };
-    patterns.iter().any(is_there).then_some(at)
+    let lasting = LastingMemory::of(process, &maps);
+    let executable =
+        |mapping: &&Mapping| mapping.executable && mapping.readable && lasting.contains(mapping);
+    let budget = Budget::new(process.pid(), "bytes of code", CODE_BYTES);
+    let memory = Memory::new(process).within(&budget);
+    // From the top of the address space down: the vDSO, which is small, and the C library come
+    // before large programs.
+    for mapping in maps.iter().rev().filter(executable) {
+        search_in(&mut code, memory, mapping);
+        if code.system_call_return.is_some() && code.restorer.is_some() {
+            break;
+        }
+    }
+    code
+}
+
+fn search_in(code: &mut BorrowedCode, memory: Memory<'_>, mapping: &Mapping) {
+    let start = mapping.range.start;
+    let length = (mapping.range.end - start).min(MAX_TEXT);
+    let Ok(text) = memory.read_bytes(start, length, MAX_TEXT) else {
+        return;
+    };
+    let find = |pattern| position(&text, pattern).map(|offset| start + offset);
+    code.system_call_return = code.system_call_return.or_else(|| find(SYSTEM_CALL_RETURN));
+    code.system_call = code.system_call.or_else(|| find(SYSTEM_CALL));
+    let restorer = || RESTORERS.into_iter().find_map(find);
+    code.restorer = code.restorer.or_else(restorer);
+}
+
+fn position(text: &[u8], pattern: &[u8]) -> Option<u64> {
+    let mut windows = text.windows(pattern.len());
+    let found = windows.position(|window| window == pattern);
+    found.map(|offset| offset as u64)
 }

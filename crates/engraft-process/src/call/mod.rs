@@ -1,12 +1,16 @@
-//! Running code in a stopped thread, so that it survives our death.
+//! Running code in a stopped thread so that the thread restores itself if we die.
 //!
-//! Must not know: ELF, stack walks.
+//! Must not know: how all threads of a process are stopped and resumed, ELF, stacks.
 
+pub(crate) mod call_slot;
+pub(crate) mod call_thread;
+pub(crate) mod filter;
+pub(crate) mod function_call;
 pub(crate) mod gadgets;
-pub(crate) mod prepared;
-pub(crate) mod remote;
-pub(crate) mod remote_error;
-pub(crate) mod remote_thread;
+pub(crate) mod remote_call;
+pub(crate) mod remote_call_error;
 pub(crate) mod requests;
+pub(crate) mod restore;
+pub(crate) mod resumed_call;
 pub(crate) mod signal_frame;
-pub(crate) mod way_back;
+pub(crate) mod system_call;

@@ -1,10 +1,10 @@
-//! Requests of a called function to its caller, who serves them while it holds other threads.
+//! Requests of a called function to us, which we serve while other threads are stopped.
 //!
-//! How a function makes one is in [`engraft_machine::request`]. At the entry of that system call,
-//! [`StoppedThread::call_serving`](crate::StoppedThread::call_serving) serves the record. The call does
-//! nothing else, and every seccomp filter allows it that lets a loader live. If we have died, the
-//! function sees by its record that nothing was done. So what must only happen while other threads are
-//! stopped happens while we live, or not at all.
+//! How a function makes a request is in [`engraft_machine::request`]. At the entry of that system
+//! call, [`StoppedThread::call_serving`](crate::StoppedThread::call_serving) serves the record. The
+//! system call itself is harmless, and every seccomp filter under which a loader works allows it. If
+//! we have died, the function sees by its record that nothing was done. So an act that needs other
+//! threads to be stopped happens while we live, or not at all.
 
 use std::time::Duration;
 
@@ -15,25 +15,27 @@ use crate::sys::address::TargetAddress;
 use crate::sys::registers::Registers;
 use crate::sys::wait::AT_ONCE;
 
-/// How long a function that is at work on another processor is looked after before we fall asleep.
+/// How long we poll for a request of a function that works on another processor, before a blocking
+/// wait.
 const AT_WORK: Duration = Duration::from_micros(200);
 
 /// How the requests of a called function are served.
 pub struct Requests<'f> {
-    /// A record that is looked at while the function runs. What is asked for there is served without a stop: to have
-    /// a thread go on that stands still takes several times as long as what is asked for, and all threads
-    /// may be waiting. So a function does well to wait a moment before it makes the system call. It must make it
-    /// then: nobody looks all the time, or at all if we have died.
+    /// A record that we look at while the function runs. A request there is served without a stop:
+    /// resuming a stopped thread costs several times the request itself, and all threads may be
+    /// waiting. So a function should wait a moment before it makes the system call. It must make
+    /// the system call then: we do not look all the time, and not at all if we have died.
     pub watched: Option<TargetAddress>,
-    /// Serves what is asked for in the record at the address, if anything is. Where the thread runs, a failure is no
-    /// answer: it stops if it gets none, and then more can be done (ptrace writes only into threads that stand still).
+    /// Serves the request in the record at the address, if there is one. If serving fails while the
+    /// thread runs, the thread gets no answer and stops for one, and then serving is tried again:
+    /// more can be done in a stop (ptrace writes only into stopped threads).
     pub serve: &'f mut dyn FnMut(TargetAddress, Asker) -> Result<Seen, MemoryError>,
 }
 
-/// What the thread that asks is doing.
+/// What the requesting thread is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asker {
-    /// It waits for a moment, or has not asked yet.
+    /// It waits for a moment, or has made no request yet.
     Runs,
     /// It has stopped for an answer.
     Stopped,
@@ -42,41 +44,41 @@ pub enum Asker {
 /// What was seen in a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// A request, and it was served.
+    /// A request, which was served.
     Request,
-    /// None, but the function runs.
+    /// No request, but the function works.
     Work,
-    /// None.
+    /// Neither.
     Nothing,
 }
 
-/// Requests that are being served.
-pub(crate) struct Service<'a, 'f> {
+/// Serves the requests of one call.
+pub(crate) struct RequestHandler<'a, 'f> {
     requests: Option<&'a mut Requests<'f>>,
     /// The function has been seen at work.
     at_work: bool,
-    /// It has stopped for a request.
+    /// The function has stopped for a request.
     has_stopped: bool,
-    outcome: Result<(), MemoryError>,
+    first_failure: Result<(), MemoryError>,
 }
 
-impl<'a, 'f> Service<'a, 'f> {
+impl<'a, 'f> RequestHandler<'a, 'f> {
     pub(crate) fn of(requests: Option<&'a mut Requests<'f>>) -> Self {
         Self {
             requests,
             at_work: false,
             has_stopped: false,
-            outcome: Ok(()),
+            first_failure: Ok(()),
         }
     }
 
-    /// Of several failures the first is told: the others may follow from it.
-    pub(crate) fn outcome(self) -> Result<(), MemoryError> {
-        self.outcome
+    /// The first failure of serving a request: later ones may follow from it.
+    pub(crate) fn first_failure(self) -> Result<(), MemoryError> {
+        self.first_failure
     }
 
-    /// Looks for a request without a stop, and serves it. For how long it is worthwhile to go on looking, if that is
-    /// known better than before.
+    /// Looks for a request while the function runs, and serves it. Returns how long it is
+    /// worthwhile to keep looking, if that has changed.
     pub(crate) fn look(&mut self) -> Option<Duration> {
         let record = self.requests.as_ref()?.watched?;
         let seen = (self.requests.as_mut()?.serve)(record, Asker::Runs);
@@ -91,7 +93,8 @@ impl<'a, 'f> Service<'a, 'f> {
         is_news.then_some(AT_WORK)
     }
 
-    /// Serves the request that a function has stopped for, if this is the entry of one.
+    /// Serves the request for which the function has stopped. Does nothing if these are the
+    /// registers at the entry of another system call.
     pub(crate) fn serve_stopped(&mut self, registers: &Registers) {
         let is_request = registers.orig_rax == libc::SYS_read as u64
             && registers.rdi as u32 == u32::MAX
@@ -101,15 +104,16 @@ impl<'a, 'f> Service<'a, 'f> {
         };
         self.has_stopped = true;
         let served = (requests.serve)(registers.rsi.into(), Asker::Stopped);
-        if self.outcome.is_ok() {
-            self.outcome = served.map(drop);
+        if self.first_failure.is_ok() {
+            self.first_failure = served.map(drop);
         }
     }
 
-    /// For how long an event is to be looked for before we fall asleep over it.
+    /// How long to poll for an event before a blocking wait.
     pub(crate) fn patience(&self) -> Duration {
         match self.has_stopped && self.is_watched() {
-            // We had fallen asleep, or share a processor, where nothing happens while we look.
+            // The poll was in vain: we share a processor with the function, which does not run
+            // while we poll.
             true => Duration::ZERO,
             false => AT_ONCE,
         }

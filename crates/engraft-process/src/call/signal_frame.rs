@@ -1,24 +1,24 @@
 //! A signal frame as the kernel would have laid it out, from which a thread restores itself.
 //!
-//! The thread whose registers are in the frame runs some code as if it were a signal handler: its
-//! return address is a *restorer* that calls `rt_sigreturn`, and that restores everything from the
-//! frame. This needs no tracer, so a remote call survives our death at any instant.
+//! The thread whose registers are in the frame runs some code as if that were a signal handler. The
+//! code returns to a *restorer*, which calls `rt_sigreturn`, and that restores all registers from
+//! the frame. This needs no tracer, so a remote call survives our death at any instant.
 //!
 //! Layout: `struct rt_sigframe` of `arch/x86/include/asm/sigframe.h` (return address, ucontext,
 //! siginfo), and the floating point state as `arch/x86/kernel/fpu/signal.c` checks it.
 
 use std::sync::OnceLock;
 
-use crate::elf::headers::word;
+use crate::memory::fields::word;
 use crate::sys::address::TargetAddress;
 use crate::sys::registers::Registers;
 
 const UC_FP_XSTATE: u64 = 1;
 const UC_SIGCONTEXT_SS: u64 = 2;
 const UC_STRICT_RESTORE_SS: u64 = 4;
-/// Neither `SS_ONSTACK` nor `SS_DISABLE` but both: `rt_sigreturn` refuses to set such an alternate
-/// stack and ignores that it did ("squash all but EFAULT"), so the thread's own, which cannot be
-/// read from outside, stays as it is.
+/// Both `SS_ONSTACK` and `SS_DISABLE`: `rt_sigreturn` does not set such an alternate stack and
+/// ignores the error ("squash all but EFAULT"). So the thread's own one, which cannot be read from
+/// outside, stays as it is.
 const KEEP_ALTERNATE_STACK: u32 = 3;
 const FP_XSTATE_MAGIC1: u32 = 0x4650_5853;
 const FP_XSTATE_MAGIC2: u32 = 0x4650_5845;
@@ -46,15 +46,6 @@ pub(crate) struct SignalFrame {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// What goes into a frame.
-pub(crate) struct Saved<'s> {
-    /// In the form in which the thread goes on (see [`crate::sys::restart`]).
-    pub(crate) registers: &'s Registers,
-    pub(crate) signal_mask: u64,
-    /// As ptrace gives it.
-    pub(crate) extended_state: &'s [u8],
-}
-
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     if let Some(place) = bytes.get_mut(at..at + value.len()) {
         place.copy_from_slice(value);
@@ -63,9 +54,10 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 
 /// The end of the last component of the XSAVE area that is in use.
 ///
-/// What ptrace gives is as large as any thread of the machine may need (AMX: 11 KiB), but the kernel
-/// takes no more than this very thread may use. Components that are not in use are not needed: the
-/// kernel puts what a frame does not mention in its initial state, which is the state they are in.
+/// The state that ptrace gives is as large as any thread of the machine may need (AMX: 11 KiB), but
+/// the kernel takes no more than this thread may use. Components that are not in use are left out:
+/// the kernel puts a component that is not in the frame into its initial state, in which it is
+/// already.
 fn extended_size(components: u64) -> usize {
     let used = |(component, _): &(usize, &usize)| components & (1 << component) != 0;
     let ends = component_ends().iter().enumerate().filter(used);
@@ -73,7 +65,8 @@ fn extended_size(components: u64) -> usize {
     end.unwrap_or(0).max(LEGACY_AND_HEADER)
 }
 
-/// Where each component ends. In a virtual machine asking takes tens of microseconds, so it is asked once.
+/// Where each component ends. In a virtual machine `cpuid` takes tens of microseconds, so it is
+/// called once.
 fn component_ends() -> &'static [usize; 63] {
     static ENDS: OnceLock<[usize; 63]> = OnceLock::new();
     ENDS.get_or_init(|| {
@@ -123,19 +116,22 @@ fn in_frame_order(r: &Registers) -> [u64; 18] {
     ]
 }
 
-/// Does now what the first frame would otherwise have to do.
+/// Measures now what the first frame needs, so that no stop waits for it.
 pub(crate) fn prepare() {
     component_ends();
 }
 
 impl SignalFrame {
-    /// Lays a frame out below `top`. `None` if the extended state is not as the kernel makes it.
+    /// Lays a frame out below `top`. `registers` are those with which the thread continues
+    /// (see [`crate::sys::restart`]). `None` if the extended state is not as ptrace gives it.
     pub(crate) fn new(
         top: TargetAddress,
         restorer: TargetAddress,
-        saved: &Saved<'_>,
+        registers: &Registers,
+        signal_mask: u64,
+        extended_state: &[u8],
     ) -> Option<Self> {
-        let state = signal_extended_state(saved.extended_state)?;
+        let state = signal_extended_state(extended_state)?;
         // XRSTOR wants 64 bytes of alignment.
         let state_address = (top - state.len() as u64).align_down(64);
         // A handler starts like any function: the stack pointer is 8 off a multiple of 16.
@@ -150,11 +146,11 @@ impl SignalFrame {
             ALTERNATE_STACK_FLAGS,
             &KEEP_ALTERNATE_STACK.to_le_bytes(),
         );
-        for (index, value) in in_frame_order(saved.registers).into_iter().enumerate() {
+        for (index, value) in in_frame_order(registers).into_iter().enumerate() {
             put(&mut bytes, REGISTERS + index * 8, &value.to_le_bytes());
         }
-        let r = saved.registers;
-        for (index, segment) in [r.cs, r.gs, r.fs, r.ss].into_iter().enumerate() {
+        let segments = [registers.cs, registers.gs, registers.fs, registers.ss];
+        for (index, segment) in segments.into_iter().enumerate() {
             put(
                 &mut bytes,
                 SEGMENTS + index * 2,
@@ -166,13 +162,13 @@ impl SignalFrame {
             FLOATING_POINT_POINTER,
             &state_address.get().to_le_bytes(),
         );
-        put(&mut bytes, SIGNAL_MASK, &saved.signal_mask.to_le_bytes());
+        put(&mut bytes, SIGNAL_MASK, &signal_mask.to_le_bytes());
         bytes.extend(state);
         Some(Self { address, bytes })
     }
 
-    /// Puts a text into the frame, for the time of the call, and says where it is: in place of the `siginfo`, which
-    /// `rt_sigreturn` does not read. `None` if it is longer than that.
+    /// Puts a text into the frame, for the time of the call, and says where it is: in place of the
+    /// `siginfo`, which `rt_sigreturn` does not read. `None` if it is longer than that.
     pub(crate) fn carry(&mut self, text: &[u8]) -> Option<TargetAddress> {
         if text.len() > SIGNAL_INFORMATION_SIZE {
             return None;
@@ -200,13 +196,8 @@ mod tests {
             ..Registers::default()
         };
         for top in 0x10_0000..0x10_0080 {
-            let saved = Saved {
-                registers: &registers,
-                signal_mask: 5,
-                extended_state: &state,
-            };
             let top = TargetAddress::new(top);
-            let frame = SignalFrame::new(top, 0x77u64.into(), &saved).unwrap();
+            let frame = SignalFrame::new(top, 0x77u64.into(), &registers, 5, &state).unwrap();
             assert_eq!(frame.address.get() % 16, 8);
             assert!(frame.address + frame.bytes.len() as u64 <= top);
             let floating_point = word(&frame.bytes, FLOATING_POINT_POINTER);

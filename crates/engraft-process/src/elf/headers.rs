@@ -8,6 +8,7 @@ use std::fmt;
 use object::elf;
 
 use crate::memory::access::{Memory, MemoryError};
+use crate::memory::fields::{half, quarter, word};
 use crate::process::limits::{DYNAMIC_ENTRIES, NOTES, PROGRAM_HEADERS};
 use crate::sys::address::TargetAddress;
 
@@ -65,28 +66,6 @@ pub(crate) struct FileHeader {
     pub(crate) entry: u64,
     pub(crate) program_headers: u64,
     pub(crate) program_header_count: u64,
-}
-
-/// A little-endian word at a fixed place of a record; zero if the record is too short.
-pub(crate) fn word(bytes: &[u8], at: usize) -> u64 {
-    let field = bytes
-        .get(at..at + 8)
-        .and_then(|field| field.try_into().ok());
-    field.map_or(0, u64::from_le_bytes)
-}
-
-pub(crate) fn half(bytes: &[u8], at: usize) -> u32 {
-    let field = bytes
-        .get(at..at + 4)
-        .and_then(|field| field.try_into().ok());
-    field.map_or(0, u32::from_le_bytes)
-}
-
-pub(crate) fn quarter(bytes: &[u8], at: usize) -> u16 {
-    let field = bytes
-        .get(at..at + 2)
-        .and_then(|field| field.try_into().ok());
-    field.map_or(0, u16::from_le_bytes)
 }
 
 impl FileHeader {

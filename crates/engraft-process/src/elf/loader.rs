@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use object::elf;
 
-use crate::elf::headers::{half, word};
 use crate::elf::modules::{Module, ModuleError};
 use crate::elf::symbols::DynamicSymbols;
 use crate::memory::access::{Memory, MemoryError};
+use crate::memory::fields::{half, word};
 use crate::process::limits::{self, LINK_MAPS, LOADER_VARIABLES, NAME, NAMESPACES};
 use crate::sys::address::TargetAddress;
 
@@ -144,7 +144,12 @@ fn read_interfaces(
 
 fn within_namespaces(memory: Memory<'_>, count: usize) -> Result<(), MemoryError> {
     let what = "namespaces of the dynamic loader";
-    Ok(limits::within(memory.process(), what, count, NAMESPACES)?)
+    Ok(limits::within(
+        memory.process().pid(),
+        what,
+        count,
+        NAMESPACES,
+    )?)
 }
 
 /// Where the interfaces of further namespaces are in `place`: glibc writes the same break function and the same base
@@ -212,7 +217,12 @@ fn read_link_maps(
             break;
         }
         let name = believed(memory.read_string(word(&bytes, 8).into(), NAME))?;
-        limits::within(memory.process(), "link maps", maps.len() + 1, LINK_MAPS)?;
+        limits::within(
+            memory.process().pid(),
+            "link maps",
+            maps.len() + 1,
+            LINK_MAPS,
+        )?;
         maps.push(LinkMap {
             address: at,
             load_bias: word(&bytes, 0),

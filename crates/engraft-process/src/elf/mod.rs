@@ -1,6 +1,6 @@
-//! The ELF files of a process, read from its memory: modules, the dynamic loader, symbols.
+//! The ELF files of which a process consists, read from its memory: modules, the dynamic loader, symbols.
 //!
-//! Must not know: ptrace, stacks.
+//! Must not know: tracing, stacks.
 
 pub(crate) mod file_sections;
 pub(crate) mod headers;

@@ -226,8 +226,8 @@ impl Modules {
         let loader = self.loader.as_ref();
         // In this order: a module that was listed with the build-id of another one, which was at its place for a
         // moment, has its own again by now.
-        let budget = Budget::new(process, "bytes of link maps", DISCOVERY_BYTES);
-        let memory = process.memory().within(&budget);
+        let budget = Budget::new(process.pid(), "bytes of link maps", DISCOVERY_BYTES);
+        let memory = Memory::new(process).within(&budget);
         loader.is_none_or(|loader| loader.is_current(memory) && self.have_their_build_ids(memory))
     }
 
@@ -264,10 +264,10 @@ impl Modules {
             .map_err(|source| ModuleError::System { pid, source })?
             .ok_or(ModuleError::Gone { pid })?;
         let what = "bytes of headers and link maps";
-        let budget = Budget::new(process, what, DISCOVERY_BYTES);
+        let budget = Budget::new(process.pid(), what, DISCOVERY_BYTES);
         let search = Search {
-            memory: process.memory().within(&budget),
-            maps: process.maps()?,
+            memory: Memory::new(process).within(&budget),
+            maps: Maps::read(process)?,
             auxv,
         };
         let modules = search.run(pid)?;

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use object::elf;
 
 use crate::elf::file_sections::functions_named;
-use crate::elf::headers::{Dynamic, half, quarter};
+use crate::elf::headers::Dynamic;
 use crate::elf::modules::{Module, ModuleKind};
+use crate::memory::access::Memory;
 use crate::memory::access::MemoryError;
+use crate::memory::fields::{half, quarter};
 use crate::process::handle::Process;
 
 const SYMBOL_SIZE: u64 = 24;
@@ -24,10 +26,13 @@ impl Module {
         names: &[&'n str],
     ) -> Result<BTreeSet<&'n str>, MemoryError> {
         let mut found = BTreeSet::new();
-        if let Some(dynamic) = self.read_dynamic(process.memory())? {
+        if let Some(dynamic) = self.read_dynamic(Memory::new(process))? {
             found.extend(self.imported(process, &dynamic, names)?);
             for name in names {
-                if self.symbol(process.memory(), name.as_bytes())?.is_some() {
+                if self
+                    .symbol(Memory::new(process), name.as_bytes())?
+                    .is_some()
+                {
                     found.insert(*name);
                 }
             }
@@ -44,7 +49,7 @@ impl Module {
         dynamic: &Dynamic,
         names: &[&'n str],
     ) -> Result<BTreeSet<&'n str>, MemoryError> {
-        let memory = process.memory();
+        let memory = Memory::new(process);
         let pointer = |tag| dynamic.get(tag).map(|value| self.dynamic_pointer(value));
         let (Some(symbols), Some(strings)) = (pointer(elf::DT_SYMTAB), pointer(elf::DT_STRTAB))
         else {

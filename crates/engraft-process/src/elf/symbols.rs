@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use object::elf;
 
-use crate::elf::headers::{Dynamic, half, quarter, word};
+use crate::elf::headers::Dynamic;
 use crate::elf::modules::Module;
 use crate::memory::access::{Memory, MemoryError};
+use crate::memory::fields::{half, quarter, word};
 use crate::process::limits::{HASH_CHAIN, RELOCATIONS};
 use crate::sys::address::TargetAddress;
 

@@ -1,4 +1,4 @@
-//! The target's memory, read and written in bulk.
+//! The memory of a process, read and written in bulk.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,7 +11,7 @@ use crate::process::handle::Process;
 use crate::process::limits::{BeyondLimit, Budget};
 use crate::sys::address::TargetAddress;
 use crate::sys::effects::effect;
-use crate::sys::schedule::notice_waiting;
+use crate::sys::time_slice::check_long_slice;
 use crate::sys::vm;
 
 /// Why memory could not be read or written.
@@ -23,7 +23,7 @@ pub enum MemoryError {
         /// The process.
         pid: i32,
     },
-    /// There is nothing mapped, or it may not be accessed in this way.
+    /// Nothing is mapped there, or the mapping may not be accessed in this way.
     #[error("process {pid} has no accessible memory at {address}")]
     Unmapped {
         /// The process.
@@ -31,17 +31,17 @@ pub enum MemoryError {
         /// The first address that could not be accessed; everything before it was.
         address: TargetAddress,
     },
-    /// More was asked for than is sensible: the length comes from damaged data.
+    /// The length is larger than it can be: it comes from damaged data.
     #[error("{length} bytes at {address} are more than the {limit} that can be right here")]
     TooMuch {
-        /// Where.
+        /// The address.
         address: TargetAddress,
-        /// How much.
+        /// The length in bytes.
         length: u64,
         /// The bound.
         limit: u64,
     },
-    /// It is more than is read of one process.
+    /// More than we read of one process.
     #[error(transparent)]
     Beyond(#[from] BeyondLimit),
     /// The command's time is up.
@@ -49,7 +49,7 @@ pub enum MemoryError {
     OutOfTime {
         /// The process.
         pid: i32,
-        /// How long there was.
+        /// The time that the command had.
         timeout: Duration,
     },
     /// We may no longer access it.
@@ -58,20 +58,20 @@ pub enum MemoryError {
         /// The process.
         pid: i32,
     },
-    /// Anything else the system had to say.
+    /// The system reports another error.
     #[error("failed to access memory of process {pid} at {address}: {source}")]
     System {
         /// The process.
         pid: i32,
-        /// Where.
+        /// The address.
         address: TargetAddress,
-        /// What it said.
+        /// The error.
         source: io::Error,
     },
 }
 
 impl MemoryError {
-    /// Whether the process was not read to its end, because it shows too much or takes too long.
+    /// Whether reading ended early, because the process shows too much or takes too long.
     pub(crate) fn is_limit(&self) -> bool {
         matches!(self, Self::Beyond(_) | Self::OutOfTime { .. })
     }
@@ -81,7 +81,7 @@ impl MemoryError {
 #[derive(Clone, Copy, Debug)]
 pub struct Memory<'p> {
     process: &'p Process,
-    /// What may be read, if that is limited.
+    /// How much may be read, if that is limited.
     budget: Option<&'p Budget>,
 }
 
@@ -102,7 +102,7 @@ fn skip(ranges: &mut Vec<(TargetAddress, &mut [u8])>, mut done: usize) {
 
 fn errno(error: io::Error) -> Errno {
     match error.kind() {
-        // The thread has ended: its directory is gone, or its memory is.
+        // The thread has ended: its directory does not exist any more, or its memory.
         io::ErrorKind::NotFound => Errno::SRCH,
         _ => Errno::from_io_error(&error).unwrap_or(Errno::IO),
     }
@@ -110,7 +110,7 @@ fn errno(error: io::Error) -> Errno {
 
 fn write_to_file(file: &File, address: TargetAddress, bytes: &[u8]) -> Result<usize, Errno> {
     match file.write_at(bytes, address.get()) {
-        // A memory without an owner: the process has ended since the file was opened.
+        // The process has ended since the file was opened.
         Ok(0) => Err(Errno::SRCH),
         Ok(count) => Ok(count),
         Err(error) if error.raw_os_error() == Some(libc::EIO) => Err(Errno::FAULT),
@@ -126,7 +126,7 @@ impl<'p> Memory<'p> {
         }
     }
 
-    /// The same memory, of which only so much is read.
+    /// The same memory, of which no more than the budget is read.
     pub(crate) fn within(self, budget: &'p Budget) -> Self {
         Self {
             budget: Some(budget),
@@ -138,7 +138,10 @@ impl<'p> Memory<'p> {
         self.process
     }
 
-    /// An error if the command's time is up.
+    /// Checks the time of the command.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfTime`] if the time is up.
     pub fn check_time(&self) -> Result<(), MemoryError> {
         let pid = self.process.pid();
         match self.process.out_of_time() {
@@ -147,20 +150,26 @@ impl<'p> Memory<'p> {
         }
     }
 
-    /// Whether so many bytes may still be read. Writing is never refused: it may bring back what was there.
+    /// Whether `bytes` more may be read. Writing is never refused: it may restore what was there.
     fn may_read(&self, bytes: usize) -> Result<(), MemoryError> {
-        notice_waiting();
+        check_long_slice();
         self.check_time()?;
         self.budget
             .map_or(Ok(()), |budget| Ok(budget.take(bytes as u64)?))
     }
 
     /// Fills the buffer from `address` on.
+    ///
+    /// # Errors
+    /// Any [`MemoryError`].
     pub fn read(&self, address: TargetAddress, buffer: &mut [u8]) -> Result<(), MemoryError> {
         self.read_many(&mut [(address, buffer)])
     }
 
     /// Fills several buffers from several places, a thousand of them per system call.
+    ///
+    /// # Errors
+    /// Any [`MemoryError`]; then some buffers may have been filled.
     pub fn read_many(&self, ranges: &mut [(TargetAddress, &mut [u8])]) -> Result<(), MemoryError> {
         for batch in ranges.chunks_mut(vm::MAX_RANGES) {
             self.may_read(batch.iter().map(|(_, buffer)| buffer.len()).sum())?;
@@ -179,6 +188,9 @@ impl<'p> Memory<'p> {
     }
 
     /// Writes the bytes at `address`, where the program itself could.
+    ///
+    /// # Errors
+    /// Any [`MemoryError`]; then a part may have been written.
     pub fn write(&self, address: TargetAddress, bytes: &[u8]) -> Result<(), MemoryError> {
         let mut done = 0;
         while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
@@ -190,15 +202,19 @@ impl<'p> Memory<'p> {
 
     /// Writes the bytes at `address`, also where the pages are read-only (program text).
     ///
-    /// Pages of a private file mapping are copied first, as a debugger's breakpoint would do it.
-    /// Linux 6.12 and later can be told to refuse this (`proc_mem.force_override`):
-    /// `PermissionDenied`; see [`crate::StoppedProcess::write_protected`].
+    /// The kernel copies pages of a private file mapping first, as for a debugger's breakpoint.
+    ///
+    /// # Errors
+    /// Any [`MemoryError`]; then a part may have been written. Linux 6.12 and later can be told to
+    /// refuse such writes (`proc_mem.force_override`), with `PermissionDenied`: see
+    /// [`crate::StoppedProcess::write_protected`].
     pub fn write_protected(&self, address: TargetAddress, bytes: &[u8]) -> Result<(), MemoryError> {
         self.write_through(&mut None, address, bytes)
     }
 
-    /// The same, through a file that is opened if need be, and kept. It leads to the memory that the process
-    /// had then: this is for as long as it runs the same program.
+    /// Writes as [`Self::write_protected`] does, through a file that is opened at the first write,
+    /// and kept. The file leads to the memory that the process had when it was opened, so keep it
+    /// only while the process runs the same program.
     pub(crate) fn write_through(
         &self,
         file: &mut Option<File>,
@@ -224,7 +240,8 @@ impl<'p> Memory<'p> {
         OpenOptions::new().write(true).open(path).map_err(errno)
     }
 
-    /// One transfer, tried again through another thread if the one at hand has ended.
+    /// Makes one transfer; tries it through another thread if the one of the last transfer has
+    /// ended.
     fn transfer(
         &self,
         at: TargetAddress,
@@ -232,7 +249,7 @@ impl<'p> Memory<'p> {
     ) -> Result<usize, MemoryError> {
         let pid = self.process.pid();
         loop {
-            // The pidfd tells a process that took over the number from the one that was opened.
+            // Another process may have got the number: the pidfd shows that.
             if !self.process.is_alive() {
                 return Err(MemoryError::Gone { pid });
             }
@@ -245,7 +262,7 @@ impl<'p> Memory<'p> {
             match error {
                 Errno::INTR => {}
                 Errno::SRCH => match self.process.find_memory_tid() {
-                    // A thread is left, and it is another one: no endless loop.
+                    // Another thread lives. Only another one, so the loop ends.
                     Some(other) if other != tid => {}
                     _ => return Err(MemoryError::Gone { pid }),
                 },
@@ -263,8 +280,11 @@ impl<'p> Memory<'p> {
         }
     }
 
-    /// Reads `length` bytes, of which there may be `limit`: lengths that come from the target must
-    /// not make us allocate gigabytes.
+    /// Reads `length` bytes, at most `limit`: a length that comes from the target must not make us
+    /// allocate gigabytes.
+    ///
+    /// # Errors
+    /// [`MemoryError::TooMuch`] if the length is beyond the limit, or any other [`MemoryError`].
     pub fn read_bytes(
         &self,
         address: TargetAddress,
@@ -285,6 +305,9 @@ impl<'p> Memory<'p> {
     }
 
     /// Reads exactly `N` bytes.
+    ///
+    /// # Errors
+    /// Any [`MemoryError`].
     pub fn read_array<const N: usize>(
         &self,
         address: TargetAddress,
@@ -295,11 +318,17 @@ impl<'p> Memory<'p> {
     }
 
     /// Reads a word.
+    ///
+    /// # Errors
+    /// Any [`MemoryError`].
     pub fn read_u64(&self, address: TargetAddress) -> Result<u64, MemoryError> {
         self.read_array(address).map(u64::from_le_bytes)
     }
 
-    /// Reads a string up to its null byte, or up to `limit` bytes if there is none before.
+    /// Reads a string up to its null byte, or `limit` bytes if these have none.
+    ///
+    /// # Errors
+    /// Any [`MemoryError`].
     pub fn read_string(
         &self,
         address: TargetAddress,
@@ -309,7 +338,7 @@ impl<'p> Memory<'p> {
         let mut text = Vec::new();
         let mut at = address;
         while text.len() < limit {
-            // Never across a page boundary in one piece: the string may end before a hole.
+            // No piece crosses a page boundary: the string may end before a hole.
             let length = STEP - at.get() % STEP;
             let mut piece = vec![0; length as usize];
             self.read(at, &mut piece)?;

@@ -7,18 +7,19 @@ use engraft_machine::{PAGE_SIZE, REACH};
 use crate::memory::maps::{Mapping, Maps};
 use crate::sys::address::TargetAddress;
 
-/// Nothing below may be mapped by an ordinary user (`vm.mmap_min_addr`), and we keep well clear.
+/// An ordinary user may not map anything at the lowest addresses (`vm.mmap_min_addr`); this is well
+/// above them.
 const LOWEST: u64 = 1 << 20;
-/// One page less than 47 bits: the highest address that mmap gives without a hint.
+/// The upper end of what mmap gives without a hint: one page less than 47 bits.
 const HIGHEST: u64 = (1 << 47) - PAGE_SIZE;
-/// The heap grows upwards from `[heap]`, the stack downwards from `[stack]`: both need room. A stack
-/// may grow to its limit (8 MiB usually); "unlimited" programs get what there is below this.
+/// Room for growth: the heap grows upwards from `[heap]`, the stack downwards from `[stack]` up to
+/// its limit (8 MiB usually). A program without a limit gets this much.
 const HEAP_ROOM: u64 = 1 << 30;
 const STACK_ROOM: u64 = 256 << 20;
 /// The kernel keeps this many pages below a growing stack free (`stack_guard_gap`).
 const GUARD: u64 = 256 * PAGE_SIZE;
 
-/// What must stay free around a mapping, itself included.
+/// The range that must stay free because of a mapping, which includes the mapping.
 fn reserved(mapping: &Mapping) -> Range<u64> {
     let (start, end) = (mapping.range.start.get(), mapping.range.end.get());
     if mapping.name == "[heap]" {
@@ -31,8 +32,8 @@ fn reserved(mapping: &Mapping) -> Range<u64> {
     start.saturating_sub(PAGE_SIZE)..end.saturating_add(PAGE_SIZE)
 }
 
-/// A program without a `[heap]` yet will start it right above its last data segment (with a random
-/// distance of up to 32 MiB, or 1 GiB for static-pie): keep away from there as well.
+/// The range where a program without a `[heap]` will start one: above its last data segment, at a
+/// random distance of up to 32 MiB, or 1 GiB for static-pie.
 fn future_heap(maps: &Maps, around: &Range<TargetAddress>) -> Option<Range<u64>> {
     if maps.iter().any(|mapping| mapping.name == "[heap]") {
         return None;
@@ -58,22 +59,22 @@ fn holes(mut taken: Vec<Range<u64>>) -> Vec<Range<u64>> {
     holes
 }
 
-/// What is wanted of a gap.
+/// What a gap must be like.
 #[derive(Clone, Copy, Debug)]
 pub struct GapRequest<'r> {
     /// Every byte of the gap reaches every byte of this by a 32-bit displacement.
     pub around: &'r Range<TargetAddress>,
-    /// In bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// A power of two.
+    /// The alignment, a power of two.
     pub alignment: u64,
 }
 
 /// Finds `size` free bytes such that every byte of them reaches every byte of `around` by a 32-bit
 /// displacement. The nearest such place is taken, aligned to `alignment` (a power of two).
 ///
-/// The answer is a proposal: the process may map something there at any moment, so it is asked for
-/// with `MAP_FIXED_NOREPLACE`, and a refusal means to look again.
+/// The answer is a proposal: the process may map something there at any moment. So map it with
+/// `MAP_FIXED_NOREPLACE`, and look again if that is refused.
 pub fn find_gap(
     maps: &Maps,
     around: &Range<TargetAddress>,
@@ -97,8 +98,8 @@ pub fn find_gap(
 }
 
 impl GapRequest<'_> {
-    /// One of all the places that [`find_gap`] could take, chosen by a random number: who knows where the rest of the
-    /// process is does not know where this is.
+    /// One of all the places that [`find_gap`] could take, chosen by a random number, so that
+    /// knowledge of the other mappings does not tell where this one is.
     pub fn find_at_random(&self, maps: &Maps, random: u64) -> Option<TargetAddress> {
         let choose = |places: Vec<Range<u64>>| {
             let count = |place: &Range<u64>| (place.end - place.start) / self.alignment + 1;
@@ -137,7 +138,7 @@ impl GapRequest<'_> {
         if let Some(at) = pick(places(strict)) {
             return Some(at.into());
         }
-        // A heap that does not exist yet is a wish, not a must: the guard alone is kept.
+        // Room for a heap that does not exist yet is not required: only the guard is kept.
         taken.push(far..far.saturating_add(GUARD));
         pick(places(taken)).map(TargetAddress::new)
     }

@@ -29,15 +29,15 @@ pub enum MapsError {
         /// The line.
         line: String,
     },
-    /// It has more than is read of one process.
+    /// The map has more than we read of one process.
     #[error(transparent)]
     Beyond(#[from] BeyondLimit),
-    /// Anything else the system had to say.
+    /// The system reports another error.
     #[error("failed to read the memory map of process {pid}: {source}")]
     System {
         /// The process.
         pid: i32,
-        /// What it said.
+        /// The error.
         source: io::Error,
     },
 }
@@ -45,7 +45,7 @@ pub enum MapsError {
 /// One mapping: a line of `/proc/PID/maps`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
-    /// Where it is.
+    /// The addresses.
     pub range: Range<TargetAddress>,
     /// May be read.
     pub readable: bool,
@@ -55,7 +55,7 @@ pub struct Mapping {
     pub executable: bool,
     /// Changes are seen by others that map the same file.
     pub shared: bool,
-    /// Which part of the file.
+    /// Which part of the file is mapped: from this offset on.
     pub offset: u64,
     /// The device (major, minor) and inode of the file; zeros for anonymous memory.
     pub file: (u32, u32, u64),
@@ -64,7 +64,7 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// Is it backed by a file?
+    /// Whether a file is mapped.
     pub fn has_file(&self) -> bool {
         self.file.2 != 0
     }
@@ -101,7 +101,7 @@ impl Mapping {
     }
 }
 
-/// The text of the memory map, or one byte more than is believed of it.
+/// The text of the memory map, at most one byte more than the bound.
 fn read_text(process: &Process) -> io::Result<Vec<u8>> {
     let file = File::open(process.memory_task().path("maps"))?;
     let mut text = Vec::new();
@@ -116,7 +116,10 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// Parses the text of `/proc/PID/maps`; the error is the first line that makes no sense.
+    /// Parses the text of `/proc/PID/maps`.
+    ///
+    /// # Errors
+    /// The first line that is not as proc(5) has it.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let lines = text
             .split(|byte| *byte == b'\n')
@@ -135,7 +138,8 @@ impl Maps {
         }
         let read = || or_gone(read_text(process));
         let mut text = read();
-        // Empty, or no longer there: that thread has ended. Perhaps another one lives.
+        // If the file is empty or does not exist any more, that thread has ended. Another one may
+        // live.
         if !matches!(&text, Ok(Some(text)) if !text.is_empty()) {
             process.find_memory_tid().ok_or_else(gone)?;
             text = read();
@@ -150,8 +154,8 @@ impl Maps {
                     text.iter().filter(|byte| **byte == b'\n').count(),
                 );
                 let what = "bytes in its memory map";
-                limits::within(process, what, bytes, MAPS_BYTES as usize)?;
-                limits::within(process, "mappings", lines, MAPPINGS)?;
+                limits::within(process.pid(), what, bytes, MAPS_BYTES as usize)?;
+                limits::within(process.pid(), "mappings", lines, MAPPINGS)?;
                 Self::parse(&text).map_err(|line| MapsError::Malformed { pid, line })
             }
             Err(source) => Err(MapsError::System { pid, source }),
@@ -179,8 +183,8 @@ impl Maps {
         self.mappings.iter().skip(first)
     }
 
-    /// Where the ELF header of the file is mapped whose part contains the address: the nearest
-    /// mapping of the same file at or below it that starts at offset 0.
+    /// The mapping of the start of the file that is mapped at the address: the nearest mapping of
+    /// the same file at or below the address with offset 0. It has the ELF header.
     pub fn file_start(&self, address: TargetAddress) -> Option<&Mapping> {
         let file = self
             .find(address)

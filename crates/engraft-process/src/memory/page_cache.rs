@@ -1,4 +1,4 @@
-//! Memory of a stopped process, read page by page and kept.
+//! A cache of the memory of a stopped process, by pages.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,8 +9,9 @@ use crate::memory::access::{Memory, MemoryError};
 use crate::process::limits::{Budget, WALK_BYTES};
 use crate::sys::address::TargetAddress;
 
-/// A walk reads many single words of few pages; this makes one system call per page of it. What was
-/// read is never read again, so it must not outlive the stop.
+/// Pages that have been read. A stack walk reads many single words of few pages; with the cache it
+/// makes one system call per page. A page is never read again, so the cache must not outlive the
+/// stop.
 #[derive(Debug)]
 pub(crate) struct PageCache<'p> {
     memory: Memory<'p>,
@@ -23,7 +24,7 @@ impl<'p> PageCache<'p> {
         Self {
             memory,
             pages: RefCell::default(),
-            budget: Budget::new(memory.process(), "bytes of stacks", WALK_BYTES),
+            budget: Budget::new(memory.process().pid(), "bytes of stacks", WALK_BYTES),
         }
     }
 

@@ -1,4 +1,4 @@
-//! How much memory a range of addresses takes.
+//! Which pages of a range are in memory.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use engraft_machine::PAGE_SIZE;
 
-use crate::elf::headers::word;
+use crate::memory::fields::word;
 use crate::process::handle::Process;
 use crate::process::limits::{Budget, RESIDENT_BYTES};
 use crate::sys::address::TargetAddress;
@@ -17,55 +17,50 @@ const PRESENT: u64 = 1 << 63;
 /// Bit 62: it is in swap space.
 const SWAPPED: u64 = 1 << 62;
 
-impl Process {
-    /// How many bytes of these ranges are in memory: those of the pages that the process has touched. The ranges are
-    /// what the target says of itself: it is an error if they are too long in all.
-    pub fn resident_bytes(
-        &self,
-        ranges: impl IntoIterator<Item = Range<TargetAddress>>,
-    ) -> io::Result<u64> {
-        let budget = Budget::new(self, "bytes of patches", RESIDENT_BYTES);
-        let mut resident = 0;
-        for range in ranges {
-            let length = range.end.get().saturating_sub(range.start.get());
-            budget
-                .take(length.max(PAGE_SIZE))
-                .map_err(io::Error::other)?;
-            resident += self.resident_in(&range)?;
-        }
-        Ok(resident)
+/// How many bytes of these ranges are in memory: the pages that the process has touched. The target
+/// itself names the ranges, so it is an error if they are too long in all.
+pub(crate) fn resident_bytes(
+    process: &Process,
+    ranges: impl IntoIterator<Item = Range<TargetAddress>>,
+) -> io::Result<u64> {
+    let budget = Budget::new(process.pid(), "bytes of patches", RESIDENT_BYTES);
+    let mut resident = 0;
+    for range in ranges {
+        let length = range.end.get().saturating_sub(range.start.get());
+        budget
+            .take(length.max(PAGE_SIZE))
+            .map_err(io::Error::other)?;
+        resident += resident_in(process, &range)?;
     }
-
-    fn resident_in(&self, range: &Range<TargetAddress>) -> io::Result<u64> {
-        const ENTRY: u64 = 8;
-        let end = range
-            .end
-            .min(range.start + RESIDENT_BYTES)
-            .get()
-            .div_ceil(PAGE_SIZE);
-        let mut page = range.start.get() / PAGE_SIZE;
-        let file = File::open(self.memory_task().path("pagemap"))?;
-        let mut resident = 0;
-        let mut entries = [0; PAGE_SIZE as usize];
-        while page < end {
-            let length = entries.len().min(((end - page) * ENTRY) as usize);
-            let part = entries.get_mut(..length).unwrap_or_default();
-            let read = file.read_at(part, page * ENTRY)?;
-            let read = part.get(..read).unwrap_or_default();
-            let present = |entry: &&[u8]| word(entry, 0) & PRESENT != 0;
-            resident += read.chunks_exact(ENTRY as usize).filter(present).count() as u64;
-            page += read.len() as u64 / ENTRY;
-            // The process has ended, or no address is so high.
-            if read.len() < length {
-                break;
-            }
-        }
-        Ok(resident * PAGE_SIZE)
-    }
+    Ok(resident)
 }
 
-/// The parts of a range that the process has touched: those in memory, and those that were swapped out. All of it if
-/// that is not known.
+fn resident_in(process: &Process, range: &Range<TargetAddress>) -> io::Result<u64> {
+    const ENTRY: u64 = 8;
+    let end = range.end.min(range.start + RESIDENT_BYTES);
+    let end = end.get().div_ceil(PAGE_SIZE);
+    let mut page = range.start.get() / PAGE_SIZE;
+    let file = File::open(process.memory_task().path("pagemap"))?;
+    let mut resident = 0;
+    let mut entries = [0; PAGE_SIZE as usize];
+    while page < end {
+        let length = entries.len().min(((end - page) * ENTRY) as usize);
+        let part = entries.get_mut(..length).unwrap_or_default();
+        let read = file.read_at(part, page * ENTRY)?;
+        let read = part.get(..read).unwrap_or_default();
+        let present = |entry: &&[u8]| word(entry, 0) & PRESENT != 0;
+        resident += read.chunks_exact(ENTRY as usize).filter(present).count() as u64;
+        page += read.len() as u64 / ENTRY;
+        // The process has ended, or there are no addresses as high as these.
+        if read.len() < length {
+            break;
+        }
+    }
+    Ok(resident * PAGE_SIZE)
+}
+
+/// The parts of a range that the process has touched: pages in memory, and pages that were swapped
+/// out. The whole range if the kernel does not say.
 pub(crate) fn touched_pages(
     pages: Option<&File>,
     range: &Range<TargetAddress>,

@@ -9,7 +9,7 @@ pub(crate) struct AuxiliaryVector {
     word_size: Option<WordSize>,
 }
 
-/// How long the words of the program are that the kernel started.
+/// The word size of the program that the kernel started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WordSize {
     /// 8 bytes.
@@ -24,7 +24,7 @@ const PROGRAM_HEADER_SIZE: u64 = 56;
 const HEADER_SIZE_32: [u8; 8] = [libc::AT_PHENT as u8, 0, 0, 0, 32, 0, 0, 0];
 
 impl AuxiliaryVector {
-    /// Reads pairs of words up to the terminating `AT_NULL`.
+    /// Parses pairs of words up to the terminating `AT_NULL`.
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         let word = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).ok();
         let entries: Vec<_> = bytes
@@ -47,13 +47,13 @@ impl AuxiliaryVector {
         found.map(|(_, value)| *value)
     }
 
-    /// The word size of the program that the kernel started; `None` if the vector does not say it yet: the kernel
-    /// fills the vector entry by entry while it loads a program (exec).
+    /// The word size of the program that the kernel started; `None` if the vector does not say it
+    /// yet: the kernel fills the vector entry by entry while it loads a program (exec).
     pub(crate) fn word_size(&self) -> Option<WordSize> {
         self.word_size
     }
 
-    /// The program headers of what the kernel started, and their number.
+    /// The address and the number of the program headers of what the kernel started.
     pub(crate) fn program_headers(&self) -> Option<(TargetAddress, u64)> {
         Some((self.get(libc::AT_PHDR)?.into(), self.get(libc::AT_PHNUM)?))
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// A moment after which waiting ends. No timeout is too long for it.
+/// A moment after which waiting ends. Any timeout is allowed: nothing overflows.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     start: Instant,
@@ -10,7 +10,7 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// So much time from now on.
+    /// The moment when `timeout` from now has passed.
     pub fn after(timeout: Duration) -> Self {
         Self {
             start: Instant::now(),
@@ -18,17 +18,17 @@ impl Deadline {
         }
     }
 
-    /// Is the time up?
+    /// Whether the time is up.
     pub fn has_passed(&self) -> bool {
         self.start.elapsed() >= self.timeout
     }
 
-    /// How much time is left.
+    /// The time that is left.
     pub fn left(&self) -> Duration {
         self.timeout.saturating_sub(self.start.elapsed())
     }
 
-    /// The same with more time.
+    /// The deadline, moved later by `by`.
     pub(crate) fn extended(&self, by: Duration) -> Self {
         Self {
             start: self.start,
@@ -36,7 +36,7 @@ impl Deadline {
         }
     }
 
-    /// How long it was from its start.
+    /// The whole time from the start to the deadline.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }

@@ -1,4 +1,4 @@
-//! seccomp filters of the threads that we want to make calls in: may we suspend them, and which threads have none?
+//! seccomp filters: whether we may suspend them, and which threads have one.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,8 +10,9 @@ use crate::process::handle::Process;
 const FIRST_USER_NAMESPACE: u64 = 0xefff_fffd;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
-/// Whether this process may suspend the filters of threads that it traces: the kernel wants CAP_SYS_ADMIN in the first
-/// user namespace, and a tracer that has no filter itself (`check_ptrace_options`, kernel/ptrace.c).
+/// Whether this process may suspend the filters of threads that it traces. The kernel requires
+/// CAP_SYS_ADMIN in the first user namespace, and a tracer without a filter of its own
+/// (`check_ptrace_options`, kernel/ptrace.c).
 pub fn may_suspend_filters() -> bool {
     static MAY: OnceLock<bool> = OnceLock::new();
     *MAY.get_or_init(|| {
@@ -21,7 +22,7 @@ pub fn may_suspend_filters() -> bool {
     })
 }
 
-/// Whether a thread with this status has the capability, and no filter.
+/// Whether a thread with this status file has the capability, and no filter.
 fn is_privileged(status: &str) -> bool {
     let field = |name| {
         let mut lines = status.lines();
@@ -33,7 +34,8 @@ fn is_privileged(status: &str) -> bool {
 }
 
 impl Process {
-    /// Whether a filter that we may not suspend rules out calls in this thread.
+    /// Whether the thread has a filter that we may not suspend, so that calls in it may be
+    /// forbidden.
     pub(crate) fn is_bound_by_filter(&self, tid: i32) -> bool {
         let status = || self.task(tid).status();
         !may_suspend_filters() && matches!(status(), Ok(Some(status)) if status.seccomp != 0)

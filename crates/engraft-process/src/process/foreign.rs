@@ -1,29 +1,30 @@
-//! Text that is not ours: names and paths that a process, a file or somebody else on the machine has chosen.
+//! Foreign text: names and paths that a process, a file or another user has chosen.
 //!
-//! It comes in through here and is fit to be shown from then on. Raw, it could move the cursor of a terminal, forge
-//! lines of ours, or turn the direction of writing round.
+//! Such text is escaped here before it is shown. Raw, it could move the cursor of a terminal, forge
+//! lines of ours, or change the direction of writing.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-/// Whether a character shows as what it is. Not: controls (C0, C1, line breaks), marks of direction, characters without
-/// width, private and unassigned ones.
+/// Whether a terminal shows a character as what it is. It does not for controls (C0, C1, line
+/// breaks), marks of direction, characters without width, and private and unassigned ones.
 fn is_plain(character: char) -> bool {
-    // Quotes and backslashes are escaped there for another reason.
+    // `escape_debug` escapes quotes and backslashes for another reason.
     matches!(character, '\'' | '"' | '\\') || character.escape_debug().len() == 1
 }
 
-/// The text with everything escaped that does not show as what it is: `\u{1b}`, `\n`. Twice is the same as once.
+/// The text with every character escaped that is not shown as what it is: `\u{1b}`, `\n`. To escape
+/// text twice is the same as once.
 pub fn escape(text: &str) -> String {
     escape_but(text, |_| false)
 }
 
-/// The same for text of several lines.
+/// Escapes text of several lines: line breaks stay.
 pub fn escape_lines(text: &str) -> String {
     escape_but(text, |character| character == '\n')
 }
 
-/// The same for bytes, of which those that are not UTF-8 are replaced.
+/// Escapes bytes as text; bytes that are not UTF-8 are replaced.
 pub fn escape_bytes(bytes: &[u8]) -> String {
     escape(&String::from_utf8_lossy(bytes))
 }

@@ -1,5 +1,6 @@
-//! Files that a process leads to, such as `/proc/PID/exe`: opened and read so that nothing the process has put there can
-//! hold us up, has a side effect, or makes us use memory without bound.
+//! Files that a process names, such as `/proc/PID/exe`. They are opened and read so that nothing
+//! that the process has put there can block us, cause a side effect, or make us use memory without
+//! bound.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -12,16 +13,22 @@ use crate::process::limits::FILE_BYTES;
 use object::read::{ReadCache, ReadRef};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, open, statx};
 
-/// What a piece costs besides its bytes.
+/// What reading a piece costs besides its bytes.
 const OVERHEAD: u64 = 64;
 
 /// Opens a file for reading, if it is an ordinary one.
 ///
-/// Opening a device may do something, and opening a FIFO waits. So the file is first referred to without being opened,
-/// and opened only when the kernel has said what it is; by then it cannot be another one any more.
+/// Opening a device may have an effect, and opening a FIFO waits. So we first get a reference to
+/// the file without opening it (`O_PATH`), ask the kernel for its type, and open the file through
+/// the reference, which cannot lead to another file any more.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] if the file is not an ordinary one; otherwise what the system
+/// reports.
 pub fn open_ordinary(path: &Path) -> io::Result<File> {
     let reference = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    // Without asking the server of a network file system: a file's type does not change.
+    // DONT_SYNC: a file's type does not change, so the server of a network file system need not be
+    // asked.
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let facts = statx(&reference, c"", flags, StatxFlags::TYPE)?;
     if FileType::from_raw_mode(facts.stx_mode.into()) != FileType::RegularFile {
@@ -35,7 +42,7 @@ pub fn open_ordinary(path: &Path) -> io::Result<File> {
     Ok(open(same, flags, Mode::empty())?.into())
 }
 
-/// A file that is read piece by piece. Further pieces cannot be read when there have been too many.
+/// A file that is read piece by piece, up to a bound.
 pub(crate) struct BoundedFile {
     cache: ReadCache<File>,
     left: Cell<u64>,
@@ -68,7 +75,7 @@ impl<'f> ReadRef<'f> for &'f BoundedFile {
     }
 
     fn read_bytes_at_until(self, range: Range<u64>, delimiter: u8) -> Result<&'f [u8], ()> {
-        // How long it is shows only afterwards; a longer one is not needed.
+        // The length is known only afterwards; no longer piece is needed.
         const LONGEST: u64 = 64 << 10;
         let end = range.end.min(range.start.saturating_add(LONGEST));
         let bytes = (&self.cache).read_bytes_at_until(range.start..end, delimiter)?;

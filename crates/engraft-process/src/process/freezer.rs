@@ -1,12 +1,13 @@
-//! Whether a process is frozen by its control group.
+//! What limits a process from outside: its control group's freezer, its limit of address space.
 
 use std::fs;
 
 use crate::process::handle::Process;
 
 impl Process {
-    /// The control group of the first version of control groups that keeps it frozen, if one does: none of its threads
-    /// runs or can be stopped until the group is thawed. (Those of the second version can be stopped.)
+    /// The control group (version 1) that keeps the process frozen, if there is one: none of its
+    /// threads runs or can be stopped until the group is thawed. Threads that a control group of
+    /// version 2 has frozen can be stopped.
     pub fn frozen_by(&self) -> Option<String> {
         let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid())).ok()?;
         // number:controllers:path
@@ -22,7 +23,7 @@ impl Process {
             .then(|| path.to_owned())
     }
 
-    /// Its limit of address space in bytes (`RLIMIT_AS`); `None` if there is none.
+    /// The limit of the process's address space in bytes (`RLIMIT_AS`); `None` if there is none.
     pub fn address_space_limit(&self) -> Option<u64> {
         let limits = fs::read_to_string(format!("/proc/{}/limits", self.pid())).ok()?;
         let mut lines = limits.lines();

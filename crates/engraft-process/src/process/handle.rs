@@ -1,4 +1,4 @@
-//! A running process, opened: the handle everything else starts from.
+//! A running process, opened.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,15 +11,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::call::gadgets::Gadgets;
-use crate::elf::modules::{ModuleError, Modules};
-use crate::memory::access::Memory;
-use crate::memory::maps::{Maps, MapsError};
 use crate::process::auxv::{AuxiliaryVector, WordSize};
+use crate::process::borrowed_code::BorrowedCode;
 use crate::process::interrupted_calls::InterruptedCalls;
-use crate::process::liveliness::Liveliness;
 use crate::process::task::{Task, TaskState, or_gone};
 use crate::process::time_limit::TimeLimit;
+use crate::process::wake_rate::WakeRates;
 
 /// Why a process could not be opened. Nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
@@ -47,25 +44,25 @@ pub enum OpenError {
         /// The process.
         pid: i32,
     },
-    /// It is a thread of the kernel.
+    /// The number belongs to a thread of the kernel.
     #[error("{pid} is a thread of the kernel, not a program")]
     KernelThread {
-        /// Its number.
+        /// The number of the process.
         pid: i32,
     },
-    /// It has ended, and its parent has not yet asked for its exit status.
+    /// The process has ended, and its parent has not yet asked for its exit status.
     #[error("process {pid} has ended (a zombie)")]
     Zombie {
         /// The process.
         pid: i32,
     },
-    /// It does not run 64-bit x86 code.
+    /// The process does not run 64-bit x86 code.
     #[error("process {pid} is not a 64-bit x86 program; only these are supported")]
     ForeignArchitecture {
         /// The process.
         pid: i32,
     },
-    /// It has been loading another program (exec) for as long as we waited.
+    /// The process was loading another program (exec) for as long as we waited.
     #[error("process {pid} is about to run another program (exec); try again")]
     Starting {
         /// The process.
@@ -77,42 +74,42 @@ pub enum OpenError {
         /// The process.
         pid: i32,
     },
-    /// Anything else the system had to say.
+    /// The system reports another error.
     #[error("failed to look at process {pid}: {source}")]
     System {
         /// The process.
         pid: i32,
-        /// What it said.
+        /// The error.
         source: io::Error,
     },
 }
 
-pub(crate) struct Shared {
+pub(super) struct Shared {
     pid: i32,
     pidfd: OwnedFd,
-    /// A thread through which the memory is reached: not always the first, which may have ended
-    /// while the others live on, and then has no memory.
+    /// A thread through which the memory is reached. Not always the first thread: that may have
+    /// ended while others live, and then has no memory.
     memory_tid: AtomicI32,
-    /// The thread that was borrowed last: it seldom runs. 0 if none was.
-    pub(crate) quiet_tid: AtomicI32,
+    /// The call thread: that in which calls were made last. 0 if there is none.
+    call_tid: AtomicI32,
     /// A thread that made a call had to wait for a processor.
-    pub(crate) is_crowded: AtomicBool,
-    /// What holds the lock that others share is not a controller.
-    pub(crate) ignores_shared_lock: AtomicBool,
-    pub(crate) liveliness: Liveliness,
-    pub(crate) interrupted_calls: InterruptedCalls,
-    pub(crate) gadgets: OnceLock<Gadgets>,
-    /// What the kernel told the program that it ran when it was opened.
-    pub(crate) started_as: OnceLock<AuxiliaryVector>,
-    pub(crate) time_limit: TimeLimit,
+    is_crowded: AtomicBool,
+    /// The owner of the shared lock is not a controller.
+    pub(super) ignores_shared_lock: AtomicBool,
+    pub(super) wake_rates: WakeRates,
+    pub(super) interrupted_calls: InterruptedCalls,
+    pub(super) borrowed_code: OnceLock<BorrowedCode>,
+    /// The auxiliary vector of the program that ran when the process was opened.
+    pub(super) started_as: OnceLock<AuxiliaryVector>,
+    pub(super) time_limit: TimeLimit,
 }
 
 /// A running process. Cheap to clone; all clones are the same handle.
 ///
-/// It holds a pidfd, so that its end and the reuse of its number are noticed.
+/// The handle has a pidfd, so the end of the process and the reuse of its number are noticed.
 #[derive(Clone)]
 pub struct Process {
-    pub(crate) shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl std::fmt::Debug for Process {
@@ -127,9 +124,9 @@ const AT_ONCE: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// How long a process may show no memory or no complete auxiliary vector. In an exec there is a moment without: the
-/// vector of the new program is filled entry by entry, and a thread that is not the first one takes the first one's
-/// place only after that has ended.
+/// How long a process may show no memory, or no complete auxiliary vector. In an exec there is such
+/// a moment: the kernel fills the vector of the new program entry by entry, and a thread that is
+/// not the first one takes the first one's place only after that has ended.
 const BETWEEN_PROGRAMS: Duration = Duration::from_secs(1);
 
 fn open_pidfd(pid: i32) -> Result<OwnedFd, OpenError> {
@@ -160,7 +157,10 @@ fn open_pidfd(pid: i32) -> Result<OwnedFd, OpenError> {
 }
 
 impl Process {
-    /// Opens a process for looking and, later, stopping. Does not disturb it.
+    /// Opens a process, to look at it and to stop it later. Does not disturb the process.
+    ///
+    /// # Errors
+    /// Any [`OpenError`].
     pub fn open(pid: i32) -> Result<Self, OpenError> {
         if u32::try_from(pid) == Ok(std::process::id()) {
             return Err(OpenError::Ourselves { pid });
@@ -170,12 +170,12 @@ impl Process {
                 pid,
                 pidfd: open_pidfd(pid)?,
                 memory_tid: AtomicI32::new(pid),
-                quiet_tid: AtomicI32::new(0),
+                call_tid: AtomicI32::new(0),
                 is_crowded: AtomicBool::new(false),
                 ignores_shared_lock: AtomicBool::new(false),
-                liveliness: Liveliness::default(),
+                wake_rates: WakeRates::default(),
                 interrupted_calls: InterruptedCalls::default(),
-                gadgets: OnceLock::new(),
+                borrowed_code: OnceLock::new(),
                 started_as: OnceLock::new(),
                 time_limit: TimeLimit::default(),
             }),
@@ -198,7 +198,7 @@ impl Process {
         }
     }
 
-    /// Whether it can be worked with.
+    /// Whether the process can be worked with.
     fn check(&self) -> Result<(), OpenError> {
         let pid = self.pid();
         let system = |source| OpenError::System { pid, source };
@@ -215,8 +215,8 @@ impl Process {
         self.check_architecture()
     }
 
-    /// `/proc/PID/mem` is guarded by the same rule as ptrace (`PTRACE_MODE_ATTACH`), and opening it
-    /// has no effect on the process.
+    /// The kernel lets us open `/proc/PID/mem` by the same rule as ptrace (`PTRACE_MODE_ATTACH`),
+    /// and opening it has no effect on the process.
     fn check_permission(&self) -> Result<(), OpenError> {
         let pid = self.pid();
         match or_gone(File::open(self.memory_task().path("mem"))) {
@@ -230,8 +230,8 @@ impl Process {
         }
     }
 
-    /// The kernel gives a 64-bit program an auxiliary vector of 64-bit words that announces
-    /// program headers of 56 bytes. So the file is not needed, which may be out of our sight.
+    /// A 64-bit program has an auxiliary vector of 64-bit words that announces program headers of
+    /// 56 bytes. So the program's file is not needed, which we may not be able to see.
     fn check_architecture(&self) -> Result<(), OpenError> {
         let pid = self.pid();
         let vector = match self.auxiliary_vector() {
@@ -254,18 +254,19 @@ impl Process {
         }
     }
 
-    /// Its number.
+    /// The number of the process.
     pub fn pid(&self) -> i32 {
         self.shared.pid
     }
 
-    /// Its number as it sees it itself, in its own pid namespace; `None` if that cannot be found out.
-    pub fn own_number(&self) -> Option<i32> {
+    /// The number of the process in its own pid namespace; `None` if the kernel does not say.
+    pub fn pid_in_own_namespace(&self) -> Option<i32> {
         let status = self.memory_task().status().ok().flatten()?;
-        (status.own_number != 0).then_some(status.own_number)
+        let pid = status.pid_in_own_namespace;
+        (pid != 0).then_some(pid)
     }
 
-    /// Does it still run? A zombie does not.
+    /// Whether the process lives. A zombie does not.
     pub fn is_alive(&self) -> bool {
         !self.ended_within(AT_ONCE)
     }
@@ -281,27 +282,15 @@ impl Process {
 
     fn ended_within(&self, timeout: Timespec) -> bool {
         let mut descriptors = [PollFd::new(&self.shared.pidfd, PollFlags::IN)];
-        // A pidfd becomes readable when the last thread has ended. An interrupted poll has seen
-        // nothing; every caller looks again.
+        // A pidfd becomes readable when the last thread has ended. An interrupted poll counts as
+        // not ended: every caller looks again.
         matches!(poll(&mut descriptors, Some(&timeout)), Ok(1..))
     }
 
-    /// Its memory.
-    pub fn memory(&self) -> Memory<'_> {
-        Memory::new(self)
-    }
-
-    /// What is mapped where, at this moment.
-    pub fn maps(&self) -> Result<Maps, MapsError> {
-        Maps::read(self)
-    }
-
-    /// The ELF files it consists of, at this moment.
-    pub fn modules(&self) -> Result<Modules, ModuleError> {
-        Modules::discover(self)
-    }
-
-    /// The numbers of its threads, at this moment; empty when it is gone.
+    /// The numbers of the process's threads, at this moment; empty if the process has ended.
+    ///
+    /// # Errors
+    /// What the system reports, or that there are more than [`THREADS`](crate::limits::THREADS).
     pub fn threads(&self) -> io::Result<Vec<i32>> {
         if !self.is_alive() {
             return Ok(Vec::new());
@@ -309,7 +298,10 @@ impl Process {
         Task::list(self.pid())
     }
 
-    /// Has any of its threads a seccomp filter, at this moment?
+    /// Whether any thread has a seccomp filter, at this moment.
+    ///
+    /// # Errors
+    /// What the system reports.
     pub fn has_filter(&self) -> io::Result<bool> {
         for tid in self.threads()? {
             let status = self.task(tid).status()?;
@@ -320,28 +312,29 @@ impl Process {
         Ok(false)
     }
 
-    /// A view of one of its threads that does not disturb it.
+    /// A view of one thread, which does not disturb the thread.
     pub fn task(&self, tid: i32) -> Task {
         Task::new(self.pid(), tid)
     }
 
-    /// `None` when it has ended, or is about to: a killed process loses its memory before its threads.
+    /// The auxiliary vector; `None` if the process has ended, or is about to: a killed process
+    /// loses its memory before its threads.
     pub(crate) fn auxiliary_vector(&self) -> io::Result<Option<AuxiliaryVector>> {
-        // The kernel's own table: a few hundred bytes.
+        // The kernel keeps it: a few hundred bytes.
         let bytes = or_gone(fs::read(self.memory_task().path("auxv")))?;
         let bytes = bytes.filter(|bytes| !bytes.is_empty());
         Ok(bytes.map(|bytes| AuxiliaryVector::parse(&bytes)))
     }
 
-    /// A thread that had not ended when the process was last looked at.
+    /// A thread that had not ended when we last looked.
     pub fn living_task(&self) -> Task {
         self.memory_task()
     }
 
     /// The thread through which the memory is reached.
     pub(crate) fn memory_task(&self) -> Task {
-        // ORDERING: a hint that stands for itself; whoever reads an old value finds that thread
-        // dead and looks for another one.
+        // ORDERING: a hint that stands for itself; a reader of an old value finds that thread dead
+        // and looks for another one.
         self.task(self.memory_tid())
     }
 
@@ -363,5 +356,32 @@ impl Process {
         // ORDERING: as in `memory_task`.
         self.shared.memory_tid.store(tid, Ordering::Relaxed);
         Some(tid)
+    }
+
+    /// The thread in which calls were made last.
+    pub(crate) fn call_thread(&self) -> Option<i32> {
+        // ORDERING: a hint that stands for itself.
+        let tid = self.shared.call_tid.load(Ordering::Relaxed);
+        (tid != 0).then_some(tid)
+    }
+
+    pub(crate) fn is_call_thread(&self, tid: i32) -> bool {
+        self.call_thread() == Some(tid)
+    }
+
+    pub(crate) fn set_call_thread(&self, tid: i32) {
+        // ORDERING: as in `call_thread`.
+        self.shared.call_tid.store(tid, Ordering::Relaxed);
+    }
+
+    /// Whether a thread that made a call had to wait for a processor.
+    pub(crate) fn is_crowded(&self) -> bool {
+        // ORDERING: a hint that stands for itself.
+        self.shared.is_crowded.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_crowded(&self) {
+        // ORDERING: as in `is_crowded`.
+        self.shared.is_crowded.store(true, Ordering::Relaxed);
     }
 }

@@ -1,9 +1,10 @@
-//! Which system call a thread is in that the kernel resumes by `restart_syscall`.
+//! The system calls in which threads have been stopped for the first time.
 //!
-//! After the first stop in such a call (nanosleep, poll, futex with a timeout) the thread continues under the
-//! number of `restart_syscall`, and at the next stop nothing says what it was called for. A thread that has to
-//! restore itself by `rt_sigreturn`, because we have died, needs the number to make the call again: the kernel has
-//! forgotten the rest of it by then, and `restart_syscall` would return `EINTR`.
+//! After the first stop in a call that the kernel resumes by `restart_syscall` (nanosleep, poll,
+//! futex with a timeout), the thread continues under the number of `restart_syscall`, and at the
+//! next stop nothing shows what it was called for. A thread that has to restore itself by
+//! `rt_sigreturn`, because we have died, needs the number to make the call again: the kernel has
+//! forgotten the rest of the call by then, and `restart_syscall` would return `EINTR`.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -12,20 +13,12 @@ use crate::process::handle::Process;
 use crate::sys::registers::Registers;
 use crate::sys::restart::{RESTART_SYSCALL, has_restart_block};
 
-/// The calls that are resumed so, as far as they occur in programs.
-const RESUMED: [i64; 4] = [
-    libc::SYS_nanosleep,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_poll,
-    libc::SYS_futex,
-];
-
-/// The calls in which threads have been stopped for the first time.
+/// The registers of threads in such calls, by thread number.
 #[derive(Debug, Default)]
-pub(crate) struct InterruptedCalls(Mutex<HashMap<i32, Registers>>);
+pub(super) struct InterruptedCalls(Mutex<HashMap<i32, Registers>>);
 
 impl Process {
-    /// A thread has been stopped with these registers.
+    /// Notes that a thread has been stopped with these registers.
     pub(crate) fn note_interrupted_call(&self, tid: i32, registers: &Registers) {
         if has_restart_block(registers)
             && registers.orig_rax != RESTART_SYSCALL
@@ -35,21 +28,11 @@ impl Process {
         }
     }
 
-    /// The number of the call that a stopped thread is in, if it is to be resumed; `None` if that is not known.
-    pub(crate) fn resumed_call(&self, tid: i32, registers: &Registers) -> Option<u64> {
-        if registers.orig_rax != RESTART_SYSCALL {
-            return Some(registers.orig_rax);
-        }
-        let seen = self.shared.interrupted_calls.0.lock().ok()?;
-        let seen = seen.get(&tid).filter(|seen| is_same_call(seen, registers));
-        if let Some(seen) = seen {
-            return Some(seen.orig_rax);
-        }
-        // Somebody else has stopped it, or another command.
-        let code = self
-            .memory()
-            .read_array(registers.instruction_pointer() - 7);
-        number_in_code(code.ok()?)
+    /// The number of the call that a thread is in, if we have seen it stopped in this call before.
+    pub(crate) fn interrupted_call(&self, tid: i32, registers: &Registers) -> Option<u64> {
+        let calls = self.shared.interrupted_calls.0.lock().ok()?;
+        let seen = calls.get(&tid).filter(|seen| is_same_call(seen, registers));
+        seen.map(|seen| seen.orig_rax)
     }
 }
 
@@ -59,31 +42,9 @@ fn is_same_call(seen: &Registers, now: &Registers) -> bool {
     call(seen) == call(now)
 }
 
-/// The number, if `mov $number, %eax; syscall` has made the call, as C libraries mostly do.
-fn number_in_code(code: [u8; 7]) -> Option<u64> {
-    let [0xb8, a, b, c, d, 0x0f, 0x05] = code else {
-        return None;
-    };
-    let number = u32::from_le_bytes([a, b, c, d]);
-    RESUMED
-        .contains(&i64::from(number))
-        .then_some(number.into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_calls_that_are_resumed_are_taken_from_the_code() {
-        assert_eq!(
-            number_in_code([0xb8, 230, 0, 0, 0, 0x0f, 0x05]),
-            Some(libc::SYS_clock_nanosleep as u64)
-        );
-        // read, and another instruction.
-        assert_eq!(number_in_code([0xb8, 0, 0, 0, 0, 0x0f, 0x05]), None);
-        assert_eq!(number_in_code([0xb9, 230, 0, 0, 0, 0x0f, 0x05]), None);
-    }
 
     #[test]
     fn another_call_at_the_same_place_is_told_by_its_arguments() {

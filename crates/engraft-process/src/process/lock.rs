@@ -1,18 +1,20 @@
 //! One controller at a time.
 //!
-//! There are two locks, because no single one does for everybody:
+//! There are two locks, because none of them works among all controllers:
 //!
-//! - The *own* lock is a byte, numbered like the process, of one file that only this user can open: for root in
-//!   `/run/engraft`, for others in their runtime directory. Controllers of one user exclude each other by it, whatever
-//!   the process does. It belongs to an open file, so it ends with its owner, and the file does not grow.
-//! - The *shared* lock is an `flock` on the process's directory of file descriptors in /proc. Controllers of different
-//!   users exclude each other by it: those can open it who may trace the process. But so can the process itself, and
-//!   anybody of its user. So it counts only as far as its holder may be a controller, and root waits for an ordinary
-//!   user's for [`PATIENCE`] at most.
+//! - The *own* lock is among controllers of one user. It is a byte, numbered like the process, of
+//!   one file that only this user can open: for root in `/run/engraft`, for others in their runtime
+//!   directory. The process cannot interfere. The lock belongs to an open file, so it ends with its
+//!   owner, and the file does not grow.
+//! - The *shared* lock is among controllers of different users. It is an `flock` on the process's
+//!   directory of file descriptors in /proc, which every user can open who may trace the process.
+//!   But the process itself and any process of its user can open it, too. So the lock counts only
+//!   as far as its owner may be a controller, and root waits for an ordinary user's lock for
+//!   [`PATIENCE`] at most.
 //!
-//! Where the own lock cannot be had (`/run` is read-only, say), the shared one counts in any case.
-//! Controllers that see the process through different mounts of /proc (from inside and outside of a container) do not
-//! see each other's.
+//! If the own lock cannot be taken (`/run` is read-only, say), the shared one counts in any case.
+//! Controllers that see the process through different mounts of /proc (from inside and outside of a
+//! container) do not see each other's locks.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -28,11 +30,12 @@ use crate::process::handle::Process;
 use crate::process::task::{Task, or_gone};
 use crate::sys::range_lock::try_lock_byte;
 
-/// How long root waits for a lock that an ordinary user holds. A controller seldom holds it for that long at a time.
+/// How long root waits for a lock that an ordinary user holds. A controller seldom holds it for
+/// that long at a time.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The right to work on a process, which one controller has at a time. It ends with its owner, however that
-/// ends.
+/// The right to work on a process, which one controller has at a time. The right ends with its
+/// owner, however that ends.
 #[derive(Debug)]
 pub struct ProcessLock {
     _own: Option<File>,
@@ -40,18 +43,22 @@ pub struct ProcessLock {
 }
 
 impl Process {
-    /// Takes the lock if it is free; `None` if another controller has it. Of a process that has ended, it is
-    /// free. `waited` is for how long it has not been free.
+    /// Takes the lock if it is free; `None` if another controller has it. The lock of a process
+    /// that has ended is free. `waited` is how long the lock has not been free.
+    ///
+    /// # Errors
+    /// What the system reports. That there is no place for the own lock is no error.
     pub fn try_lock(&self, waited: Duration) -> io::Result<Option<ProcessLock>> {
         let own = match own_lock_file() {
             Ok(file) if !try_lock_byte(&file, self.pid().into())? => return Ok(None),
             Ok(file) => Some(file),
             Err(error) => {
-                tracing::debug!(%error, "no lock of our own; the one in /proc has to do");
+                tracing::debug!(%error, "no lock of our own; only the one in /proc is used");
                 None
             }
         };
-        // ORDERING: only this thread's earlier call matters; another one would come to the same result.
+        // ORDERING: only an earlier call of this thread matters; another thread would come to the
+        // same result.
         let ignored = self.shared.ignores_shared_lock.load(Ordering::Relaxed);
         let Some(directory) = or_gone(File::open(format!("/proc/{}/fd", self.pid())))? else {
             return Ok(Some(ProcessLock {
@@ -85,21 +92,21 @@ impl Process {
         }))
     }
 
-    /// Whether the holder of the shared lock is to be waited for.
+    /// Whether the owner of the shared lock may be a controller, so that we wait for it.
     fn may_be_controllers(&self, directory: &File, waited: Duration) -> io::Result<bool> {
-        let holder = holder(directory)?;
+        let owner = lock_owner(directory)?;
         let real_user = |tid| Task::new(tid, tid).status().ok()??.real_user;
-        Ok(match holder {
+        Ok(match owner {
             // No process is its own controller.
-            Some(holder) if holder == self.pid() => false,
-            Some(holder) if real_user(holder) == Some(0) => true,
+            Some(owner) if owner == self.pid() => false,
+            Some(owner) if real_user(owner) == Some(0) => true,
             _ => !geteuid().is_root() || waited < PATIENCE,
         })
     }
 }
 
-/// The process that took the `flock` on this file, if it can be seen.
-fn holder(file: &File) -> io::Result<Option<i32>> {
+/// The process that took the `flock` on this file, if we can see it.
+fn lock_owner(file: &File) -> io::Result<Option<i32>> {
     let facts = fstat(file)?;
     let (major, minor) = (
         rustix::fs::major(facts.st_dev),
@@ -107,19 +114,19 @@ fn holder(file: &File) -> io::Result<Option<i32>> {
     );
     let place = format!("{major:02x}:{minor:02x}:{}", facts.st_ino);
     let text = std::fs::read_to_string("/proc/locks")?;
-    Ok(text.lines().find_map(|line| parse_holder(line, &place)))
+    Ok(text.lines().find_map(|line| parse_lock_owner(line, &place)))
 }
 
 /// From a line like `1: FLOCK  ADVISORY  WRITE 1234 00:16:5678 0 EOF`.
-fn parse_holder(line: &str, place: &str) -> Option<i32> {
+fn parse_lock_owner(line: &str, place: &str) -> Option<i32> {
     let mut words = line.split_ascii_whitespace();
-    // Behind an arrow there are those who wait.
+    // A line with an arrow is about a process that waits: the words after it are one place later.
     let kind = words.nth(1)?;
     let pid = words.nth(2)?.parse().ok()?;
     (kind == "FLOCK" && words.next()? == place).then_some(pid)
 }
 
-/// The file of which each byte is a lock, opened.
+/// Opens the file of which each byte is a lock.
 fn own_lock_file() -> io::Result<File> {
     let parent = match geteuid().is_root() {
         true => PathBuf::from("/run"),
@@ -131,7 +138,8 @@ fn own_lock_file() -> io::Result<File> {
     lock_file_in(&parent)
 }
 
-/// The same in a given directory. Nobody else may be able to open it, or to put another one in its place.
+/// Opens the file in the directory `engraft` below `parent`. No other user may be able to open the
+/// file, or to put another one in its place.
 fn lock_file_in(parent: &Path) -> io::Result<File> {
     let path = parent.join("engraft");
     match mkdir(&path, Mode::RWXU) {
@@ -159,7 +167,9 @@ fn expect_own(facts: &rustix::fs::Stat, kind: FileType) -> io::Result<()> {
             .is_empty();
     match is_private && FileType::from_raw_mode(facts.st_mode) == kind {
         true => Ok(()),
-        false => Err(io::Error::other("the place of the lock is not ours alone")),
+        false => Err(io::Error::other(
+            "other users can reach the place of the lock",
+        )),
     }
 }
 
@@ -170,15 +180,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_holder_is_found_by_its_file() {
+    fn an_owner_is_found_by_its_file() {
         let lines = [
             "1: FLOCK  ADVISORY  WRITE 29807 00:15:208742 0 EOF",
             "1: -> FLOCK  ADVISORY  WRITE 29808 00:15:208742 0 EOF",
             "2: POSIX  ADVISORY  WRITE 29809 00:15:208742 0 EOF",
         ];
-        let found = lines.map(|line| parse_holder(line, "00:15:208742"));
+        let found = lines.map(|line| parse_lock_owner(line, "00:15:208742"));
         assert_eq!(found, [Some(29807), None, None]);
-        assert_eq!(parse_holder(lines[0], "00:15:20874"), None);
+        assert_eq!(parse_lock_owner(lines[0], "00:15:20874"), None);
     }
 
     #[test]

@@ -1,9 +1,12 @@
-//! One process, seen from outside: its number, its threads under /proc, its lock, and the bounds within
-//! which it is believed.
+//! One process as `/proc` and its pidfd show it: its number, its threads, its lock, and the bounds
+//! on what we read and how long we wait.
 //!
-//! Must not know: what is in its memory, ptrace.
+//! Must not know: the content of its memory, tracing. What later folders learn of a process and
+//! need again (which threads wake often, the call thread, borrowed code) is kept in
+//! [`handle::Process`] as plain data.
 
 pub(crate) mod auxv;
+pub(crate) mod borrowed_code;
 pub(crate) mod deadline;
 pub(crate) mod exec;
 pub(crate) mod filters;
@@ -13,8 +16,8 @@ pub(crate) mod freezer;
 pub(crate) mod handle;
 pub(crate) mod interrupted_calls;
 pub mod limits;
-pub(crate) mod liveliness;
 pub(crate) mod lock;
 pub(crate) mod obstacles;
 pub(crate) mod task;
 pub(crate) mod time_limit;
+pub(crate) mod wake_rate;

@@ -1,4 +1,4 @@
-//! What can be seen from outside that would be in the way of a stop or a remote call. Nobody is disturbed.
+//! What would prevent a stop or a remote call, as far as /proc shows it. No thread is disturbed.
 
 use std::io;
 
@@ -10,27 +10,30 @@ use crate::process::task::{Task, TaskState};
 pub enum Seccomp {
     /// Only read, write, exit and sigreturn.
     Strict,
-    /// What a filter allows, which cannot be seen.
+    /// What a filter allows. /proc does not show what that is.
     Filter,
 }
 
-/// What would be in the way.
+/// What would prevent a stop or a remote call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Obstacles {
     /// The process is traced by this thread.
     pub tracer: Option<i32>,
-    /// It is dying, and writes its memory to a file.
+    /// The process is dying, and writes its memory to a file.
     pub core_dumping: bool,
     /// A thread in an uninterruptible sleep.
     pub uninterruptible: Option<i32>,
-    /// Confined threads.
+    /// Threads that seccomp confines.
     pub seccomp: Vec<(i32, Seccomp)>,
-    /// How many threads are not confined.
+    /// How many threads seccomp does not confine.
     pub unconfined: usize,
 }
 
 impl Process {
     /// Looks at all threads.
+    ///
+    /// # Errors
+    /// What the system reports.
     pub fn obstacles(&self) -> io::Result<Obstacles> {
         let mut obstacles = Obstacles::default();
         for tid in self.threads()? {

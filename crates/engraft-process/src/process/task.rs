@@ -1,6 +1,7 @@
-//! Looking at threads through /proc, without stopping or waking anybody.
+//! Looking at threads through /proc, without stopping or waking any.
 //!
-//! Costs on a small machine: `stat` and `syscall` about 4 us each, `schedstat` 3 us, `status` 9-30 us.
+//! Costs on a small machine: `stat` and `syscall` about 4 us each, `schedstat` 3 us, `status` 9-30
+//! us.
 
 use std::fmt;
 use std::fs;
@@ -11,7 +12,7 @@ use std::str::FromStr;
 use crate::process::foreign::escape_bytes;
 use crate::process::limits::{BeyondLimit, THREADS};
 use crate::sys::address::TargetAddress;
-use crate::sys::schedule::notice_waiting;
+use crate::sys::time_slice::check_long_slice;
 
 /// Flags of a kernel thread, of an io_uring worker and of other kernel threads that share a user
 /// process (`include/linux/sched.h`; the last since Linux 6.4).
@@ -19,27 +20,27 @@ const PF_KTHREAD: u64 = 0x0020_0000;
 const PF_IO_WORKER: u64 = 0x10;
 const PF_USER_WORKER: u64 = 0x4000;
 
-/// What the scheduler has to say about a thread.
+/// The state of a thread, as the scheduler has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskState {
     /// On a processor or waiting for one.
     Running,
     /// Asleep; a signal or a stop request wakes it.
     Sleeping,
-    /// Asleep, not to be woken but by what it waits for (also a vfork parent).
+    /// Asleep; only the event that it waits for wakes it (also a vfork parent).
     Uninterruptible,
     /// Stopped by a signal.
     Stopped,
     /// In a ptrace stop.
     Traced,
-    /// Has ended, but is not yet forgotten.
+    /// Has ended, but is still listed.
     Dead,
 }
 
 /// One thread, as `/proc/PID/task/TID/stat` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TaskStat {
-    /// What it is doing.
+    /// What the thread is doing.
     pub state: TaskState,
     /// `PF_*` flags.
     flags: u64,
@@ -65,18 +66,18 @@ pub enum Activity {
     Running,
     /// Asleep in a system call.
     InSystemCall {
-        /// Which.
+        /// The number of the call.
         number: u64,
-        /// Its user stack pointer.
+        /// The thread's user stack pointer.
         stack_pointer: TargetAddress,
-        /// Where it will go on in user mode.
+        /// Where the thread will continue in user mode.
         instruction_pointer: TargetAddress,
     },
     /// Asleep in the kernel, but not in a system call (a page fault, say).
     Blocked {
-        /// Its user stack pointer.
+        /// The thread's user stack pointer.
         stack_pointer: TargetAddress,
-        /// Where it will go on in user mode.
+        /// Where the thread will continue in user mode.
         instruction_pointer: TargetAddress,
     },
 }
@@ -104,31 +105,31 @@ impl fmt::Display for Activity {
     }
 }
 
-/// `/proc/PID/task/TID/schedstat`. Two equal readings mean: it did not run in between.
+/// `/proc/PID/task/TID/schedstat`. If two readings are equal, the thread did not run in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedulerCounters {
     /// Nanoseconds on a processor.
     pub running: u64,
     /// Nanoseconds of waiting for a processor.
     pub waiting: u64,
-    /// How often it was put on a processor.
+    /// How often the thread was put on a processor.
     pub slices: u64,
 }
 
 /// The fields of `/proc/PID/task/TID/status` that this crate needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TaskStatus {
-    /// The process (thread group) it belongs to.
+    /// The process (thread group) to which the thread belongs.
     pub(crate) thread_group: i32,
-    /// The process's number as it sees it itself, in its own pid namespace; 0 before Linux 4.1.
-    pub(crate) own_number: i32,
-    /// The user that started it (the real one); `None` if that is not said.
+    /// The process's number in its own pid namespace; 0 before Linux 4.1.
+    pub(crate) pid_in_own_namespace: i32,
+    /// The real user; `None` if the kernel does not say.
     pub(crate) real_user: Option<u32>,
-    /// Its tracer, 0 if none.
+    /// The thread's tracer, 0 if none.
     pub(crate) tracer: i32,
     /// 0 none, 1 strict, 2 filter.
     pub(crate) seccomp: u32,
-    /// Is the process writing a core dump?
+    /// The process is writing a core dump.
     pub(crate) core_dumping: bool,
 }
 
@@ -139,7 +140,7 @@ pub struct Task {
     tid: i32,
 }
 
-/// "It is no longer there", in the three ways in which /proc says so.
+/// Turns the errors by which /proc says that a process or thread has ended into `None`.
 pub(crate) fn or_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -195,7 +196,8 @@ fn parse_activity(text: &str) -> Option<Activity> {
     }
 }
 
-/// The entries of a directory of /proc that are numbers; `None` when it is gone.
+/// The entries of a directory of /proc that are numbers; `None` if the directory does not exist any
+/// more.
 fn numbers<T: FromStr>(path: &Path) -> io::Result<Option<Vec<T>>> {
     let Some(entries) = or_gone(fs::read_dir(path))? else {
         return Ok(None);
@@ -229,7 +231,7 @@ fn parse_status(text: &str) -> TaskStatus {
         match key {
             "NStgid" => {
                 let innermost = value.split_ascii_whitespace().next_back();
-                status.own_number = innermost.and_then(|it| it.parse().ok()).unwrap_or(0);
+                status.pid_in_own_namespace = innermost.and_then(|it| it.parse().ok()).unwrap_or(0);
             }
             "Tgid" => status.thread_group = value.parse().unwrap_or(0),
             "Uid" => {
@@ -251,8 +253,10 @@ impl Task {
         Self { pid, tid }
     }
 
-    /// The threads of a process, in no particular order; empty when it is gone. A process with more than
-    /// [`THREADS`] is an error with a [`BeyondLimit`] inside.
+    /// The threads of a process, in no particular order; empty if the process has ended.
+    ///
+    /// # Errors
+    /// What the system reports; a [`BeyondLimit`] inside if there are more than [`THREADS`].
     pub fn list(pid: i32) -> io::Result<Vec<i32>> {
         let tids = numbers(format!("/proc/{pid}/task").as_ref())?.unwrap_or_default();
         match tids.len() > THREADS {
@@ -271,19 +275,23 @@ impl Task {
     }
 
     fn text(&self, name: &str) -> io::Result<Option<String>> {
-        notice_waiting();
-        // These files are made by one read and fit in a page. fs::read would ask for the size first
-        // and read again for the end: these are read for every thread while threads wait.
+        check_long_slice();
+        // The kernel makes such a file at one read, and it fits in a page. fs::read would ask for
+        // the size first and read again for the end, and we read these files for every thread while
+        // threads wait.
         let mut page = [0; 4096];
         let read = fs::File::open(self.path(name)).and_then(|mut file| file.read(&mut page));
         let Some(length) = or_gone(read)? else {
             return Ok(None);
         };
-        // A program may name itself with any bytes: not necessarily UTF-8.
+        // A program may give itself a name that is not UTF-8.
         Ok(Some(String::from_utf8_lossy(&page[..length]).into_owned()))
     }
 
-    /// Its state; `None` when it is gone.
+    /// The state of the thread; `None` if it has ended.
+    ///
+    /// # Errors
+    /// What the system reports, or that the file has an unknown form.
     pub fn stat(&self) -> io::Result<Option<TaskStat>> {
         let Some(text) = self.text("stat")? else {
             return Ok(None);
@@ -291,7 +299,10 @@ impl Task {
         parse_stat(&text).map(Some).ok_or_else(|| malformed("stat"))
     }
 
-    /// Where it sleeps, if it does; `None` when it is gone.
+    /// Where the thread sleeps, if it does; `None` if it has ended.
+    ///
+    /// # Errors
+    /// As [`Task::stat`].
     pub fn activity(&self) -> io::Result<Option<Activity>> {
         let Some(text) = self.text("syscall")? else {
             return Ok(None);
@@ -301,7 +312,11 @@ impl Task {
             .ok_or_else(|| malformed("syscall"))
     }
 
-    /// Its scheduler counters; `None` when it is gone or the kernel keeps none (`SCHED_INFO`).
+    /// The thread's scheduler counters; `None` if it has ended, or if the kernel does not count
+    /// (`SCHED_INFO`).
+    ///
+    /// # Errors
+    /// As [`Task::stat`].
     pub fn scheduler_counters(&self) -> io::Result<Option<SchedulerCounters>> {
         let Some(text) = self.text("schedstat")? else {
             return Ok(None);
@@ -327,12 +342,16 @@ impl Task {
         Some(escape_bytes(name.strip_suffix(b"\n").unwrap_or(&name)))
     }
 
-    /// Its status fields; `None` when it is gone.
+    /// The thread's status fields; `None` if it has ended.
     pub(crate) fn status(&self) -> io::Result<Option<TaskStatus>> {
         Ok(self.text("status")?.map(|text| parse_status(&text)))
     }
 
-    /// The soft limit of the size of files that it may make, in bytes; `None` when it is gone.
+    /// The soft limit of the size of files that the thread may make, in bytes; `None` if it has
+    /// ended.
+    ///
+    /// # Errors
+    /// As [`Task::stat`].
     pub fn file_size_limit(&self) -> io::Result<Option<u64>> {
         let Some(text) = self.text("limits")? else {
             return Ok(None);
@@ -342,12 +361,19 @@ impl Task {
             .ok_or_else(|| malformed("limits"))
     }
 
-    /// The numbers of its open file descriptors; none when it is gone.
+    /// The numbers of the thread's open file descriptors; none if it has ended.
+    ///
+    /// # Errors
+    /// What the system reports.
     pub fn descriptors(&self) -> io::Result<Vec<u64>> {
         Ok(numbers(&self.path("fd"))?.unwrap_or_default())
     }
 
-    /// The file behind a file descriptor, as /proc names it (`socket:[123]`); `None` if it is not open.
+    /// The file of a file descriptor, as /proc names it (`socket:[123]`); `None` if the descriptor
+    /// is not open.
+    ///
+    /// # Errors
+    /// What the system reports.
     pub fn descriptor(&self, number: u64) -> io::Result<Option<PathBuf>> {
         or_gone(fs::read_link(self.path(&format!("fd/{number}"))))
     }

@@ -1,30 +1,22 @@
-//! How far the stack of a thread has to shrink for all replaced code to be gone from it.
+//! How far the stack of a thread has to shrink until no replaced code is on it.
 //!
-//! A walk of the whole stack shows the outermost replaced frame. Its CFA, and those of the frames further out, are
-//! stack pointers from which calls can be made only after that frame has ended. `docs/transition.md` has the argument.
+//! A walk of the whole stack shows the outermost replaced frame. Its CFA, and those of the frames
+//! further out, are stack pointers from which calls can be made only after that frame has ended.
+//! `docs/transition.md` has the argument.
 
 use std::ops::Range;
 
 use crate::memory::maps::Mapping;
-use crate::stack::scan::is_own_stack;
+use crate::stack::frame::Frame;
+use crate::stack::own_stack::is_own_stack;
+use crate::stack::replaced_code::ReplacedCode;
 use crate::stack::tail_calls::may_jump_to_replaced;
-use crate::stack::walk::{Frame, StackWalk};
-use crate::stop::stopped_thread::ThreadState;
+use crate::stack::walk::StackWalk;
 use crate::sys::address::TargetAddress;
+use crate::trace::thread_state::ThreadState;
 
-/// Code that is being replaced, as the walk has to know it.
-#[derive(Debug, Default)]
-pub struct ReplacedCode {
-    /// All of it.
-    pub ranges: Vec<Range<TargetAddress>>,
-    /// Code in which a thread decides where a call goes: from what it has in its registers there, it may act later.
-    pub deciding: Vec<Range<TargetAddress>>,
-    /// The entries of replaced functions: from the entry to the end of the site, and the bytes at the end of that
-    /// which the site has replaced, or will.
-    pub entries: Vec<(Range<TargetAddress>, Vec<u8>)>,
-}
-
-/// Where a thread may be certain that it has left all replaced code.
+/// A thread whose stack pointer is above the first depth, on the same stack, has left all replaced
+/// code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackDoor {
     /// The lowest address that is known to belong to the stack.
@@ -36,8 +28,8 @@ pub struct StackDoor {
 }
 
 impl StackWalk<'_> {
-    /// The door of a stopped thread. `None` if it is outside of replaced code, if its stack cannot be walked to the
-    /// end, or if it is about to decide where a call goes.
+    /// The door of a stopped thread. `None` if the thread is outside of replaced code, if its stack
+    /// cannot be walked to the end, or if it is about to decide where a call goes.
     pub fn door(&self, thread: &ThreadState, replaced: &ReplacedCode) -> Option<StackDoor> {
         if thread.is_kernel_worker {
             return None;
@@ -54,7 +46,8 @@ impl StackWalk<'_> {
             .rposition(|frame| is_in(frame, &replaced.ranges))?;
         let (inner, outer) = frames.split_at_checked(outermost)?;
         let function = outer.first()?;
-        // What a signal has interrupted may be on another stack. The last frame has no caller.
+        // A frame that a signal has interrupted may be on another stack. The last frame has no
+        // caller.
         let called = outer.windows(2).take_while(|pair| match pair {
             [_, caller] => !caller.is_exact,
             _ => false,
@@ -78,8 +71,8 @@ impl StackWalk<'_> {
         })
     }
 
-    /// The lowest address that is known to belong to the stack of a frame: where its mapping starts, if that is a
-    /// stack and nothing else; or else where the innermost frame on it is.
+    /// The lowest address that is known to belong to the stack of a frame: the start of its mapping
+    /// if that holds a stack and nothing else, otherwise the innermost frame on the stack.
     fn low(&self, thread: &ThreadState, inner: &[Frame], frame: &Frame) -> Option<TargetAddress> {
         let mapping = self.maps().find(frame.stack_pointer)?;
         if is_own_stack(thread, frame.stack_pointer, mapping) && self.is_guarded(mapping) {
@@ -87,7 +80,8 @@ impl StackWalk<'_> {
         }
         let mut low = frame;
         for next in inner.iter().rev() {
-            // What a signal has interrupted is on the stack of whatever comes after it only by chance.
+            // A frame that a signal has interrupted is on the same stack as the next one only by
+            // chance.
             if low.is_exact {
                 break;
             }
@@ -96,8 +90,8 @@ impl StackWalk<'_> {
         Some(low.stack_pointer)
     }
 
-    /// Whether nothing else can be in a mapping below the stack that is at its upper end: the first thread's has a
-    /// gap below, others a page that cannot be accessed.
+    /// Whether a mapping with a stack at its upper end holds nothing else: below the first thread's
+    /// stack there is a gap, below others a page that cannot be accessed.
     fn is_guarded(&self, mapping: &Mapping) -> bool {
         let guards = |below: &Mapping| {
             below.range.end == mapping.range.start && !below.readable && !below.writable

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use gimli::{BaseAddresses, EhFrameOffset, LittleEndian, UnwindContext, UnwindSection};
 
-use crate::elf::headers::half;
 use crate::memory::access::{Memory, MemoryError};
+use crate::memory::fields::half;
 use crate::process::limits::UNWIND_ENTRY;
 use crate::stack::frame_registers::COUNT;
 use crate::stack::unwind_budget::UnwindBudget;
@@ -153,8 +153,8 @@ impl EhFrame {
         section
     }
 
-    /// The rules for the instruction at `at`, from the entry at this address; `None` if that entry is
-    /// about other code.
+    /// The rules for the instruction at `at`, from the entry at this address; `None` if that entry
+    /// is about other code.
     pub(crate) fn rules(
         &mut self,
         memory: Memory<'_>,
@@ -223,8 +223,8 @@ impl EhFrame {
         }))
     }
 
-    /// All entries of functions, in the order of the code they are about. One damaged entry makes the
-    /// whole section worthless, for what comes after it cannot be found.
+    /// All entries of functions, in the order of the code they are about. One damaged entry makes
+    /// the whole section worthless, for what comes after it cannot be found.
     pub(crate) fn index(
         &mut self,
         memory: Memory<'_>,
@@ -303,7 +303,8 @@ mod tests {
 
     #[test]
     fn damaged_tables_are_errors() {
-        // The signal restorer's entry, with expressions for everything, a plain one and a terminator.
+        // The signal restorer's entry, with expressions for everything, a plain one and a
+        // terminator.
         const GOOD: &[u8] =
             b"\x14\0\0\0\0\0\0\0\x01zRS\0\x01\x78\x10\x01\x00\x0c\x07\x08\x90\x01\0\
             \x2c\0\0\0\x1c\0\0\0\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\x0f\x04\x77\xa0\x01\x06\

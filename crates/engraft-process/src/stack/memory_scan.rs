@@ -1,52 +1,53 @@
-//! Looking through all writable memory for words that may be return addresses: of contexts that are suspended on no
-//! thread's stack.
+//! A scan of all writable memory for words that may be return addresses, of contexts that are
+//! suspended on no thread's stack.
 //!
-//! Only private memory is looked at, and of that the pages which the program has touched: stacks are nowhere else.
-//! What is found may also be a left-over of a call that returned long ago. Contexts of `swapcontext` can be told from
-//! that ([`UserContext`]).
+//! Only private memory is scanned, and of that only pages which the program has touched: stacks are
+//! nowhere else. A word may also be a left-over of a call that returned long ago. Contexts of
+//! `swapcontext` can be told from left-overs ([`UserContext`]).
 
 use std::fs::File;
 use std::ops::Range;
 use std::time::Instant;
 
-use crate::elf::headers::word;
+use crate::memory::access::Memory;
 use crate::memory::access::MemoryError;
+use crate::memory::fields::word;
+use crate::memory::instructions::{TAIL, may_be_call};
 use crate::memory::maps::{Mapping, Maps};
 use crate::memory::resident::touched_pages;
 use crate::process::handle::Process;
-use crate::stack::call_site::{TAIL, may_be_call};
-use crate::stack::scan::is_own_stack;
+use crate::stack::own_stack::is_own_stack;
 use crate::stack::user_context::UserContext;
-use crate::stop::stopped_thread::ThreadState;
 use crate::sys::address::TargetAddress;
+use crate::trace::thread_state::ThreadState;
 
-/// Read in pieces of this size.
+/// The size of the pieces in which memory is read.
 const PIECE: u64 = 1 << 20;
-/// More words say no more.
+/// More words give no more information.
 const MOST_WORDS: usize = 1 << 14;
-/// A program has fewer contexts.
+/// More contexts than any program has.
 const MOST_CONTEXTS: usize = 1 << 16;
 
-/// Why memory could not be looked through.
+/// Why memory could not be scanned.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryScanError {
-    /// There is too much of it.
+    /// There is too much memory to be scanned in time.
     #[error(
         "the writable memory of process {pid} could not be looked through in time: {looked_at} bytes were"
     )]
     TimedOut {
         /// The process.
         pid: i32,
-        /// How much could be.
+        /// How many bytes were scanned.
         looked_at: u64,
     },
-    /// There is no end to what looks like contexts.
+    /// More words look like contexts than any program has contexts.
     #[error("process {pid} has more than {MOST_CONTEXTS} suspended contexts")]
     TooManyContexts {
         /// The process.
         pid: i32,
     },
-    /// It could not be read.
+    /// Memory could not be read.
     #[error(transparent)]
     Memory(#[from] MemoryError),
 }
@@ -54,24 +55,24 @@ pub enum MemoryScanError {
 /// A word in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FoundWord {
-    /// Where it is.
+    /// Its address.
     pub at: TargetAddress,
-    /// What it is.
+    /// Its value.
     pub value: TargetAddress,
 }
 
-/// A scan of the memory of a process, whose map must be of the present stop.
+/// A scan of the memory of a process. The memory map must be of the present stop.
 #[derive(Debug)]
 pub struct MemoryScan<'s> {
     process: &'s Process,
     maps: &'s Maps,
-    /// Memory that is none of the program's, or is looked at in another way.
+    /// Memory that does not belong to the program, or that is checked in another way.
     excluded: Vec<Range<TargetAddress>>,
     until: Instant,
 }
 
 impl<'s> MemoryScan<'s> {
-    /// Prepares a scan of all memory but `excluded` that ends in time.
+    /// Prepares a scan of all memory but `excluded`, which ends at `until`.
     pub fn new(
         process: &'s Process,
         maps: &'s Maps,
@@ -87,7 +88,10 @@ impl<'s> MemoryScan<'s> {
         }
     }
 
-    /// Words that may be return addresses into code, or addresses in data.
+    /// Words that may be return addresses into the code, or addresses in the data.
+    ///
+    /// # Errors
+    /// Any [`MemoryScanError`].
     pub fn words(
         &self,
         code: &[Range<TargetAddress>],
@@ -104,6 +108,12 @@ impl<'s> MemoryScan<'s> {
     }
 
     /// The contexts that `swapcontext` has suspended.
+    ///
+    /// # Errors
+    /// Any [`MemoryScanError`].
+    ///
+    /// # Errors
+    /// Any [`MemoryScanError`].
     pub fn user_contexts(&self) -> Result<Vec<UserContext>, MemoryScanError> {
         let mut contexts = Vec::new();
         let in_stack = |pointer: TargetAddress| {
@@ -137,7 +147,7 @@ impl<'s> MemoryScan<'s> {
         Ok(contexts)
     }
 
-    /// Shows all memory, page by page or more at a time, as long as that is wanted.
+    /// Calls `show` with all memory, one page or more at a time, as long as it returns true.
     fn pieces(
         &self,
         mut show: impl FnMut(TargetAddress, &[u8]) -> Result<bool, MemoryScanError>,
@@ -157,8 +167,8 @@ impl<'s> MemoryScan<'s> {
                     for run in touched_pages(pages.as_ref(), &(start..end)) {
                         let length = (run.end - run.start) as usize;
                         let place = buffer.get_mut(..length).unwrap_or_default();
-                        match self.process.memory().read(run.start, place) {
-                            // Nothing that the program can read, either.
+                        match Memory::new(&self.process).read(run.start, place) {
+                            // The program cannot read it either.
                             Err(MemoryError::Unmapped { .. }) => continue,
                             read => read?,
                         }
@@ -174,7 +184,7 @@ impl<'s> MemoryScan<'s> {
         Ok(())
     }
 
-    /// What is left of a range without what is excluded.
+    /// The parts of a range that are not excluded.
     fn included(&self, range: &Range<TargetAddress>) -> Vec<Range<TargetAddress>> {
         let mut left = Vec::new();
         let mut start = range.start;
@@ -202,13 +212,13 @@ fn words(start: TargetAddress, bytes: &[u8]) -> impl Iterator<Item = FoundWord> 
     })
 }
 
-/// Whether a program may have stacks there. Devices are not even to be read.
+/// Whether a program may have stacks in this mapping. A device must not even be read.
 fn may_hold_stacks(mapping: &Mapping) -> bool {
     let is_device = mapping.name.as_encoded_bytes().starts_with(b"/dev/");
     mapping.readable && mapping.writable && !mapping.shared && !is_device
 }
 
-/// What is looked for.
+/// The words that are searched for.
 struct Wanted {
     code: Vec<(Range<TargetAddress>, bool)>,
     data: Vec<Range<TargetAddress>>,
@@ -222,7 +232,7 @@ impl Wanted {
         data: &[Range<TargetAddress>],
     ) -> Self {
         let ends_in_call = |end: TargetAddress| {
-            let tail = process.memory().read_array(end - TAIL as u64);
+            let tail = Memory::new(process).read_array(end - TAIL as u64);
             tail.map_or(true, |tail| may_be_call(&tail))
         };
         let all = || code.iter().chain(data);
@@ -239,7 +249,7 @@ impl Wanted {
     }
 
     fn contains(&self, value: TargetAddress) -> bool {
-        // An entry is a pointer to a function; whoever returns comes back behind a call.
+        // The start of a range is a pointer to a function; a return address follows a call.
         let may_return = |(range, ends_in_call): &(Range<TargetAddress>, bool)| {
             range.start < value && (value < range.end || (*ends_in_call && value == range.end))
         };
@@ -249,8 +259,8 @@ impl Wanted {
     }
 }
 
-/// The memory of the stacks that threads run on, where these are their own: from its lower end to where the thread's
-/// control block is. What lies above that may belong to something else.
+/// The memory of the stacks of threads that run on their own ones: from the lower end to the thread
+/// control block. Memory above that may belong to something else.
 pub fn own_stacks(maps: &Maps, threads: &[ThreadState]) -> Vec<Range<TargetAddress>> {
     let own_stack = |thread: &ThreadState| {
         let stack_pointer = thread.registers.stack_pointer();

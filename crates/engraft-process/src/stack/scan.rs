@@ -1,12 +1,14 @@
-//! The conservative stack scan: is it certain that a thread cannot return into certain code?
+//! The conservative stack scan: it shows that a thread cannot return into certain code.
 //!
-//! Every word of the thread's stack is looked at. A word strictly inside one of the ranges may be a
-//! return address; if there is none, the thread is clear, whatever its unwind tables say. The exact
-//! start of a range is a function pointer: nothing returns to it, and whoever calls it comes through
-//! the entry. The exact end of a range is a return address only if the last instruction is a call,
-//! one that does not return; then an exception can still lead from it to a handler inside.
+//! The scan looks at every word of the thread's stack. A word strictly inside one of the ranges may
+//! be a return address; if there is none, the thread is clear, whatever its unwind tables say. The
+//! exact start of a range is a function pointer: nothing returns to it, and a call of it comes
+//! through the entry. The exact end of a range is a return address only if the last instruction is
+//! a call of a function that does not return; then an exception can still lead from there to a
+//! handler inside.
 //!
-//! Those that are not clear here are asked again by the precise walk: [`StackScan::check_precisely`].
+//! A thread that is not clear here is checked again by the precise walk:
+//! [`StackScan::check_precisely`].
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -14,114 +16,54 @@ use std::ops::{Range, RangeInclusive};
 
 use engraft_machine::RED_ZONE;
 
-use crate::call::gadgets::{LONGEST_RESTORER, is_restorer, starts_as_restorer};
-use crate::elf::headers::word;
-use crate::memory::access::MemoryError;
+use crate::memory::access::Memory;
+use crate::memory::fields::word;
+use crate::memory::instructions::{
+    LONGEST_RESTORER, TAIL, is_restorer, may_be_call, starts_as_restorer,
+};
 use crate::memory::maps::{Mapping, Maps};
 use crate::process::handle::Process;
 use crate::process::limits::{self, BeyondLimit, CODE_ADDRESSES};
-use crate::stack::call_site::{TAIL, may_be_call};
-use crate::stack::walk::{Frame, StackWalk};
-use crate::stack::walk_error::BrokenWalk;
-use crate::stop::stopped_thread::ThreadState;
+use crate::stack::own_stack::{holds_thread, is_own_stack};
+use crate::stack::verdict::{Unreliable, Verdict};
+use crate::stack::walk::StackWalk;
 use crate::sys::address::TargetAddress;
+use crate::trace::thread_state::ThreadState;
 
-/// More than this is not scanned: the thread runs on something that is no ordinary stack.
+/// A longer stack is not scanned: it is no ordinary one.
 const MAX_SCAN: u64 = 64 << 20;
-/// Read in pieces of this size.
+/// The size of the pieces in which a stack is read.
 const PIECE: u64 = 256 << 10;
 /// A handler may be interrupted by another signal, and so on.
 const MAX_SIGNAL_FRAMES: usize = 32;
 /// Where a signal frame, which starts with the address of the restorer, keeps the stack pointer.
 const SAVED_STACK_POINTER: u64 = 8 + 40 + 15 * 8;
 
-/// What the scan of one thread found.
-#[derive(Debug)]
-pub enum Verdict {
-    /// No word can be a return address into the ranges.
-    Clear,
-    /// It is executing in a range.
-    Running {
-        /// The range.
-        range: Range<TargetAddress>,
-        /// Where.
-        instruction_pointer: TargetAddress,
-    },
-    /// Something on its stack may be a return address into a range.
-    Sleeping {
-        /// The range.
-        range: Range<TargetAddress>,
-        /// Where on the stack.
-        at: TargetAddress,
-        /// The value.
-        value: TargetAddress,
-        /// The frame that will return there, if the stack was walked. Without a walk it may be a
-        /// left-over.
-        frame: Option<Frame>,
-    },
-    /// Not everything could be looked at: not clear.
-    Unreliable(Unreliable),
-}
-
-/// Why a scan says nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum Unreliable {
-    /// The stack pointer is nowhere.
-    #[error("the stack pointer {stack_pointer} is in no mapping")]
-    NoStack {
-        /// Its value.
-        stack_pointer: TargetAddress,
-    },
-    /// The thread is on a stack that is not its own (a coroutine), and where it came from is unknown.
-    #[error("the stack at {stack_pointer} is not the thread's own (a coroutine?)")]
-    ForeignStack {
-        /// Where it is.
-        stack_pointer: TargetAddress,
-    },
-    /// There is too much to look at.
-    #[error("the stack at {stack_pointer} has {length} bytes, more than can be scanned")]
-    TooLarge {
-        /// Where it is.
-        stack_pointer: TargetAddress,
-        /// Its length.
-        length: u64,
-    },
-    /// It could not be read.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// It is more than is looked at.
-    #[error(transparent)]
-    Beyond(#[from] BeyondLimit),
-    /// Something may be a return address, and the walk that was to tell could not.
-    #[error(transparent)]
-    Walk(#[from] BrokenWalk),
-}
-
 /// A scan for a set of ranges, prepared once for all threads of a process.
 #[derive(Debug)]
 pub struct StackScan<'s> {
     process: &'s Process,
     maps: &'s Maps,
-    ranges: Vec<Target>,
-    /// Where code can be.
+    ranges: Vec<GuardedRange>,
+    /// All executable memory.
     code: Vec<Range<TargetAddress>>,
-    /// From the lowest to the highest address that matters. Most words of a stack are far from that.
+    /// From the lowest to the highest address that matters. Most words of a stack are outside.
     span: RangeInclusive<TargetAddress>,
-    /// Code addresses that were looked at. Threads that sleep in the same place have the same ones on their
-    /// stacks.
+    /// Code addresses that were looked at. Threads that sleep in the same place have the same ones
+    /// on their stacks.
     seen: RefCell<HashSet<TargetAddress>>,
-    /// Those of them that are restorers.
+    /// The restorers among these addresses.
     restorers: RefCell<HashSet<TargetAddress>>,
 }
 
-/// One range that nothing may return into.
+/// One range into which no thread may return.
 #[derive(Debug)]
-struct Target {
+struct GuardedRange {
     range: Range<TargetAddress>,
     ends_in_call: bool,
 }
 
-/// What is to be looked at for one thread.
+/// How far the scan of one thread has come: the stacks to scan, and those scanned.
 #[derive(Default)]
 struct Progress {
     todo: Vec<TargetAddress>,
@@ -134,23 +76,24 @@ impl<'s> StackScan<'s> {
     /// Prepares a scan. The map must be of the present stop: a stack that is not in it makes the
     /// result unreliable, never clear.
     pub fn new(process: &'s Process, maps: &'s Maps, ranges: &[Range<TargetAddress>]) -> Self {
-        let prepare = |range: &Range<TargetAddress>| Target {
+        let prepare = |range: &Range<TargetAddress>| GuardedRange {
             range: range.clone(),
             ends_in_call: may_end_in_call(process, range.end),
         };
         Self::with(process, maps, ranges.iter().map(prepare).collect())
     }
 
-    /// The same for bytes that are about to be overwritten: who returns right behind them does not execute them.
+    /// Prepares a scan for bytes that are about to be overwritten: a thread that returns right
+    /// after them does not execute them.
     pub fn of_bytes(process: &'s Process, maps: &'s Maps, ranges: &[Range<TargetAddress>]) -> Self {
-        let prepare = |range: &Range<TargetAddress>| Target {
+        let prepare = |range: &Range<TargetAddress>| GuardedRange {
             range: range.clone(),
             ends_in_call: false,
         };
         Self::with(process, maps, ranges.iter().map(prepare).collect())
     }
 
-    fn with(process: &'s Process, maps: &'s Maps, mut ranges: Vec<Target>) -> Self {
+    fn with(process: &'s Process, maps: &'s Maps, mut ranges: Vec<GuardedRange>) -> Self {
         ranges.sort_by_key(|target| target.range.start);
         let code: Vec<_> = maps
             .iter()
@@ -176,7 +119,7 @@ impl<'s> StackScan<'s> {
         let before = self
             .ranges
             .partition_point(|target| target.range.start < value);
-        let Target {
+        let GuardedRange {
             range,
             ends_in_call,
         } = self.ranges.get(before.checked_sub(1)?)?;
@@ -184,13 +127,13 @@ impl<'s> StackScan<'s> {
         hit.then_some(range)
     }
 
-    /// Looks at a stopped thread.
+    /// Scans the stack of a stopped thread.
     pub fn check(&self, thread: &ThreadState) -> Verdict {
         if thread.is_kernel_worker {
             return Verdict::Clear;
         }
         let instruction_pointer = thread.registers.instruction_pointer();
-        // At the very entry nothing has been executed yet, and what is there will be.
+        // At the very entry the thread has executed nothing of the range yet.
         let inside = |range: &&Range<_>| instruction_pointer < range.end;
         if let Some(range) = self.hit(instruction_pointer).filter(inside) {
             return Verdict::Running {
@@ -202,8 +145,9 @@ impl<'s> StackScan<'s> {
             .unwrap_or_else(Verdict::Unreliable)
     }
 
-    /// Looks at a stopped thread, and walks its stack where that does not tell: something may be a return
-    /// address (or a function pointer, or a left-over in a dead part of a frame), or the stack may not be its own.
+    /// Scans the stack of a stopped thread, and walks it if the scan is not certain: if a word may
+    /// be a return address (or a function pointer, or a left-over in a dead part of a frame), or if
+    /// the stack may not be the thread's own.
     pub fn check_precisely(&self, thread: &ThreadState, walk: &StackWalk<'_>) -> Verdict {
         let verdict = self.check(thread);
         let walked = || {
@@ -211,10 +155,11 @@ impl<'s> StackScan<'s> {
             walk.check(thread, ranges)
         };
         match verdict {
-            // More than can be scanned may well be few frames: a stack in a large heap.
+            // A stack that is too long for a scan may have few frames: one in a large heap.
             Verdict::Sleeping { .. } | Verdict::Unreliable(Unreliable::TooLarge { .. }) => walked(),
-            // Only a walk to where the thread was born can show that it is its own stack all the same (see
-            // `crate::stack::stack_end`). If it does not, it is known still that nothing is on this one.
+            // Only a walk to where the thread was born can show that this is its own stack all the
+            // same (see `crate::stack::stack_end`). If the walk does not, the scan's verdict
+            // stands.
             Verdict::Unreliable(Unreliable::ForeignStack { .. }) => match walked() {
                 Verdict::Unreliable(_) => verdict,
                 walked => walked,
@@ -234,8 +179,8 @@ impl<'s> StackScan<'s> {
                 return Ok(verdict);
             }
         }
-        // An alternate signal stack leads to the thread's own one through the signal frame. If
-        // nothing has led there, something on it may not have been seen.
+        // An alternate signal stack leads to the thread's own one through the signal frame. If no
+        // frame has led there, the own stack was not scanned.
         if progress.seen_own_stack {
             Ok(Verdict::Clear)
         } else {
@@ -252,7 +197,7 @@ impl<'s> StackScan<'s> {
         let nowhere = Unreliable::NoStack { stack_pointer };
         let mapping = self.maps.find(stack_pointer).ok_or(nowhere)?;
         progress.seen_own_stack |= is_own_stack(thread, stack_pointer, mapping);
-        // The red zone may reach below the mapping, and what is there is no stack.
+        // The red zone may reach below the mapping, where there is no stack.
         let start = (stack_pointer - RED_ZONE)
             .align_down(8)
             .max(mapping.range.start);
@@ -267,7 +212,7 @@ impl<'s> StackScan<'s> {
         let mut at = start;
         while at < end {
             let length = (end - at).min(PIECE - at.get() % PIECE);
-            let bytes = self.process.memory().read_bytes(at, length, PIECE)?;
+            let bytes = Memory::new(&self.process).read_bytes(at, length, PIECE)?;
             if let Some(verdict) = self.check_piece(at, &bytes, progress)? {
                 return Ok(Some(verdict));
             }
@@ -277,9 +222,10 @@ impl<'s> StackScan<'s> {
         Ok(None)
     }
 
-    /// The end of the stack: the thread control block, which C libraries put at the upper end of a thread's own. Else
-    /// of its mapping, and of those that follow without a gap, because a program may have changed the protection of a
-    /// part. (The kernel may have made one mapping of a stack and of something else behind it.)
+    /// The end of the stack: the thread control block, which C libraries put at the upper end of a
+    /// thread's own stack. Otherwise the end of the mapping, and of the mappings that follow
+    /// without a gap, because a program may have changed the protection of a part. (The kernel may
+    /// have merged the mapping of a stack with one above it.)
     fn stack_end(
         &self,
         thread: &ThreadState,
@@ -330,7 +276,8 @@ impl<'s> StackScan<'s> {
         Ok(None)
     }
 
-    /// Is it the address of code that calls `rt_sigreturn`? Then a signal frame starts here.
+    /// Whether the value is the address of code that calls `rt_sigreturn`: then a signal frame
+    /// starts here.
     fn is_signal_frame(&self, value: TargetAddress) -> bool {
         self.restorers.borrow().contains(&value)
     }
@@ -343,8 +290,8 @@ impl<'s> StackScan<'s> {
         range.is_some_and(|range| range.contains(&address))
     }
 
-    /// Finds out which words of a piece of stack are addresses of restorers. Threads that run wait for this,
-    /// so all that have to be looked at in memory are read by one system call.
+    /// Finds out which words of a piece of stack are addresses of restorers. Threads wait for this,
+    /// so one system call reads all code that has to be looked at.
     fn find_restorers(&self, words: &[(TargetAddress, TargetAddress)]) -> Result<(), BeyondLimit> {
         let mut seen = self.seen.borrow_mut();
         let values = words.iter().map(|(_, value)| *value);
@@ -353,18 +300,19 @@ impl<'s> StackScan<'s> {
             .map(|value| (value, [0; LONGEST_RESTORER]))
             .collect();
         let what = "code addresses on its stacks";
-        limits::within(self.process, what, seen.len(), CODE_ADDRESSES)?;
-        let memory = self.process.memory();
+        limits::within(self.process.pid(), what, seen.len(), CODE_ADDRESSES)?;
+        let memory = Memory::new(&self.process);
         let mut places: Vec<_> = code
             .iter_mut()
             .map(|(at, code)| (*at, code.as_mut_slice()))
             .collect();
-        // If one of them cannot be read, at the end of a mapping perhaps, each is read by itself.
+        // If one of the places cannot be read, perhaps at the end of a mapping, each is read by
+        // itself.
         let all = memory.read_many(&mut places);
         for (at, code) in code {
             let is_restorer = match &all {
                 Ok(()) => starts_as_restorer(&code),
-                Err(_) => is_restorer(self.process, at),
+                Err(_) => is_restorer(memory, at),
             };
             if is_restorer {
                 self.restorers.borrow_mut().insert(at);
@@ -373,17 +321,14 @@ impl<'s> StackScan<'s> {
         Ok(())
     }
 
-    /// Notes the stack that was in use when the signal came, unless it is part of one that is
-    /// looked at anyway.
+    /// Notes the stack that was in use when the signal came, unless that is part of a stack that is
+    /// scanned anyway.
     fn follow_signal_frame(
         &self,
         frame: TargetAddress,
         progress: &mut Progress,
     ) -> Result<(), Unreliable> {
-        let saved = self
-            .process
-            .memory()
-            .read_u64(frame + SAVED_STACK_POINTER)?;
+        let saved = Memory::new(&self.process).read_u64(frame + SAVED_STACK_POINTER)?;
         let stack_pointer = TargetAddress::new(saved);
         let known = progress
             .done
@@ -396,7 +341,7 @@ impl<'s> StackScan<'s> {
         if progress.signal_frames > MAX_SIGNAL_FRAMES {
             return Err(Unreliable::ForeignStack { stack_pointer });
         }
-        // A left-over of an old frame may lead nowhere; then nothing of it is of interest.
+        // A left-over of an old frame may lead nowhere; then there is nothing to scan.
         if self.maps.find(stack_pointer).is_some() {
             progress.todo.push(stack_pointer);
         }
@@ -404,30 +349,8 @@ impl<'s> StackScan<'s> {
     }
 }
 
-/// May the code that ends here end in a call instruction? What cannot be read may.
+/// Whether the code that ends here may end in a call instruction. Code that cannot be read may.
 fn may_end_in_call(process: &Process, end: TargetAddress) -> bool {
-    let tail = process.memory().read_array(end - TAIL as u64);
+    let tail = Memory::new(process).read_array(end - TAIL as u64);
     tail.map_or(true, |tail| may_be_call(&tail))
-}
-
-/// Is this the stack that the thread was started on?
-///
-/// The first thread's has a name. Other threads have their thread control block at the upper end of
-/// their stack, in glibc and musl alike. Heaps do not count: a static program has the first thread's block there.
-pub(crate) fn is_own_stack(
-    thread: &ThreadState,
-    stack_pointer: TargetAddress,
-    mapping: &Mapping,
-) -> bool {
-    mapping.name == "[stack]" || (!thread.is_first && holds_thread(thread, stack_pointer, mapping))
-}
-
-/// Is the thread control block above the stack pointer in this mapping?
-pub(crate) fn holds_thread(
-    thread: &ThreadState,
-    stack_pointer: TargetAddress,
-    mapping: &Mapping,
-) -> bool {
-    let pointer = thread.registers.thread_pointer();
-    mapping.range.contains(&pointer) && stack_pointer < pointer && mapping.name != "[heap]"
 }

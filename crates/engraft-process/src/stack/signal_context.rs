@@ -1,21 +1,21 @@
 //! The registers that the kernel saved when it interrupted a thread by a signal.
 
-use crate::elf::headers::word;
 use crate::memory::access::MemoryError;
+use crate::memory::fields::word;
 use crate::memory::page_cache::PageCache;
 use crate::stack::frame_registers::FrameRegisters;
 use crate::sys::address::TargetAddress;
 
-/// Where `struct ucontext` has the registers.
+/// The offset of the registers in `struct ucontext`.
 const REGISTERS: u64 = 40;
 /// DWARF numbers in the order of `struct sigcontext_64` (`arch/x86/include/uapi/asm/sigcontext.h`):
 /// r8 to r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip.
 const ORDER: [usize; 17] = [8, 9, 10, 11, 12, 13, 14, 15, 5, 4, 6, 3, 1, 0, 2, 7, 16];
-/// The place of the last one.
+/// The offset of the last one.
 const INSTRUCTION_POINTER: u64 = REGISTERS + 16 * 8;
 
-/// Reads them from the `ucontext` at this address; the second result is where the instruction pointer
-/// is.
+/// Reads the registers from the `ucontext` at this address. The second result is the address of the
+/// instruction pointer.
 pub(crate) fn interrupted(
     memory: &PageCache<'_>,
     context: TargetAddress,

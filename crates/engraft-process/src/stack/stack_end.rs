@@ -1,47 +1,50 @@
-//! Where stacks end, and whether that shows a stack to be the thread's own.
+//! Where stacks end, and whether the end shows that a stack is the thread's own.
 //!
-//! A frame whose return address is marked as undefined has no caller. Who marks it so:
-//! - `_start` of a program, which holds the entry point of its file: the first thread's stack ends there.
-//! - The child's part of `clone` and `clone3` in glibc: a thread was *born* there. The code is that of the system
-//!   call that makes a thread, a call of the thread's function, and the system call `exit`, which ends the
-//!   thread when the function returns.
-//! - `__start_context` in glibc: a coroutine made by `makecontext` was started there. Another context may be
-//!   waiting, to be gone on with from here (`uc_link`) or from anywhere, and its frames are on no stack that is
-//!   in use: no known end. A return address of zero is none either: coroutine libraries use it.
+//! A frame whose return address is marked as undefined has no caller. These frames are marked so:
+//! - `_start` of a program, which holds the entry point of its file: the first thread's stack ends
+//!   there.
+//! - The child's part of `clone` and `clone3` in glibc: a thread was *born* there. The code makes
+//!   the system call that starts a thread, calls the thread's function, and makes the system call
+//!   `exit`, which ends the thread when the function returns.
+//! - `__start_context` in glibc: a coroutine made by `makecontext` was started there. This is no
+//!   known end: another context may be suspended, to be resumed from here (`uc_link`) or from
+//!   anywhere, and its frames are on no stack that is in use. Nor is a return address of zero a
+//!   known end: coroutine libraries use it.
 //!
 //! # Whose stack it is
-//! A birth shows that a thread was born on this stack, and that nobody is waiting beneath it. But libraries that
-//! switch contexts let threads go on where another one was born, while frames wait for them on their own
-//! stack. So one of these must be true besides:
+//! A birth shows that a thread was born on this stack, and that no older frames are on it. But
+//! libraries that switch contexts may continue a thread on the stack on which another one was born,
+//! while frames of its own wait on its own stack. So one of these must be true besides:
 //! - The stack is the first thread's, by its name.
-//! - The thread control block is above the end, as the C libraries put it on the stacks that they make.
-//! - The thread was made by a plain `clone`, on whatever memory, and not by the C library: it has no robust list,
-//!   which glibc registers in every thread that it makes, and in whoever forks. And no living thread that glibc
-//!   has made has its control block, where that list is, above the end. What is left are programs in which
-//!   threads made by plain `clone` change places with each other on the stacks that they were born on, or go
-//!   on where one of glibc's was born that has ended; this cannot be seen.
+//! - The thread control block is above the end, as the C libraries put it on the stacks that they
+//!   make.
+//! - The thread was made by a plain `clone`, on whatever memory, and not by the C library: it has
+//!   no robust list, which glibc registers in every thread that it makes, and in every process that
+//!   forks. And no living thread that glibc has made has its control block, which holds that list,
+//!   above the end. One case cannot be seen: threads made by plain `clone` that exchange the stacks
+//!   on which they were born, or that continue on the stack of a glibc thread that has ended.
 
 use std::cell::OnceCell;
 
 use crate::memory::maps::{Mapping, Maps};
 use crate::memory::page_cache::PageCache;
 use crate::process::handle::Process;
-use crate::stack::scan::{holds_thread, is_own_stack};
+use crate::stack::own_stack::{holds_thread, is_own_stack};
 use crate::stack::walk_error::WalkError;
-use crate::stop::stopped_thread::ThreadState;
 use crate::sys::address::TargetAddress;
 use crate::sys::robust_list;
+use crate::trace::thread_state::ThreadState;
 
 /// `mov $56, %eax; syscall` and `mov $435, %eax; syscall`: `clone` and `clone3`.
 const CREATE: &[&[u8]] = &[
     &[0xb8, 56, 0, 0, 0, 0x0f, 0x05],
     &[0xb8, 0xb3, 0x01, 0, 0, 0x0f, 0x05],
 ];
-/// It precedes the return address of the thread's function closely.
+/// How closely that code precedes the return address of the thread's function, in bytes.
 const CREATE_WITHIN: usize = 64;
-/// `mov $60, %eax; syscall`: a thread ends itself.
+/// `mov $60, %eax; syscall`: the thread ends itself.
 const EXIT: &[&[u8]] = &[&[0xb8, 60, 0, 0, 0, 0x0f, 0x05]];
-/// It follows closely.
+/// How closely that code follows the return address, in bytes.
 const EXIT_WITHIN: usize = 32;
 
 /// The ends of stacks of a stopped process.
@@ -63,8 +66,9 @@ impl<'s> StackEnds<'s> {
         }
     }
 
-    /// Is this the end of the thread's own stack? `at` and `stack_pointer` are those of the last frame;
-    /// `is_start` says that it is in the function in which its program starts.
+    /// Checks that this is the end of the thread's own stack. `at` and `stack_pointer` are those of
+    /// the last frame; `is_start` says that the frame is in the function in which its program
+    /// starts.
     pub(crate) fn check(
         &self,
         memory: &PageCache<'_>,
@@ -90,7 +94,8 @@ impl<'s> StackEnds<'s> {
         }
     }
 
-    /// Was the thread made by a plain `clone`, and is the stack none of a thread that the C library has made?
+    /// Whether the thread was made by a plain `clone`, and the stack is none of a thread that the C
+    /// library has made.
     fn is_plain(
         &self,
         thread: &ThreadState,
@@ -108,8 +113,8 @@ impl<'s> StackEnds<'s> {
 
     fn robust_lists(&self) -> Option<&[TargetAddress]> {
         let read = || {
-            // The first thread was not born, and its block may be in a mapping into which other memory has
-            // been merged.
+            // The first thread was not born, and the kernel may have merged the mapping of its
+            // block with other memory.
             let others = self.process.threads().ok()?;
             let others = others.into_iter().filter(|tid| *tid != self.process.pid());
             let heads = others.map(robust_list::head);
@@ -121,7 +126,8 @@ impl<'s> StackEnds<'s> {
     }
 }
 
-/// Is this return address in code that makes a thread, has it call its function, and ends it?
+/// Whether this return address is in code that makes a thread, calls the thread's function, and
+/// ends the thread.
 fn is_birth(memory: &PageCache<'_>, at: TargetAddress) -> bool {
     let before = memory.read_array::<CREATE_WITHIN>(at - CREATE_WITHIN as u64);
     let behind = memory.read_array::<EXIT_WITHIN>(at);

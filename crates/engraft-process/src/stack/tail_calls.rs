@@ -1,32 +1,32 @@
-//! Whether a replaced function may end in a jump to another one (a tail call).
+//! Whether a replaced function may end in a jump to another one (a tail call). At the entry of the
+//! other function, such a jump looks like a call by the caller of the first one: the same stack
+//! pointer, the same return address. But the call is the old function's, and must lead to old code.
 //!
-//! Such a jump looks, at the entry of the other function, like a call by the caller of the first one: the same stack
-//! pointer, the same return address. But it is the old function's call, and must lead to old code.
-//!
-//! All code is followed that may run in the function's place: from jumps that leave it to the code that they lead
-//! to, whatever it belongs to. A jump to a computed address leaves the function only if its frame has been taken
-//! down there, as its call frame information says; with a frame it is a jump inside the function (a switch).
-//! Whatever is not understood may lead anywhere.
+//! The search follows all jumps that leave the function, and those that leave the code to which
+//! these lead, in whatever module. A jump to a computed address leaves the function only if, by the
+//! call frame information, the function has no frame there; with a frame it is a jump inside the
+//! function (a switch). A jump that is not understood may lead anywhere.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
 
-use crate::stack::door::ReplacedCode;
 use crate::stack::frame_registers::STACK_POINTER;
+use crate::stack::replaced_code::ReplacedCode;
 use crate::stack::unwind_rules::CfaRule;
 use crate::stack::walk::StackWalk;
 use crate::sys::address::TargetAddress;
 
-/// More code than this is not followed.
+/// More functions are not followed.
 const MAX_FUNCTIONS: usize = 64;
-/// Nor larger functions, in bytes.
+/// Larger functions are not followed, in bytes.
 const MAX_FUNCTION: u64 = 64 << 10;
 /// The size of a return address: all that is on the stack of a function without a frame.
 const NO_FRAME: i64 = 8;
 
-/// Whether the function at `at`, a return address unless it is exact, may jump to the entry of a replaced one.
+/// Whether the function at `at`, a return address unless it is exact, may jump to the entry of a
+/// replaced one.
 pub(crate) fn may_jump_to_replaced(
     walk: &StackWalk<'_>,
     at: TargetAddress,
@@ -50,7 +50,7 @@ impl Search<'_> {
     /// Follows all jumps; `None` if one leads to replaced code, or is not understood.
     fn run(&self, start: TargetAddress) -> Option<()> {
         let mut todo = vec![start];
-        // A switch may lead to parts that lie elsewhere, which no jump shows.
+        // A switch may lead to parts of the function elsewhere, which no jump shows.
         let parts = self.replaced.ranges.iter().map(|range| range.start);
         let parts = parts.filter(|part| self.function(*part).is_some());
         todo.extend(parts.filter(|part| self.allowed(*part).is_some()));
@@ -68,7 +68,7 @@ impl Search<'_> {
         Some(())
     }
 
-    /// The function that some code belongs to.
+    /// The function to which some code belongs.
     fn function(&self, at: TargetAddress) -> Option<Range<TargetAddress>> {
         let place = self.walk.context().place(at, self.walk.maps()).ok()?;
         let found = place.table.find(self.walk.process_memory(), at).ok()?;
@@ -94,7 +94,8 @@ impl Search<'_> {
                     }
                     Some(self.word_target(&instruction)?)
                 }
-                // Code that calls its own middle does something else than to call.
+                // A call into the middle of the same function is used for something else than
+                // calling.
                 FlowControl::Call => {
                     let target = near_target(&instruction);
                     if target.is_some_and(|it| function.contains(&it) && it != function.start) {
@@ -120,7 +121,7 @@ impl Search<'_> {
         memory.read_bytes(function.start, length, MAX_FUNCTION).ok()
     }
 
-    /// Puts the bytes back that sites have replaced.
+    /// Restores the bytes that sites have replaced.
     fn restore_sites(&self, function: &Range<TargetAddress>, code: &mut [u8]) {
         for (entry, original) in &self.replaced.entries {
             let at = entry.end - original.len() as u64;
@@ -132,7 +133,7 @@ impl Search<'_> {
         }
     }
 
-    /// A place that a jump leads to, unless it is the entry of replaced code.
+    /// The target of a jump, unless it is the entry of replaced code.
     fn allowed(&self, target: TargetAddress) -> Option<TargetAddress> {
         let mut entries = self.replaced.entries.iter();
         let is_entry = entries.any(|(entry, _)| entry.contains(&target));
@@ -141,7 +142,7 @@ impl Search<'_> {
         (!is_entry && !decides).then_some(target)
     }
 
-    /// Whether a jump at `at` would be the end of the function: there is no frame.
+    /// Whether a jump at `at` leaves the function: the function has no frame there.
     fn leaves(&self, at: TargetAddress) -> bool {
         let rules = || {
             let place = self.walk.context().place(at, self.walk.maps()).ok()?;
@@ -156,8 +157,8 @@ impl Search<'_> {
         }
     }
 
-    /// Where a jump through a word leads that lies at a fixed distance: an entry of the procedure linkage table, or
-    /// what stands for one.
+    /// The target of a jump through a word at a fixed distance: an entry of the procedure linkage
+    /// table, or code like it.
     fn word_target(&self, instruction: &Instruction) -> Option<TargetAddress> {
         if !is_through_word(instruction) {
             return None;
@@ -167,8 +168,8 @@ impl Search<'_> {
         Some(TargetAddress::new(target))
     }
 
-    /// Where a jump leads in the end, if it is to code that is nothing but a jump through a word. (The table of all
-    /// such code is one function by its call frame information.)
+    /// The final target of a jump, if it leads to code that is only a jump through a word. (By its
+    /// call frame information, the whole table of such code is one function.)
     fn end_of_stubs(&self, target: TargetAddress) -> Option<TargetAddress> {
         let target = self.allowed(target)?;
         match self.stub(target) {
@@ -177,7 +178,7 @@ impl Search<'_> {
         }
     }
 
-    /// Where the code at `at` leads, if it is nothing but a jump through a word.
+    /// The target of the code at `at`, if that is only a jump through a word.
     fn stub(&self, at: TargetAddress) -> Option<TargetAddress> {
         let code = self.walk.process_memory().read_array::<12>(at).ok()?;
         let decoder = Decoder::with_ip(64, &code, at.get(), DecoderOptions::NONE);

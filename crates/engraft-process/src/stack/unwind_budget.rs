@@ -13,7 +13,7 @@ pub(crate) struct UnwindBudget(Rc<Budget>);
 impl UnwindBudget {
     pub(crate) fn new(process: &Process) -> Self {
         let what = "bytes of unwind tables";
-        Self(Rc::new(Budget::new(process, what, UNWIND_BYTES)))
+        Self(Rc::new(Budget::new(process.pid(), what, UNWIND_BYTES)))
     }
 
     /// Takes so many bytes of it.

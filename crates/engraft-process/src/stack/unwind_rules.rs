@@ -28,9 +28,9 @@ pub(crate) enum CfaRule {
 /// Where the caller's value of a register comes from.
 #[derive(Clone, Debug)]
 pub(crate) enum RegisterRule {
-    /// Said to be lost; for the return address: there is no caller.
+    /// The table says that it is lost; for the return address: there is no caller.
     Undefined,
-    /// Not mentioned.
+    /// The table does not mention it.
     Default,
     SameValue,
     AtCfa(i64),
@@ -50,8 +50,8 @@ pub(crate) struct UnwindRules {
     pub(crate) is_signal_frame: bool,
 }
 
-/// What the rules make of a frame.
-pub(crate) struct Caller {
+/// The caller's frame, as the rules compute it.
+pub(crate) struct CallerFrame {
     /// The canonical frame address.
     pub(crate) cfa: TargetAddress,
     /// Where the return address is.
@@ -66,14 +66,14 @@ impl UnwindRules {
         &self,
         frame: &FrameRegisters,
         memory: &PageCache<'_>,
-    ) -> Result<Caller, WalkError> {
+    ) -> Result<CallerFrame, WalkError> {
         let context = Context {
             rules: self,
             frame,
             memory,
         };
         let cfa = context.cfa()?;
-        let mut caller = Caller {
+        let mut caller = CallerFrame {
             cfa: TargetAddress::new(cfa),
             return_at: None,
             registers: None,

@@ -1,7 +1,7 @@
 //! The unwind table of one module: which entry of its `.eh_frame` is about which code.
 //!
 //! `.eh_frame_hdr` (the segment `PT_GNU_EH_FRAME`) has a table sorted by address. All linkers write
-//! it in one and the same encoding; where it is missing or in another one, the entries of `.eh_frame`
+//! it in the same encoding. If it is missing, or in another encoding, the entries of `.eh_frame`
 //! are sorted here, once.
 
 use std::cell::{OnceCell, RefCell};
@@ -10,9 +10,9 @@ use std::ops::Range;
 use object::elf::{PT_GNU_EH_FRAME, PT_LOAD};
 
 use crate::elf::file_sections::find_section;
-use crate::elf::headers::half;
 use crate::elf::modules::{Module, ModuleKind};
 use crate::memory::access::Memory;
+use crate::memory::fields::half;
 use crate::process::handle::Process;
 use crate::process::limits::UNWIND_BYTES;
 use crate::stack::eh_frame::{EhFrame, Found};
@@ -43,7 +43,7 @@ enum Rows {
         header: TargetAddress,
         rows: Vec<u8>,
     },
-    /// There is none: made from the section when it is first needed.
+    /// There is no table in memory: this one is made from the section when it is first needed.
     Made(OnceCell<Vec<(TargetAddress, TargetAddress)>>),
 }
 
@@ -59,7 +59,7 @@ impl UnwindTable {
         module: &Module,
         budget: &UnwindBudget,
     ) -> Option<Self> {
-        let memory = process.memory();
+        let memory = Memory::new(process);
         let table = Self::by_header(memory, module, budget).or_else(|| {
             let is_program = module.kind == ModuleKind::Program;
             let section = is_program.then(|| find_section(process, module, ".eh_frame"));
@@ -67,12 +67,13 @@ impl UnwindTable {
                 .flatten()
                 .map(|section| Self::of_section(section, budget))
         })?;
-        // What there is to sort is sorted now. If it cannot be, that is said when it is needed.
+        // Entries that have to be sorted are sorted now. A failure is reported when the table is
+        // needed.
         let _ = table.entry(memory, TargetAddress::default());
         Some(table)
     }
 
-    /// By the segment that is there for that.
+    /// The table of the segment `PT_GNU_EH_FRAME`.
     fn by_header(memory: Memory<'_>, module: &Module, budget: &UnwindBudget) -> Option<Self> {
         let headers = &module.program_headers;
         let header = headers

@@ -1,14 +1,14 @@
-//! Contexts of `swapcontext` (`ucontext_t`), recognised in memory.
-//!
-//! `swapcontext` notes the address that it returns to and the stack pointer behind that address. While the context is
-//! suspended, nothing touches its stack, so the address is still on it, too. No other pair of words is like that but
-//! by chance: neither what `getcontext` has noted of a function that went on, nor a context that has never run,
-//! whose address is the entry of its function. What looks alike is told apart below: saved frame pointers, and what
-//! unwinders note.
+//! Contexts of `swapcontext` (`ucontext_t`), recognised in memory. `swapcontext` stores the address
+//! to which it returns, and the stack pointer after that return. While the context is suspended,
+//! nothing changes its stack, so the address is still on the stack, too. Other pairs of words are
+//! like that only by chance: not what `getcontext` has stored of a function that has continued, and
+//! not a context that has never run, whose address is the entry of its function. Saved frame
+//! pointers and data of unwinders look alike, and are told apart below.
 
 use std::ops::Range;
 
-use crate::elf::headers::word;
+use crate::memory::access::Memory;
+use crate::memory::fields::word;
 use crate::process::handle::Process;
 use crate::sys::address::TargetAddress;
 
@@ -20,9 +20,10 @@ const REGISTERS: u64 = 40;
 const REGISTER_COUNT: u64 = 23;
 /// and among them the stack pointer, which the instruction pointer follows.
 const STACK_POINTER: u64 = REGISTERS + 15 * 8;
-/// libgcc's unwinder notes a frame's CFA and return address side by side, too, and what it has noted stays on the stack of
-/// a thread that was cancelled or has ended. Its flags, so far behind the CFA, are never but these (libgcc:
-/// `uw_init_context_1`); in a `ucontext_t` there is a signal mask that is not used.
+/// libgcc's unwinder stores a frame's CFA and return address side by side, too, and these stay on
+/// the stack of a thread that was cancelled or has ended. At this distance after the CFA it has
+/// flags, which are always the following (libgcc: `uw_init_context_1`). In a `ucontext_t` an unused
+/// part of the signal mask is there.
 const UNWINDER_FLAGS: u64 = 48;
 const SIGNAL_FRAME: u64 = 1 << 63;
 const EXTENDED_CONTEXT: u64 = 1 << 62;
@@ -32,24 +33,25 @@ const LARGEST_STACK: u64 = 1 << 32;
 /// A suspended context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserContext {
-    /// Where it will go on.
+    /// Where the context will continue.
     pub instruction_pointer: TargetAddress,
-    /// What of its stack is in use, as far as it knows its stack.
+    /// The part of its stack that is in use, as far as the context knows its stack.
     pub stack: Range<TargetAddress>,
-    /// Where its registers are.
+    /// Where its registers are stored.
     pub registers: Range<TargetAddress>,
 }
 
 impl UserContext {
-    /// The context whose stack pointer is noted at an address.
+    /// The context whose stack pointer is stored at an address, if there is one.
     pub(crate) fn at(process: &Process, noted_at: TargetAddress) -> Option<Self> {
-        let memory = process.memory();
+        let memory = Memory::new(process);
         let start = noted_at - STACK_POINTER;
         let bytes: [u8; (STACK_POINTER + 16) as usize] = memory.read_array(start).ok()?;
         let field = |offset: u64| TargetAddress::new(word(&bytes, offset as usize));
         let (stack_pointer, instruction_pointer) = (field(STACK_POINTER), field(STACK_POINTER + 8));
         let on_stack = stack_pointer - 8;
-        // A frame pointer that was saved below a return address may lead right above that: then both words are one.
+        // A frame pointer that was saved below a return address may point right above that: then
+        // the address on the stack is the second word itself.
         let is_one_word = on_stack == noted_at + 8;
         let flags = memory.read_u64(noted_at + UNWINDER_FLAGS).ok()?;
         let is_unwinders = flags & !SIGNAL_FRAME == EXTENDED_CONTEXT;
@@ -64,14 +66,15 @@ impl UserContext {
         let registers = start + REGISTERS;
         Some(Self {
             instruction_pointer,
-            // The first context of a thread knows nothing of its stack.
+            // The first context of a thread does not know its stack.
             stack: stack_pointer..end.unwrap_or(TargetAddress::new(u64::MAX)),
             registers: registers..registers + REGISTER_COUNT * 8,
         })
     }
 
-    /// Whether it holds a word: in its registers, or in what of its stack is in use. Where its stack ends is not
-    /// always known; then `end_of_memory` says where the memory does in which it lies.
+    /// Whether the word at an address belongs to the context: to its registers, or to the part of
+    /// its stack that is in use. If the end of the stack is not known, `end_of_memory` gives the
+    /// end of the memory around it.
     pub fn holds(
         &self,
         at: TargetAddress,

@@ -1,114 +1,59 @@
-//! The precise stack walk: which code will a thread return into?
+//! The precise stack walk: into which code will a thread return?
 //!
-//! It follows the call frame information (`.eh_frame`) of the modules from frame to frame, and fails
-//! closed: whatever is not known ends it with a reason, and the thread is not clear. There are no
-//! guesses by frame pointers. Besides what the tables say, every step is checked:
-//! - a caller's frame lies above the one it called, in the same mapping (after a signal frame it may be
-//!   anywhere: alternate stacks);
+//! The walk follows the call frame information (`.eh_frame`) of the modules from frame to frame,
+//! and fails closed: anything unknown ends the walk with a reason, and the thread is not clear.
+//! Nothing is guessed by frame pointers. Besides what the tables say, every step is checked:
+//! - a caller's frame lies above the one it called, in the same mapping (after a signal frame it
+//!   may be anywhere: alternate stacks);
 //! - a call instruction precedes every return address;
-//! - the last frame is marked as such, is the start of a program or a thread, and is in the thread's
-//!   own stack.
+//! - the last frame is marked as such, is the start of a program or a thread, and is in the
+//!   thread's own stack.
 //!
 //! # Which instruction a frame is in
-//! The return address of a call is the instruction behind it, which, behind a call that does not
-//! return, may be the first one of another function. So a frame is looked up, and belongs to a range,
-//! by the byte before its return address. The innermost frame, and one that was interrupted by a
-//! signal, are at the very instruction.
+//! A return address is that of the instruction after the call. After a call that does not return,
+//! that may be the first instruction of another function. So a frame is looked up, and belongs to a
+//! range, by the byte before its return address. The innermost frame, and one that a signal
+//! interrupted, are at the very instruction.
 //!
 //! # Where stacks end
-//! See [`crate::stack::stack_end`]: at the start of the program, or where a thread was born. musl has no unwind
-//! tables in its code at all; there a thread that sleeps in a system call is unreliable here, and is clear
-//! only by the scan.
+//! See [`crate::stack::stack_end`]: at the start of the program, or where a thread was born. musl
+//! has no unwind tables at all: the walk of a thread that sleeps in a system call there is
+//! unreliable, and only the scan can show that the thread is clear.
 //!
 //! # What leaves no frame
-//! A function that left by a tail call will not be returned to; it is not found, and need not be.
+//! No thread returns to a function that ended in a tail call. The walk does not find it, and need
+//! not.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::call::gadgets::{LONGEST_RESTORER, starts_as_restorer};
 use crate::elf::modules::Module;
 use crate::memory::access::Memory;
+use crate::memory::instructions::{LONGEST_RESTORER, TAIL, may_be_call, starts_as_restorer};
 use crate::memory::maps::Maps;
 use crate::memory::page_cache::PageCache;
-use crate::process::foreign::escape_name;
 use crate::process::handle::Process;
 use crate::process::limits::WALK_PLACES;
-use crate::stack::call_site::{TAIL, may_be_call};
+use crate::stack::frame::Frame;
 use crate::stack::frame_registers::{FrameRegisters, STACK_POINTER};
-use crate::stack::scan::{Unreliable, Verdict};
 use crate::stack::signal_context;
 use crate::stack::stack_end::StackEnds;
-use crate::stack::unwind_rules::{Caller, UnwindRules};
+use crate::stack::unwind_rules::{CallerFrame, UnwindRules};
+use crate::stack::verdict::{Unreliable, Verdict};
 use crate::stack::walk_context::WalkContext;
 use crate::stack::walk_error::{BrokenWalk, WalkError};
-use crate::stop::stopped_thread::ThreadState;
 use crate::sys::address::TargetAddress;
+use crate::trace::thread_state::ThreadState;
 
-/// A walk this long takes about ten milliseconds, during which the process stands still.
+/// A walk of so many frames takes about ten milliseconds, during which the process is stopped.
 const MAX_FRAMES: usize = 1 << 16;
 /// A handler may be interrupted by another signal, and so on.
 const MAX_SIGNAL_FRAMES: usize = 32;
 
-/// One frame of a stack.
-#[derive(Clone)]
-pub struct Frame {
-    /// Where it goes on: a return address, or for the first frame and for one that a signal
-    /// interrupted, the next instruction.
-    pub instruction_pointer: TargetAddress,
-    /// Is it that next instruction, and not a return address?
-    pub is_exact: bool,
-    /// Where on the stack the instruction pointer is; not for the first frame.
-    pub at: Option<TargetAddress>,
-    /// Its stack pointer.
-    pub stack_pointer: TargetAddress,
-    /// Its canonical frame address: the stack pointer of its caller before the call; for a signal
-    /// frame, when the signal came. Not known in the frame where a walk breaks.
-    pub cfa: Option<TargetAddress>,
-    /// The module of its code; extra code has none.
-    pub module: Option<Arc<Module>>,
-}
-
-impl Frame {
-    /// The link-time address of the instruction pointer in its module.
-    pub fn offset(&self) -> Option<u64> {
-        let module = self.module.as_ref()?;
-        Some(self.instruction_pointer - TargetAddress::new(module.load_bias))
-    }
-
-    /// Will it go on inside this range, other than at the entry?
-    pub fn is_in(&self, range: &Range<TargetAddress>) -> bool {
-        let at = self.instruction_pointer;
-        range.start < at && (at < range.end || (!self.is_exact && at == range.end))
-    }
-}
-
-impl fmt::Display for Frame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let module = self.module.as_ref();
-        match (module, self.offset()) {
-            (Some(module), Some(offset)) => {
-                let path = module.path.as_deref().and_then(|path| path.file_name());
-                let name = path.unwrap_or(&module.name);
-                write!(f, "{}+{offset:#x}", escape_name(name))
-            }
-            _ => write!(f, "{}", self.instruction_pointer),
-        }
-    }
-}
-
-impl fmt::Debug for Frame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Frame({self}, sp {})", self.stack_pointer)
-    }
-}
-
-/// Walks of the threads of a stopped process. It keeps what it has read, so it must be made anew for
-/// every stop.
+/// Walks the threads of a stopped process. What was read is kept, so make a new one for every stop.
 #[derive(Debug)]
 pub struct StackWalk<'s> {
     context: &'s WalkContext,
@@ -116,12 +61,12 @@ pub struct StackWalk<'s> {
     process_memory: Memory<'s>,
     memory: PageCache<'s>,
     ends: StackEnds<'s>,
-    /// What is known of code that frames are in. Threads often wait in the same places, and a
-    /// recursion comes through one place again and again.
+    /// The code of frames that were seen before. Threads often wait in the same places, and a
+    /// recursion returns to one place again and again.
     known: RefCell<HashMap<(TargetAddress, bool), Rc<Code>>>,
 }
 
-/// Code that a frame is in.
+/// The code of a frame.
 #[derive(Debug)]
 struct Code {
     module: Option<Arc<Module>>,
@@ -136,7 +81,7 @@ enum Kind {
     Restorer,
 }
 
-/// A frame before it is known what code it is in.
+/// A frame whose code is not yet known.
 struct Candidate {
     registers: FrameRegisters,
     is_exact: bool,
@@ -149,8 +94,8 @@ impl<'s> StackWalk<'s> {
         Self {
             context,
             maps,
-            process_memory: process.memory(),
-            memory: PageCache::new(process.memory()),
+            process_memory: Memory::new(process),
+            memory: PageCache::new(Memory::new(process)),
             ends: StackEnds::new(process, maps),
             known: RefCell::default(),
         }
@@ -161,7 +106,7 @@ impl<'s> StackWalk<'s> {
         self.maps
     }
 
-    /// What is known of code.
+    /// The modules and their unwind tables.
     pub(crate) fn context(&self) -> &WalkContext {
         self.context
     }
@@ -172,6 +117,12 @@ impl<'s> StackWalk<'s> {
     }
 
     /// All frames of a thread, innermost first.
+    ///
+    /// # Errors
+    /// The walk could not be finished; the frames up to there are in the error.
+    ///
+    /// # Errors
+    /// The walk could not be finished; the frames up to there are in the error.
     pub fn walk(&self, thread: &ThreadState) -> Result<Vec<Frame>, BrokenWalk> {
         let mut frames = Vec::new();
         match self.collect(thread, &mut frames) {
@@ -180,7 +131,7 @@ impl<'s> StackWalk<'s> {
         }
     }
 
-    /// Is it certain that the thread does not execute or return into the ranges?
+    /// Whether the thread executes, or may return into, one of the ranges.
     pub fn check<'r>(
         &self,
         thread: &ThreadState,
@@ -194,7 +145,7 @@ impl<'s> StackWalk<'s> {
             Err(mut broken) => (std::mem::take(&mut broken.frames), Some(broken)),
         };
         let ranges: Vec<_> = ranges.into_iter().collect();
-        // What was found is certain, even if the walk broke further out.
+        // A frame that was found is certain, even if the walk broke further out.
         let hit = frames.iter().find_map(|frame| {
             let range = ranges.iter().find(|range| frame.is_in(range))?;
             Some((frame, (*range).clone()))
@@ -248,7 +199,7 @@ impl<'s> StackWalk<'s> {
             let caller = self.caller(&code, &next.registers)?;
             if let Some(frame) = frames.last_mut() {
                 frame.cfa = Some(caller.cfa);
-                // By the byte before, which may be in another module than the one behind.
+                // By the byte before the return address, which may be in another module.
                 frame.module.clone_from(&code.module);
             }
             let Some(registers) = caller.registers else {
@@ -279,14 +230,15 @@ impl<'s> StackWalk<'s> {
         }
     }
 
-    fn caller(&self, code: &Code, registers: &FrameRegisters) -> Result<Caller, WalkError> {
+    fn caller(&self, code: &Code, registers: &FrameRegisters) -> Result<CallerFrame, WalkError> {
         match &code.kind {
             Kind::Described(rules) => rules.apply(registers, &self.memory),
             Kind::Restorer => {
-                // The handler has returned to it, so the frame's rest, the context, is on top.
+                // The handler has returned to the restorer, so the context, the rest of the frame,
+                // is on top of the stack.
                 let context = stack_pointer(registers);
                 let (registers, at) = signal_context::interrupted(&self.memory, context)?;
-                Ok(Caller {
+                Ok(CallerFrame {
                     cfa: stack_pointer(&registers),
                     return_at: Some(at),
                     registers: Some(registers),
@@ -295,17 +247,18 @@ impl<'s> StackWalk<'s> {
         }
     }
 
-    /// A return address is behind a call, or is a restorer, which the kernel has put there.
+    /// A return address follows a call, or is that of a restorer, which the kernel has put on the
+    /// stack.
     fn check_return_address(&self, candidate: &Candidate) -> Result<(), WalkError> {
         let value = candidate.registers.instruction_pointer();
-        if candidate.is_exact || self.is_behind_call(value) || self.is_restorer(value) {
+        if candidate.is_exact || self.follows_call(value) || self.is_restorer(value) {
             Ok(())
         } else {
             Err(WalkError::NoCall { value })
         }
     }
 
-    fn is_behind_call(&self, at: TargetAddress) -> bool {
+    fn follows_call(&self, at: TargetAddress) -> bool {
         let tail = self.memory.read_array(at - TAIL as u64);
         tail.is_ok_and(|tail| may_be_call(&tail))
     }
@@ -315,7 +268,7 @@ impl<'s> StackWalk<'s> {
         code.is_ok_and(|code| starts_as_restorer(&code))
     }
 
-    /// The stack pointer grows from frame to frame, and stays in its mapping.
+    /// The stack pointer must grow from frame to frame, and stay in its mapping.
     fn check_advance(
         &self,
         cfa: TargetAddress,
@@ -362,16 +315,16 @@ impl<'s> StackWalk<'s> {
         })
     }
 
-    /// The restorer at an address. glibc's is described by its table, from the byte before it on,
-    /// so that it is found like a return address. For one that is not described, the byte before
-    /// may belong to another function; if that ends in a call, the address may mean either.
+    /// The restorer at an address. glibc's unwind table describes its restorer from the byte before
+    /// it on, so that it is found like a return address. Before a restorer that no table describes
+    /// may be the end of another function; if that ends in a call, the address may mean either.
     fn restorer(&self, at: TargetAddress) -> Result<Code, WalkError> {
         if let Ok(code) = self.described(at - 1)
             && code.is_signal_frame()
         {
             return Ok(code);
         }
-        if self.is_behind_call(at) {
+        if self.follows_call(at) {
             return Err(WalkError::AmbiguousRestorer { value: at });
         }
         Ok(Code {

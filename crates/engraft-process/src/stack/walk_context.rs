@@ -1,10 +1,12 @@
-//! What a stack walk knows of the code of a process, gathered while the process still runs.
+//! The modules and unwind tables for stack walks, read while the process still runs.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::elf::headers::FileHeader;
+use crate::elf::modules::Modules;
 use crate::elf::modules::{Module, ModuleError};
+use crate::memory::access::Memory;
 use crate::memory::maps::{Mapping, Maps};
 use crate::process::handle::Process;
 use crate::stack::unwind_budget::UnwindBudget;
@@ -14,8 +16,9 @@ use crate::sys::address::TargetAddress;
 
 /// The modules and their unwind tables, prepared before the stop and good for several stops.
 ///
-/// A walk compares the map of its stop with the one of this preparation: code of a module that came
-/// later, or of one whose place another one has taken, makes it unreliable, never wrong.
+/// A walk compares the memory map of its stop with the map of this preparation. Code of a module
+/// that was loaded later, or where another module was before, makes the walk unreliable, never
+/// wrong.
 #[derive(Debug)]
 pub struct WalkContext {
     maps: Maps,
@@ -24,25 +27,25 @@ pub struct WalkContext {
     budget: UnwindBudget,
 }
 
-/// Code outside of all modules, with an `.eh_frame` of its own.
+/// Code that is in no module, with an `.eh_frame` of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtraUnwindTable {
     /// The code.
     pub code: Range<TargetAddress>,
-    /// The section, ended by a null word or by the end of this range. The addresses in it are those in
-    /// memory.
+    /// The section, which ends with a null word or with this range. The addresses in it are those
+    /// in memory.
     pub eh_frame: Range<TargetAddress>,
 }
 
 #[derive(Debug)]
 struct KnownModule {
     module: Arc<Module>,
-    /// Where it starts to run, if it is a program.
+    /// The entry point, if the module is a program.
     entry: Option<TargetAddress>,
     table: Option<UnwindTable>,
 }
 
-/// Where some code is, and what is known of it.
+/// The module and the unwind table of some code.
 pub(crate) struct Place<'c> {
     pub(crate) module: Option<&'c Arc<Module>>,
     pub(crate) entry: Option<TargetAddress>,
@@ -50,13 +53,16 @@ pub(crate) struct Place<'c> {
 }
 
 impl WalkContext {
-    /// Reads the tables of contents of all modules: a few milliseconds at most, for very large
-    /// programs. The unwind information itself is read when it is needed.
+    /// Reads the sorted tables of all modules, which takes a few milliseconds at most, for very
+    /// large programs. The unwind information itself is read when it is needed.
+    ///
+    /// # Errors
+    /// The memory map or the modules cannot be read.
     pub fn prepare(process: &Process) -> Result<Self, ModuleError> {
-        // The map first: whatever changes from here on is noticed.
-        let maps = process.maps()?;
-        let modules = process.modules()?;
-        let memory = process.memory();
+        // The map first: later changes are noticed.
+        let maps = Maps::read(process)?;
+        let modules = Modules::discover(process)?;
+        let memory = Memory::new(process);
         let budget = UnwindBudget::new(process);
         let known = |module: &Module| KnownModule {
             entry: FileHeader::read(memory, module.range().start)
@@ -73,21 +79,23 @@ impl WalkContext {
         })
     }
 
-    /// Adds code that is in no module. It must stay where it is for as long as this is used.
+    /// Adds code that is in no module. The code must stay there for as long as this context is
+    /// used.
     pub fn add(&mut self, table: ExtraUnwindTable) {
         let ExtraUnwindTable { code, eh_frame } = table;
         let table = UnwindTable::of_section(eh_frame, &self.budget);
         self.extra.push((code, table));
     }
 
-    /// The module of an address, as it was when this was prepared.
+    /// The module at an address when this context was prepared.
     pub(crate) fn module(&self, at: TargetAddress) -> Option<&Arc<Module>> {
         let mut modules = self.modules.iter();
         let known = modules.find(|known| known.module.contains(at))?;
         Some(&known.module)
     }
 
-    /// What is known of the code at an address, if that is still true under the map of the stop.
+    /// The module and the unwind table of the code at an address, if the memory map of the stop
+    /// shows the same module there.
     pub(crate) fn place(&self, at: TargetAddress, maps: &Maps) -> Result<Place<'_>, WalkError> {
         if let Some((_, table)) = self.extra.iter().find(|(code, _)| code.contains(&at)) {
             return Ok(Place {
@@ -99,7 +107,7 @@ impl WalkContext {
         let mut modules = self.modules.iter();
         let known = modules.find(|known| known.module.contains(at));
         let known = known.ok_or(WalkError::NoModule { at })?;
-        // A module is mapped and unmapped as a whole: its code stands for its tables.
+        // A module is mapped and unmapped as a whole: if its code is there, its tables are.
         if !self.is_same(at, maps) {
             return Err(WalkError::ModuleChanged { at });
         }
@@ -111,13 +119,14 @@ impl WalkContext {
         })
     }
 
-    /// Is the same part of the same file executable at this address as when this was prepared?
+    /// Whether the same part of the same file is executable at this address as when this context
+    /// was prepared.
     fn is_same(&self, at: TargetAddress, maps: &Maps) -> bool {
         let (Some(then), Some(now)) = (self.maps.find(at), maps.find(at)) else {
             return false;
         };
-        // Neighbours may have been split off by a change of protection meanwhile, and a file may have
-        // been deleted: the place of its first byte stays, and so does the file.
+        // Meanwhile a change of protection may have split the mapping, and the file may have been
+        // deleted. Where its first byte would be, and device and inode, stay the same.
         let origin = |mapping: &Mapping| mapping.range.start - mapping.offset;
         let same_name = then.has_file() || then.name == now.name;
         then.file == now.file && same_name && origin(then) == origin(now) && now.executable

@@ -1,17 +1,17 @@
-//! Why a stack walk says nothing, and how far it came.
+//! Why a stack walk broke, and how far it came.
 
 use std::fmt;
 
 use crate::memory::access::MemoryError;
-use crate::stack::walk::Frame;
+use crate::stack::frame::Frame;
 use crate::sys::address::TargetAddress;
 
-/// A walk that had to stop before it knew everything. The thread is not clear.
+/// A walk that broke before its end. The thread counts as not clear.
 #[derive(Debug, thiserror::Error)]
 pub struct BrokenWalk {
-    /// The frames that are certain, innermost first; the last one is where the reason was met.
+    /// The frames that are certain, innermost first; the walk broke in the last one.
     pub frames: Vec<Frame>,
-    /// Why it stopped.
+    /// Why the walk broke.
     #[source]
     pub reason: WalkError,
 }
@@ -30,17 +30,17 @@ impl fmt::Display for BrokenWalk {
     }
 }
 
-/// What is not known, or not as it must be.
+/// Why a walk broke: something is unknown, or not as it must be.
 #[derive(Debug, thiserror::Error)]
 pub enum WalkError {
-    /// The code belongs to no module that was there when the walk was prepared (generated code, a
-    /// library loaded since).
+    /// The code belongs to no module that was there when the walk was prepared: it is generated
+    /// code, or of a library that was loaded later.
     #[error("the code at {at} is in no known module")]
     NoModule {
         /// The code.
         at: TargetAddress,
     },
-    /// Something else is mapped there than when the walk was prepared.
+    /// Another file is mapped there than when the walk was prepared.
     #[error("the module at {at} is not the one that was there before")]
     ModuleChanged {
         /// The code.
@@ -52,7 +52,7 @@ pub enum WalkError {
         /// The code.
         at: TargetAddress,
     },
-    /// The unwind table says nothing of this code.
+    /// The unwind table has no entry for this code.
     #[error("the unwind table has no entry for {at}")]
     NoEntry {
         /// The code.
@@ -63,18 +63,18 @@ pub enum WalkError {
     Damaged {
         /// The code.
         at: TargetAddress,
-        /// What is wrong.
+        /// The error of the parser.
         source: gimli::Error,
     },
-    /// The unwind table has something that is not used on this machine.
+    /// The unwind table has a construct that is not used on this machine.
     #[error("the unwind information for {at} is not understood: {what}")]
     NotUnderstood {
         /// The code.
         at: TargetAddress,
-        /// What it is.
+        /// The construct.
         what: &'static str,
     },
-    /// A rule needs a register whose value in that frame is lost.
+    /// A rule needs a register whose value in this frame is lost.
     #[error("register {register} (DWARF number) of the frame at {at} is not known")]
     LostRegister {
         /// The code.
@@ -90,32 +90,32 @@ pub enum WalkError {
         /// The stack pointer in this frame.
         stack_pointer: TargetAddress,
     },
-    /// There is no call instruction before what should be a return address.
+    /// No call instruction precedes the value, so it is no return address.
     #[error("{value} is no return address: no call precedes it")]
     NoCall {
         /// The value.
         value: TargetAddress,
     },
-    /// It is both a return address and the start of a signal restorer.
+    /// The value is a return address, or the start of a signal restorer: both fit.
     #[error("{value} is a return address or the start of a signal restorer")]
     AmbiguousRestorer {
         /// The value.
         value: TargetAddress,
     },
-    /// The unwind table marks this frame as the last one, but it is neither the start of a program
-    /// nor of a thread (the start of a coroutine is marked in the same way).
+    /// The unwind table marks this frame as the last one, but the frame is neither the start of a
+    /// program nor of a thread. (The start of a coroutine is marked in the same way.)
     #[error("the stack ends at {at}, which is not the start of a program or thread")]
     UnknownEnd {
         /// The code of the last frame.
         at: TargetAddress,
     },
-    /// The stack that ended in a known way is not the thread's own one.
+    /// The stack ends in a known way, but is not the thread's own one.
     #[error("the walk ended at {stack_pointer}, which is not in the thread's own stack")]
     ForeignStack {
         /// The stack pointer of the last frame.
         stack_pointer: TargetAddress,
     },
-    /// There are more frames than are looked at while the process stands still.
+    /// There are more frames than we look at while the process is stopped.
     #[error("there are more than {limit} frames")]
     TooManyFrames {
         /// The bound.

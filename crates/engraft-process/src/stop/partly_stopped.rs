@@ -1,73 +1,87 @@
-//! Between the two halves of a stop: those who slept stand still, those who run go on.
+//! Between the two halves of a stop: sleeping threads are stopped, running threads continue.
 
 use std::time::Duration;
 
-use crate::call::remote::RemoteCall;
-use crate::call::remote_error::RemoteCallError;
+use crate::call::remote_call::RemoteCall;
+use crate::call::remote_call_error::RemoteCallError;
 use crate::process::handle::Process;
 use crate::stop::stopped::StoppedProcess;
-use crate::stop::stopped_thread::ThreadState;
+use crate::stop::traced_process::TracedProcess;
 use crate::trace::stop_error::StopError;
-use crate::trace::tracees::Tracees;
+use crate::trace::thread_state::ThreadState;
 
-/// A process whose sleepers stand still, so that they can be looked at without hurry, while those of its
-/// threads that run go on. Dropping it lets the process go.
+/// A process whose sleeping threads are stopped, so that there is time to look at them, while its
+/// running threads continue. Dropping it detaches from the process.
 ///
-/// As in a [`crate::SeizedProcess`], a thread that runs stands still at every signal and at every
-/// birth of a thread until that is answered by [`PartlyStopped::service`].
+/// As in a [`crate::SeizedProcess`], a running thread stops at every signal and when it starts a
+/// thread, until [`PartlyStopped::handle_events`] answers that.
 pub struct PartlyStopped {
-    tracees: Tracees,
+    traced: TracedProcess,
 }
 
 impl PartlyStopped {
-    pub(crate) fn new(tracees: Tracees) -> Self {
-        Self { tracees }
+    pub(super) fn new(traced: TracedProcess) -> Self {
+        Self { traced }
     }
 
     /// The process.
     pub fn process(&self) -> &Process {
-        &self.tracees.process
+        self.traced.process()
     }
 
-    /// The threads that stand still. What is said of them is final: they go on standing still (or are
-    /// killed) until everybody is let go. What they share with others may change.
+    /// The stopped threads. What is found out about them is final: they stay stopped, or are
+    /// killed, until the whole process is resumed. Memory that they share with running threads may
+    /// change.
     pub fn threads(&self) -> impl Iterator<Item = ThreadState> {
-        self.tracees.states()
+        let threads = self.traced.tracees.threads();
+        threads.states_of(self.traced.pid(), |_| true)
     }
 
-    /// Prepares a call in one of the sleepers; `None` if there is none that can make it.
+    /// Prepares a call in one of the stopped threads; `None` if none of them can make it.
     ///
-    /// The call can then begin at once when all stand still: in
-    /// [`StoppedProcess::calling_thread`], any call with the same stack, restorer and system calls. Until
-    /// then the stack belongs to it. A call that is prepared and not made leaves no mark.
+    /// When all threads are stopped, [`StoppedProcess::calling_thread`] can then begin at once any
+    /// call with the same stack, restorer and system calls. Until then the stack belongs to the
+    /// call. A call that is prepared and not made leaves no trace.
+    ///
+    /// # Errors
+    /// Any [`RemoteCallError`] that is not about one thread.
     pub fn prepare_call(&mut self, call: &RemoteCall) -> Result<Option<i32>, RemoteCallError> {
-        self.tracees.prepare_call(call)
+        self.traced.prepare_call(call)
     }
 
-    /// Answers what has happened to those who run: delivers signals, takes on new threads, which run
-    /// too.
-    pub fn service(&mut self) -> Result<(), StopError> {
-        self.tracees.service()
+    /// Answers the events of the running threads: delivers signals, attaches to new threads, which
+    /// run too.
+    ///
+    /// # Errors
+    /// [`StopError::System`] if a request to the kernel fails.
+    pub fn handle_events(&mut self) -> Result<(), StopError> {
+        self.traced.tracees.handle_events()
     }
 
-    /// Stops those who still run, and all threads that were started meanwhile; waits no longer than
-    /// `timeout`. On failure everything is let go, as in [`crate::SeizedProcess::stop`].
+    /// Stops the threads that still run, and all that were started meanwhile; waits no longer than
+    /// `timeout`.
+    ///
+    /// # Errors
+    /// As [`crate::SeizedProcess::stop`].
     pub fn stop_rest(mut self, timeout: Duration) -> Result<StoppedProcess, StopError> {
-        let deadline = self.tracees.process.patience(timeout);
-        self.tracees.stop(&deadline)?;
-        Ok(StoppedProcess::new(self.tracees))
+        let deadline = self.process().patience(timeout);
+        self.traced.tracees.stop(&deadline)?;
+        Ok(StoppedProcess::new(self.traced))
     }
 
-    /// Lets the process go.
+    /// Detaches from the process.
+    ///
+    /// # Errors
+    /// Any [`StopError`], the first of several; all threads were tried.
     pub fn detach(mut self) -> Result<(), StopError> {
-        self.tracees.release()
+        self.traced.detach()
     }
 }
 
 impl std::fmt::Debug for PartlyStopped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("PartlyStopped")
-            .field(&self.tracees.pid())
+            .field(&self.traced.pid())
             .finish()
     }
 }

@@ -5,8 +5,8 @@ use std::ops::{Add, Range, Sub};
 
 /// An address in the target's address space.
 ///
-/// It is never a host pointer and cannot be dereferenced; it is read and written through
-/// [`crate::Memory`]. Arithmetic wraps, because every operand may come from the target.
+/// An address is never a pointer of ours and cannot be dereferenced; [`crate::Memory`] reads and
+/// writes there. Arithmetic wraps, because every operand may come from the target.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TargetAddress(u64);
 
@@ -16,7 +16,7 @@ impl TargetAddress {
         Self(value)
     }
 
-    /// The number behind the address.
+    /// The address as a number.
     pub const fn get(self) -> u64 {
         self.0
     }

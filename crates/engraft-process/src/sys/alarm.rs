@@ -1,9 +1,9 @@
 //! An alarm clock for blocking waits.
 //!
-//! `waitpid` knows no timeout, and no file descriptor becomes readable when a tracee stops. Polling
-//! would either be late or take the processor away from the tracee that is awaited. So a wait
-//! blocks, and a timer of this thread alone makes it return `EINTR` now and then, so that the
-//! caller can look at its deadline and at the other tracees.
+//! `waitpid` has no timeout, and no file descriptor becomes readable when a tracee stops. Polling
+//! would either be late or take the processor from the awaited tracee. So a wait blocks, and a
+//! timer of this thread alone makes it return `EINTR` now and then. Then the caller can look at its
+//! deadline and at other tracees.
 #![expect(
     unsafe_code,
     reason = "the only place that creates a POSIX timer and the handler of its signal"
@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-/// How often a blocked wait looks up. The timer repeats: a signal that arrives just before the
-/// wait blocks is not the last one.
+/// How often the alarm rings. The timer repeats, because a signal may arrive just before the wait
+/// blocks.
 const TICK: Duration = Duration::from_millis(5);
 
 /// While it lives, blocking system calls of this thread return `EINTR` at least every few
@@ -26,8 +26,8 @@ pub(crate) struct Alarm {
     timer: libc::timer_t,
 }
 
-/// Real-time signals have no meaning to the libraries that a controller links, and the last one is
-/// the least likely to be somebody's.
+/// The signal of the alarm. The libraries that a controller links use no real-time signals, and the
+/// last one is the least likely to be in use.
 fn signal() -> libc::c_int {
     libc::SIGRTMAX()
 }

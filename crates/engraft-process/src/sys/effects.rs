@@ -1,11 +1,12 @@
-//! Every effect on another process passes here, so that tests can try each of them in turn.
+//! Every effect on another process passes through here, so that tests can make each of them the
+//! last or let it fail.
 //!
-//! Only builds with the feature `test-hooks` look at these variables, and only tests switch it on: an inherited
-//! variable must not end a command in the middle of a stop.
+//! Only builds with the feature `test-hooks` look at these variables, and only tests switch it on:
+//! an inherited variable must not end a command in the middle of a stop.
 //!
-//! `ENGRAFT_PROCESS_DIE_AT=N` kills this very process right after its Nth effect: whatever the point,
-//! the target must go on correctly. `ENGRAFT_PROCESS_FAIL_AT=N` makes the Nth effect fail instead:
-//! everything must be undone. A test enumerates the points by counting up until neither happens.
+//! `ENGRAFT_PROCESS_DIE_AT=N` kills this process right after its Nth effect: the target must
+//! continue correctly. `ENGRAFT_PROCESS_FAIL_AT=N` makes the Nth effect fail instead: everything
+//! must be undone. A test counts N up until neither happens.
 
 #[cfg(feature = "test-hooks")]
 pub(crate) use tried::effect;
@@ -26,7 +27,7 @@ mod tried {
     use rustix::io::Errno;
     use rustix::process::{Signal, getpid, kill_process};
 
-    /// What an effect that is made to fail reports: nothing that is an answer of the target's state.
+    /// The error of an effect that is made to fail: none that says something about the target.
     const INJECTED: Errno = Errno::NOMEM;
 
     struct Plan {
@@ -50,16 +51,16 @@ mod tried {
         if plan.die_at.is_none() && plan.fail_at.is_none() {
             return act();
         }
-        // ORDERING: a counter that orders nothing; the plans are used with one tracing thread.
+        // ORDERING: a counter that orders nothing; tests use it with one tracing thread.
         let number = Some(COUNT.fetch_add(1, Ordering::Relaxed));
         if plan.fail_at == number {
-            // For whoever counts: this was not the last effect.
+            // For the counting test: this was not yet beyond the last effect.
             eprintln!("note: failure injected");
             return Err(INJECTED);
         }
         let result = act();
         if plan.die_at == number {
-            // Not abort: nothing of ours may run any more, no destructor and no handler.
+            // Not abort: no code of ours may run any more, no destructor and no handler.
             let _ = kill_process(getpid(), Signal::KILL);
         }
         result

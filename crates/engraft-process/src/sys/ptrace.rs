@@ -1,8 +1,8 @@
 //! The gateway to `ptrace`.
 //!
-//! One function per request that this crate uses, all of them safe to call: the kernel checks that
-//! the thread is our tracee and in a stop (`ESRCH` otherwise), and every pointer that is passed is
-//! to a buffer borrowed for the call.
+//! There is one function per request that this crate uses, and all of them are safe to call: the
+//! kernel checks that the thread is our tracee and in a stop (`ESRCH` otherwise), and every pointer
+//! that is passed is to a buffer borrowed for the call.
 #![expect(
     unsafe_code,
     reason = "the only place that calls ptrace, whose last argument may be a pointer"
@@ -22,12 +22,13 @@ const NT_X86_XSTATE: usize = 0x202;
 const NT_X86_SHSTK: usize = 0x204;
 const NT_PRSTATUS: usize = 1;
 
-/// Wait status bits 16-23 of a stop by `PTRACE_INTERRUPT`, of a new thread, and of a group stop.
+/// Bits 16-23 of the wait status of a stop by `PTRACE_INTERRUPT`, of a new thread, and of a group
+/// stop.
 pub(crate) const EVENT_STOP: i32 = 128;
 
-/// How a stopped thread goes on.
+/// How far a resumed thread runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Go {
+pub(crate) enum Resume {
     /// Until the next event.
     Continue,
     /// Until the next event or system call entry or exit.
@@ -57,8 +58,8 @@ unsafe fn plain(request: libc::c_uint, tid: i32, data: usize) -> Result<()> {
 /// A request whose last argument points to a buffer.
 ///
 /// # Safety
-/// `data` points to a live object, borrowed exclusively for the call, of the type and size that `request`
-/// transfers.
+/// `data` points to a live object, borrowed exclusively for the call, of the type and size that
+/// `request` transfers.
 unsafe fn with_buffer(
     request: libc::c_uint,
     tid: i32,
@@ -70,7 +71,7 @@ unsafe fn with_buffer(
     check(result).map(drop)
 }
 
-/// Reads a register set into `bytes`; how many of them it has filled.
+/// Reads a register set into `bytes`; returns how many bytes are filled.
 fn get_regset(tid: i32, set: usize, bytes: &mut [u8]) -> Result<usize> {
     let mut vector = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
@@ -81,7 +82,7 @@ fn get_regset(tid: i32, set: usize, bytes: &mut [u8]) -> Result<usize> {
     Ok(vector.iov_len)
 }
 
-/// Sets a register set to `bytes`, of which the kernel takes as many as there are.
+/// Sets a register set to `bytes`, as many as there are.
 fn set_regset(tid: i32, set: usize, bytes: &mut [u8]) -> Result<()> {
     let mut vector = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
@@ -99,7 +100,7 @@ pub(crate) fn seize(tid: i32, options: i32) -> Result<()> {
     })
 }
 
-/// Makes a seized thread stop soon. Asynchronous: the stop is reported to `wait`.
+/// Asks a seized thread to stop. `wait` reports the stop.
 pub(crate) fn interrupt(tid: i32) -> Result<()> {
     effect(|| {
         // SAFETY: the request takes no pointer.
@@ -107,11 +108,11 @@ pub(crate) fn interrupt(tid: i32) -> Result<()> {
     })
 }
 
-/// Lets a stopped thread go on, delivering `signal` if it is in a signal-delivery-stop.
-pub(crate) fn go(tid: i32, go: Go, signal: i32) -> Result<()> {
-    let request = match go {
-        Go::Continue => libc::PTRACE_CONT,
-        Go::ToSystemCall => libc::PTRACE_SYSCALL,
+/// Resumes a stopped thread, and delivers `signal` if it is in a signal-delivery-stop.
+pub(crate) fn resume(tid: i32, until: Resume, signal: i32) -> Result<()> {
+    let request = match until {
+        Resume::Continue => libc::PTRACE_CONT,
+        Resume::ToSystemCall => libc::PTRACE_SYSCALL,
     };
     effect(|| {
         // SAFETY: both requests take no pointer.
@@ -119,7 +120,7 @@ pub(crate) fn go(tid: i32, go: Go, signal: i32) -> Result<()> {
     })
 }
 
-/// Leaves a thread in its group stop, but lets it notice `SIGCONT`.
+/// Leaves a thread in its group stop, from which `SIGCONT` resumes it.
 pub(crate) fn listen(tid: i32) -> Result<()> {
     effect(|| {
         // SAFETY: the request takes no pointer.
@@ -127,7 +128,7 @@ pub(crate) fn listen(tid: i32) -> Result<()> {
     })
 }
 
-/// Ends tracing of a stopped thread and lets it go on.
+/// Ends tracing of a stopped thread and resumes it.
 pub(crate) fn detach(tid: i32) -> Result<()> {
     effect(|| {
         // SAFETY: the request takes no pointer.
@@ -143,7 +144,7 @@ pub(crate) fn set_options(tid: i32, options: i32) -> Result<()> {
     })
 }
 
-/// What the last event had to say (of a clone event, the new thread).
+/// The message of the last event: the new thread, for a clone event.
 pub(crate) fn event_message(tid: i32) -> Result<u64> {
     let mut message: libc::c_ulong = 0;
     // SAFETY: the request transfers an unsigned long, which `message` is.
@@ -160,11 +161,12 @@ pub(crate) fn signal_code(tid: i32) -> Result<i32> {
     Ok(info[2])
 }
 
-/// Whether a stopped thread stands at the entry of a system call, which it will execute next.
+/// Whether a stopped thread is at the entry of a system call, which it will execute next.
 pub(crate) fn is_at_system_call_entry(tid: i32, registers: &Registers) -> bool {
-    // struct ptrace_syscall_info: what kind of stop it is comes first, then whatever belongs to that.
+    // struct ptrace_syscall_info: the kind of the stop comes first, then what depends on the kind.
     let mut info = [0u64; 11];
-    // SAFETY: the request transfers no more bytes than its second argument says, the size of `info`.
+    // SAFETY: the request transfers no more bytes than its second argument says, the size of
+    // `info`.
     let asked = unsafe {
         with_buffer(
             libc::PTRACE_GET_SYSCALL_INFO,
@@ -189,7 +191,8 @@ pub(crate) fn registers(tid: i32) -> Result<Registers> {
         iov_base: (&raw mut registers).cast(),
         iov_len: size_of::<Registers>(),
     };
-    // SAFETY: the request transfers an iovec; the one here names `registers`, which any bits are valid for.
+    // SAFETY: the request transfers an iovec; the one here names `registers`, which any bits are
+    // valid for.
     unsafe {
         with_buffer(
             libc::PTRACE_GETREGSET,
@@ -225,10 +228,10 @@ pub(crate) fn set_registers(tid: i32, registers: &Registers) -> Result<()> {
     })
 }
 
-/// The extended state (x87, SSE, AVX, ...), as long as the kernel makes it.
+/// The extended state (x87, SSE, AVX, ...), in the length that the kernel gives it.
 pub(crate) fn extended_state(tid: i32) -> Result<Vec<u8>> {
-    // AMX tiles bring the set to 11 KiB; the kernel cuts what does not fit and says how much it
-    // wrote, so a full buffer means "try a larger one".
+    // With AMX tiles the set has 11 KiB. The kernel cuts what does not fit and returns how much it
+    // wrote, so after a full buffer a larger one is tried.
     let mut size = 16 * 1024;
     loop {
         let mut bytes = vec![0; size];
@@ -250,14 +253,15 @@ pub(crate) fn set_extended_state(tid: i32, bytes: &[u8]) -> Result<()> {
     effect(|| set_regset(tid, NT_X86_XSTATE, &mut copy))
 }
 
-/// Does the thread have a user shadow stack? Older kernels do not know the regset: no.
+/// Whether the thread has a user shadow stack. Kernels that do not know the register set do not
+/// have shadow stacks.
 pub(crate) fn has_shadow_stack(tid: i32) -> bool {
     let mut bytes = [0; 8];
     get_regset(tid, NT_X86_SHSTK, &mut bytes).is_ok()
 }
 
-/// The blocked signals, one bit each, signal 1 lowest. Inside ppoll and the like: the mask that
-/// will be in force after the call.
+/// The blocked signals, one bit each, signal 1 lowest. In ppoll and the like: the mask that will be
+/// in force after the call.
 pub(crate) fn signal_mask(tid: i32) -> Result<u64> {
     let mut mask = 0u64;
     // SAFETY: the request transfers as many bytes as its second argument says, the size of `mask`.

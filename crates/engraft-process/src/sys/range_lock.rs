@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Locks one byte of the file for writing, if nobody else has. The lock ends when the file is closed.
+/// Locks one byte of the file for writing, if nobody else has. The lock ends when the file is
+/// closed.
 pub(crate) fn try_lock_byte(file: &File, at: i64) -> io::Result<bool> {
     let lock = libc::flock {
         l_type: libc::F_WRLCK as i16,
@@ -17,7 +18,8 @@ pub(crate) fn try_lock_byte(file: &File, at: i64) -> io::Result<bool> {
         l_len: 1,
         l_pid: 0,
     };
-    // SAFETY: the kernel reads the description, which lives for the call, and writes nothing for this command.
+    // SAFETY: the kernel reads the description, which lives for the call, and writes nothing for
+    // this command.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
     if result == 0 {
         return Ok(true);

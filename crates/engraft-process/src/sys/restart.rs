@@ -1,18 +1,19 @@
-//! System calls that our stop interrupted go on as if nothing had happened.
+//! System calls that our stop interrupts continue as if nothing had happened.
 //!
-//! A stop wakes a thread that sleeps in a system call. The call returns one of the kernel's internal
-//! `-ERESTART*` codes, and the code that returns to user mode runs the call again, if no signal
-//! handler is to run. A stop happens before that decision, so for these calls nothing has to be done.
+//! A stop wakes a thread that sleeps in a system call. The call returns one of the kernel's
+//! internal `-ERESTART*` codes, and on the way to user mode the kernel runs the call again, unless
+//! a signal handler is to run. The stop happens before that decision, so for these calls nothing
+//! has to be done.
 //!
-//! A few calls return a plain `-EINTR` instead, and the program sees it, once per stop, with every
-//! other tracer. We replace it by `-ERESTARTNOHAND` before the thread goes on: then the kernel
-//! decides as it does for the others, with its own knowledge of what is pending at that moment. A
-//! signal with a handler still makes the call return `EINTR`, as signal(7) promises for exactly
-//! these calls, "regardless of SA_RESTART"; nothing else does. There is no window in which a signal
-//! could come between a look at the pending ones and the restart.
+//! A few calls return a plain `-EINTR` instead. With other tracers the program sees it, once per
+//! stop. We replace it by `-ERESTARTNOHAND` before the thread is resumed. Then the kernel decides
+//! as for the other calls, knowing which signals are pending at that moment. A signal with a
+//! handler still makes the call return `EINTR`, as signal(7) promises for exactly these calls,
+//! "regardless of SA_RESTART". No signal can come between a look at the pending ones and the
+//! restart.
 //!
-//! Calls with a relative timeout start again with the full one: their remainder is not known outside
-//! the kernel. A stop may make them wait longer, never shorter.
+//! A call with a relative timeout starts again with the full one: only the kernel knows the
+//! remainder. A stop may make such a call wait longer, never shorter.
 
 use crate::sys::address::TargetAddress;
 use crate::sys::registers::Registers;
@@ -27,18 +28,18 @@ pub(crate) const RESTART_SYSCALL: u64 = libc::SYS_restart_syscall as u64;
 pub(crate) const SYSCALL: [u8; 2] = [0x0f, 0x05];
 const SYSCALL_LENGTH: u64 = SYSCALL.len() as u64;
 
-/// What is known of a call that may return `-EINTR` after a stop.
+/// When a call that returns `-EINTR` after a stop may be made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Restart {
-    /// It has done nothing yet when it returns this.
+    /// Always: the call has done nothing yet when it returns this.
     Safe,
-    /// The same, if its first argument is a socket: for other files the answer may come from a
-    /// driver or a file system server, whose `EINTR` may mean anything.
+    /// If the first argument is a socket. For other files the answer may come from a driver or a
+    /// file system server, whose `EINTR` may mean anything.
     SafeOnSockets,
 }
 
-/// The calls that the kernel does not restart by itself, and that have had no effect when they
-/// return `-EINTR` (had they had one, they would return that).
+/// The rule for a call that the kernel does not restart by itself, if the call has had no effect
+/// when it returns `-EINTR` (otherwise it would return the effect).
 fn rule(number: u64) -> Option<Restart> {
     // Not in the list on purpose: close (the descriptor is closed all the same), and every call
     // whose EINTR comes from a device driver (ioctl, open).
@@ -93,12 +94,13 @@ pub(crate) fn hide_our_interrupt(
     harmless
 }
 
-/// Whether a thread is about to make `restart_syscall`. Then its registers become those that it had in the interrupted
-/// call, from which the kernel leads it to the same place again.
+/// If the thread is about to make `restart_syscall`, sets its registers to those that it had in the
+/// interrupted call, from which the kernel leads it to the same place again; says whether it did.
 ///
-/// A thread is found like this if it was let go and is stopped again at once. It stands in user mode, in no call, and
-/// still only the kernel knows how much of its sleep is left: an `rt_sigreturn` would make the kernel forget it.
-pub(crate) fn take_back_restart(
+/// A thread is in this state if it was resumed and is stopped again at once. It is in user mode, in
+/// no call, and still only the kernel knows how much of its sleep is left: an `rt_sigreturn` would
+/// make the kernel forget that.
+pub(crate) fn undo_restart(
     registers: &mut Registers,
     code: impl FnOnce(TargetAddress) -> Option<[u8; SYSCALL.len()]>,
 ) -> bool {
@@ -115,7 +117,7 @@ pub(crate) fn take_back_restart(
     is_about_to
 }
 
-/// Will the kernel run the interrupted call again when the thread goes on?
+/// Whether the kernel will run the interrupted call again when the thread is resumed.
 pub(crate) fn will_restart(registers: &Registers) -> bool {
     let code = registers.rax as i64;
     registers.system_call().is_some()
@@ -125,14 +127,14 @@ pub(crate) fn will_restart(registers: &Registers) -> bool {
         )
 }
 
-/// Is the rest of the interrupted call known to the kernel alone (nanosleep, poll, futex with a
-/// timeout)? A sigreturn makes the kernel forget it.
+/// Whether only the kernel knows the rest of the interrupted call (nanosleep, poll, futex with a
+/// timeout). A sigreturn makes the kernel forget it.
 pub(crate) fn has_restart_block(registers: &Registers) -> bool {
     will_restart(registers) && registers.rax as i64 == ERESTART_RESTARTBLOCK
 }
 
-/// The registers in a form in which the thread can go on from user mode, with no help from the
-/// kernel's signal path: what that path would have done for a restart is done already.
+/// The registers with which the thread can continue from user mode: what the kernel's signal path
+/// would do for a restart is done already.
 pub(crate) fn restart_ready(registers: &Registers) -> Registers {
     let mut ready = *registers;
     if will_restart(registers) {
@@ -147,7 +149,8 @@ pub(crate) fn restart_ready(registers: &Registers) -> Registers {
     ready
 }
 
-/// The registers of a thread whose call the kernel is to resume where it stands, at the entry of another one.
+/// The registers with which a thread that is at the entry of another call makes the kernel resume
+/// its interrupted call.
 pub(crate) fn resumed_in_place(registers: &Registers) -> Registers {
     Registers {
         orig_rax: RESTART_SYSCALL,
@@ -155,9 +158,10 @@ pub(crate) fn resumed_in_place(registers: &Registers) -> Registers {
     }
 }
 
-/// As [`restart_ready`], for a thread that will restore itself by `rt_sigreturn`, which makes the kernel forget
-/// the rest of a nanosleep or poll: the call, whose number is given, starts again from the beginning. It takes
-/// longer than it should, but it is not interrupted. Without the number it is.
+/// As [`restart_ready`], for a thread that will restore itself by `rt_sigreturn`, which makes the
+/// kernel forget the rest of a nanosleep or poll. The call, whose number is given, starts again
+/// from the beginning: it takes longer than it should, but is not interrupted. Without the number
+/// it returns `EINTR`.
 pub(crate) fn restart_ready_without_kernel(registers: &Registers, call: Option<u64>) -> Registers {
     let mut ready = restart_ready(registers);
     if has_restart_block(registers) {
@@ -213,12 +217,12 @@ mod tests {
         let interrupted = in_call(libc::SYS_restart_syscall, ERESTART_RESTARTBLOCK);
         let about_to = restart_ready(&interrupted);
         let mut registers = about_to;
-        assert!(take_back_restart(&mut registers, |_| Some(SYSCALL)));
+        assert!(undo_restart(&mut registers, |_| Some(SYSCALL)));
         assert_eq!(registers, interrupted);
         // The number is a number, and the instruction another one or unknown.
         let mut registers = about_to;
-        assert!(!take_back_restart(&mut registers, |_| Some([0x90, 0x90])));
-        assert!(!take_back_restart(&mut registers, |_| None));
+        assert!(!undo_restart(&mut registers, |_| Some([0x90, 0x90])));
+        assert!(!undo_restart(&mut registers, |_| None));
         assert_eq!(registers, about_to);
     }
 

@@ -1,4 +1,4 @@
-//! Signals that must not end us.
+//! Signals that must not end this process.
 #![expect(
     unsafe_code,
     reason = "the only place that changes what signals do to us, besides the alarm's handler"
@@ -6,7 +6,8 @@
 
 use std::sync::Once;
 
-/// Makes writing beyond the limit of a file's size (`ulimit -f`) an error, which can be dealt with.
+/// Makes a write beyond the limit of a file's size (`ulimit -f`) an error; by default a signal ends
+/// the process.
 pub(crate) fn ignore_file_size_signal() {
     static ONCE: Once = Once::new();
     // SAFETY: ignoring a signal runs no code of ours.

@@ -1,4 +1,4 @@
-//! Waiting for what happens to one traced thread.
+//! Waiting for events of traced threads.
 
 use std::time::{Duration, Instant};
 
@@ -7,30 +7,30 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 
 use crate::sys::ptrace::EVENT_STOP;
 
-/// How long an event that is expected at once is looked for before we fall asleep over it.
+/// How long we poll for an event that is expected at once, before a blocking wait.
 pub(crate) const AT_ONCE: Duration = Duration::from_micros(30);
 
-/// However much there is to see.
+/// The longest poll, whatever a look finds.
 const LONGEST_LOOK: Duration = Duration::from_millis(10);
 
-/// What `wait` said about a tracee.
+/// What `wait` reports of a tracee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// It has ended.
+    /// The thread has ended.
     Ended,
-    /// A stop that `PTRACE_INTERRUPT`, birth or a group stop caused; the latter with its signal.
+    /// A stop for `PTRACE_INTERRUPT`, at the thread's birth, or, with `group`, a group stop.
     Stop { group: bool },
     /// At the entry or exit of a system call.
     SystemCall,
-    /// It has started another thread or process and stands still meanwhile.
+    /// The thread has started another thread or process, and is stopped.
     Clone,
-    /// It runs another program.
+    /// The thread runs another program.
     Exec,
-    /// It is about to receive a signal.
+    /// The thread is about to receive a signal.
     Signal(i32),
 }
 
-/// What came of waiting once.
+/// The result of one wait.
 pub(crate) enum Waited {
     Event(Event),
     /// Nothing has happened, or the alarm has rung.
@@ -54,13 +54,13 @@ fn decode(status: i32) -> Event {
 }
 
 /// Waits for the next event of one thread, which is expected at once, until the alarm rings at the
-/// latest. For as long as `patience` lasts we do not fall asleep over it.
+/// latest. Polls for `patience` before it blocks.
 ///
-/// A thread on another processor stops, or comes to its next system call, within microseconds. Falling asleep and
-/// being woken takes longer than that, above all where the processor falls asleep too. A thread that
-/// has to wait for our own processor is kept from it no longer than a change of threads takes.
+/// A thread on another processor stops, or reaches its next system call, within microseconds. To
+/// block and to be woken takes longer than that, above all where the processor falls asleep too. A
+/// thread that waits for our own processor is delayed by about one change of threads.
 ///
-/// Meanwhile `look` is done over and over; it may say for how long it wants that to go on.
+/// While we poll, `look` is called again and again; it may return for how much longer to poll.
 pub(crate) fn wait_soon(
     tid: i32,
     patience: Duration,
@@ -80,9 +80,9 @@ pub(crate) fn wait_soon(
     wait(tid, true)
 }
 
-/// Waits for the next event of one thread. `block` waits until the alarm rings at the latest.
+/// The next event of one thread. With `block`, waits for one until the alarm rings at the latest.
 pub(crate) fn wait(tid: i32, block: bool) -> Result<Waited, Errno> {
-    // __WALL: also threads whose end sends no SIGCHLD, which all but the first are.
+    // __WALL: also threads whose end sends no SIGCHLD: all but the first one.
     let mut options = WaitOptions::from_bits_retain(libc::__WALL as u32);
     if !block {
         options |= WaitOptions::NOHANG;
@@ -90,16 +90,17 @@ pub(crate) fn wait(tid: i32, block: bool) -> Result<Waited, Errno> {
     match waitpid(Pid::from_raw(tid), options) {
         Ok(Some((_, status))) => Ok(Waited::Event(decode(status.as_raw()))),
         Ok(None) | Err(Errno::INTR) => Ok(Waited::Nothing),
-        // Not our tracee any more: it has vanished in the exec of another thread.
+        // Not our tracee any more: the exec of another thread has ended it.
         Err(Errno::CHILD) => Ok(Waited::Event(Event::Ended)),
         Err(error) => Err(error),
     }
 }
 
-/// Waits until something has happened to any thread that this one traces, and leaves it to be asked for; until the
-/// alarm rings at the latest. Whether anything has happened, if only to a child that this thread has started.
+/// Waits until there is an event of any thread that this one traces, until the alarm rings at the
+/// latest, and leaves the event to be fetched. Returns whether there is one; it may be the end of a
+/// child that this thread has started.
 pub(crate) fn wait_for_any() -> Result<bool, Errno> {
-    // What concerns other threads of ours, or their tracees, is none of our business.
+    // __WNOTHREAD: not the tracees and children of other threads of ours.
     let options = WaitIdOptions::from_bits_retain((libc::__WALL | libc::__WNOTHREAD) as u32);
     let options = options | WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
     match waitid(WaitId::All, options) {
@@ -109,7 +110,7 @@ pub(crate) fn wait_for_any() -> Result<bool, Errno> {
     }
 }
 
-/// Takes the end of a thread that our process traces, if it has ended, and nothing else.
+/// Reaps a thread that our process traces, if it has ended. Leaves all other events.
 pub(crate) fn reap(tid: i32) {
     let options = WaitIdOptions::from_bits_retain(libc::__WALL as u32);
     let options = options | WaitIdOptions::EXITED | WaitIdOptions::NOHANG;

@@ -1,9 +1,10 @@
 //! Attaching to threads of a process that may run another program at that moment.
 //!
-//! An exec ends all other threads, and waits until those that are traced have been waited for. Meanwhile nobody can
-//! attach to a thread of the process: the kernel keeps whoever tries waiting (`ptrace(2)`, `cred_guard_mutex`), and a
-//! signal does not get it out. So a tracer that attaches to one more would wait for the exec, and the exec for it.
-//! Another thread of ours can wait for its tracees, too.
+//! An exec ends all other threads of the process, and waits until the traced ones have been reaped.
+//! Meanwhile the kernel blocks every attempt to attach to a thread of the process (`ptrace(2)`,
+//! `cred_guard_mutex`), and no signal ends the attempt. So a tracer that attaches to one more
+//! thread would wait for the exec, and the exec for the tracer. But another thread of ours can reap
+//! its tracees.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -13,10 +14,10 @@ use std::time::Duration;
 
 use crate::sys::wait::reap;
 
-/// Attaching to hundreds of threads takes less. When it takes longer, it is looked for those that have ended.
+/// Attaching to hundreds of threads takes less. After this time we look for ended threads.
 const LONG: Duration = Duration::from_millis(20);
 
-/// The threads that are attached while others are yet to be.
+/// The threads that are attached already, while we attach to others.
 pub(crate) struct Attached(Mutex<BTreeSet<i32>>);
 
 impl Attached {
@@ -33,8 +34,9 @@ impl Attached {
     }
 }
 
-/// Lets `attach` attach to threads, which it has to [`add`](Attached::add), while those that are `attached` already
-/// are waited for if they end. That they have ended is seen later: there is nobody to wait for any more.
+/// Runs `attach`, which attaches to threads and [`add`](Attached::add)s them. Meanwhile threads
+/// that are `attached` already are reaped if they end. The tracer notices later that they have
+/// ended: a wait for them fails.
 pub(crate) fn attaching<R>(
     attached: impl IntoIterator<Item = i32>,
     attach: impl FnOnce(&Attached) -> R,
@@ -50,7 +52,7 @@ pub(crate) fn attaching<R>(
             }
         };
         if let Err(error) = reaper.spawn_scoped(scope, reap) {
-            tracing::debug!(%error, "attaching without help");
+            tracing::debug!(%error, "attaching without a thread that reaps");
         }
         let result = attach(attached);
         drop(done);

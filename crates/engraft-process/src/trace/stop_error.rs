@@ -1,11 +1,12 @@
-//! Why a process could not be stopped or let go.
+//! Why a process could not be stopped or resumed.
 
 use std::io;
 use std::time::Duration;
 
 use crate::process::task::Activity;
 
-/// Why a process could not be stopped or let go. Whatever was stopped goes on, undisturbed.
+/// Why a process could not be stopped or resumed. Threads that were stopped have been resumed,
+/// undisturbed.
 #[derive(Debug, thiserror::Error)]
 pub enum StopError {
     /// The process has ended.
@@ -20,7 +21,7 @@ pub enum StopError {
         /// The process.
         pid: i32,
     },
-    /// A debugger or another tracer is attached.
+    /// A debugger or another tracer is attached to the process.
     #[error("process {pid} is already traced by {tracer} (a debugger?); end that first")]
     AlreadyTraced {
         /// The process.
@@ -55,7 +56,7 @@ pub enum StopError {
         pid: i32,
         /// The thread.
         tid: i32,
-        /// How long we waited.
+        /// How long we have waited.
         timeout: Duration,
     },
     /// A thread waits in the kernel for something that cannot be interrupted (a disk, a network
@@ -70,12 +71,12 @@ pub enum StopError {
         pid: i32,
         /// The thread.
         tid: i32,
-        /// How long we waited.
+        /// How long we have waited.
         timeout: Duration,
-        /// Where it sleeps.
+        /// Where the thread sleeps.
         activity: Option<Activity>,
     },
-    /// Its control group keeps it from running.
+    /// The control group of the process has frozen it.
     #[error("process {pid} is frozen by its control group {group}; thaw it first")]
     Frozen {
         /// The process.
@@ -90,23 +91,23 @@ pub enum StopError {
         pid: i32,
         /// The thread.
         tid: i32,
-        /// How long we waited.
+        /// How long we have waited.
         timeout: Duration,
     },
-    /// Anything else the system had to say.
+    /// The system reports another error.
     #[error("failed to {operation} of process {pid}: {source}")]
     System {
         /// The process.
         pid: i32,
-        /// What was tried.
+        /// What we tried.
         operation: &'static str,
-        /// What it said.
+        /// The error.
         source: io::Error,
     },
 }
 
 impl StopError {
-    /// The error for a thread that sleeps uninterruptibly, by what it sleeps in.
+    /// The error for a thread in an uninterruptible sleep, by the call in which it sleeps.
     pub(crate) fn uninterruptible(
         pid: i32,
         tid: i32,

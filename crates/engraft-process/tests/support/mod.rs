@@ -1,4 +1,5 @@
-//! Victims: small C programs, compiled by the test, that say on their standard output what they see.
+//! Victims: small C programs, compiled by the test, that say on their standard output what they
+//! see.
 //!
 //! A victim prints `ready` when it is in the state that the test wants, and answers a line on its
 //! standard input with a line. Nothing here depends on timing: whoever waits, waits for a line or

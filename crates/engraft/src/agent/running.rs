@@ -109,7 +109,11 @@ impl RunningAgent {
             enter: control.enter.into(),
             restorer: control.restorer.into(),
             stack_top: control.stack_top.into(),
-            namespace_pid: process.own_number().unwrap_or(0).cast_unsigned().into(),
+            namespace_pid: process
+                .pid_in_own_namespace()
+                .unwrap_or(0)
+                .cast_unsigned()
+                .into(),
         })
     }
 

@@ -14,7 +14,7 @@ use engraft::{Error, OnTimeout, ScanMemory, Selected, Status};
 use engraft_build::{BuildRequest, Outcome};
 use engraft_patch::{Concessions, Missing, Patch};
 use engraft_process::foreign::escape_name;
-use engraft_process::{GiveWay, Process};
+use engraft_process::{LongSlice, Process};
 
 use processes::{PatchedProcesses, ProcessSelection, Work};
 use show::describe;
@@ -236,7 +236,7 @@ impl From<TimeoutArguments> for OnTimeout {
 /// Does what was asked for.
 pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
     // A program that is to be patched is not to notice the command either, not even while it reads files.
-    let _way = (!matches!(command, Command::Build { .. })).then(GiveWay::begin_at_birth);
+    let _way = (!matches!(command, Command::Build { .. })).then(LongSlice::begin_at_birth);
     match command {
         Command::Build {
             source,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use engraft_abi::{Command, Outcome};
 use engraft_process::{
-    GiveWay, Modules, PartlyStopped, Process, ProcessLock, RemoteCallError, StoppedProcess,
+    LongSlice, Modules, PartlyStopped, Process, ProcessLock, RemoteCallError, StoppedProcess,
     StoppedThread, ThreadState,
 };
 
@@ -34,7 +34,7 @@ pub(crate) struct Session<'p> {
     lock: RefCell<Option<ProcessLock>>,
     /// A call that we could not see to its end may be under way.
     unfinished: Cell<bool>,
-    _way: GiveWay,
+    _way: LongSlice,
 }
 
 impl<'p> Session<'p> {
@@ -93,7 +93,7 @@ impl<'p> Session<'p> {
         agent: RunningAgent,
         deadline: Deadline,
         lock: ProcessLock,
-        way: GiveWay,
+        way: LongSlice,
         unfinished: bool,
     ) -> Result<Self, Error> {
         let session = Self {
@@ -312,8 +312,8 @@ fn lock(process: &Process, deadline: &Deadline) -> Result<ProcessLock, Error> {
 }
 
 /// Becomes the one controller of a process, and does what can be done before any thread is stopped.
-fn prepare(process: &Process, deadline: &Deadline) -> Result<(GiveWay, ProcessLock), Error> {
-    let way = GiveWay::begin();
+fn prepare(process: &Process, deadline: &Deadline) -> Result<(LongSlice, ProcessLock), Error> {
+    let way = LongSlice::begin();
     process.prepare_calls();
     let lock = lock(process, deadline)?;
     // Who had the lock before may have woken them.

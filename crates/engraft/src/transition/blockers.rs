@@ -70,7 +70,7 @@ pub fn blockers(process: &Process) -> Result<Vec<Blocker>, Error> {
     let checker = plan.checker();
     let threads = process.threads().map_err(Error::reading(process))?;
     let mut pending: Vec<(ThreadState, Option<BlockedThread>)> = Vec::new();
-    let visited = process.visit_threads(&threads, STOP_TIMEOUT, |thread| {
+    let visited = process.stop_each(&threads, STOP_TIMEOUT, |thread| {
         let state = thread.state();
         let pointer = state.registers.thread_pointer().get();
         if open.pending.contains(&pointer) && !state.is_kernel_worker {

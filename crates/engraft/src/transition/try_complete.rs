@@ -134,7 +134,7 @@ impl PendingThreads {
             }
             Ok::<_, Error>(())
         };
-        match session.process.visit_threads(&tids, STOP_TIMEOUT, visit) {
+        match session.process.stop_each(&tids, STOP_TIMEOUT, visit) {
             // The threads that are left are stopped again in the next round.
             Err(error) if error.is_slow_stop() => {}
             visited => visited?,

@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::memory::access::MemoryError;
 use crate::sys::address::TargetAddress;
 
-/// Why a remote call failed. The thread is as it was before, except after `Gone` and `ThreadEnded`.
+/// Why a remote call failed. The thread is as it was before, except after `Gone` and `ThreadEnded`,
+/// when there is none.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteCallError {
     /// The process has ended.
@@ -21,12 +22,12 @@ pub enum RemoteCallError {
         /// The thread.
         tid: i32,
     },
-    /// The system call was carried out, and failed.
+    /// The system call was made, and failed.
     #[error("{} in the target failed: {}", name(*number), io::Error::from_raw_os_error(*errno))]
     SystemCall {
-        /// Which.
+        /// The number of the call.
         number: i64,
-        /// Its error number.
+        /// The error number.
         errno: i32,
     },
     /// The code that was called crashed.
@@ -38,7 +39,7 @@ pub enum RemoteCallError {
         tid: i32,
         /// The signal.
         signal: i32,
-        /// Where.
+        /// The instruction.
         instruction_pointer: TargetAddress,
     },
     /// The code that was called did not return in time.
@@ -46,16 +47,16 @@ pub enum RemoteCallError {
     TimedOut {
         /// The thread.
         tid: i32,
-        /// How long we waited.
+        /// How long we have waited.
         timeout: Duration,
     },
-    /// A thread of the kernel that shares the process; it runs no code of the program.
+    /// The thread is one of the kernel that shares the process, and runs no code of the program.
     #[error("thread {tid} is a worker of the kernel and runs no code of the program")]
     KernelWorker {
         /// The thread.
         tid: i32,
     },
-    /// The thread's seccomp filter may forbid the call, and we may not suspend it.
+    /// The thread's seccomp filter may forbid the call, and we may not suspend the filter.
     #[error(
         "thread {tid} has a seccomp filter that may end the process at this call; use another \
          thread, or CAP_SYS_ADMIN to suspend the filter"
@@ -70,13 +71,14 @@ pub enum RemoteCallError {
         /// The thread.
         tid: i32,
     },
-    /// The interrupted system call was made in another way than by `syscall`.
+    /// The thread is in a system call that it has made in another way than by `syscall`.
     #[error("thread {tid} is in a system call that was not made by a syscall instruction")]
     UnknownEntry {
         /// The thread.
         tid: i32,
     },
-    /// There is no room below the thread's stack pointer, or no code to return by, or the text is too long.
+    /// There is no room below the thread's stack pointer, or no code to return by, or the text is
+    /// too long.
     #[error(
         "there is no room on the stack of thread {tid} for a text that a system call is to read"
     )]
@@ -95,25 +97,25 @@ pub enum RemoteCallError {
     ExtendedState {
         /// The thread.
         tid: i32,
-        /// How long it is.
+        /// The length of the state.
         length: usize,
     },
     /// The frame could not be written.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// Anything else the system had to say.
+    /// The system reports another error.
     #[error("failed to {operation} thread {tid}: {source}")]
     System {
         /// The thread.
         tid: i32,
-        /// What was tried.
+        /// What we tried.
         operation: &'static str,
-        /// What it said.
+        /// The error.
         source: io::Error,
     },
 }
 
-/// The name of a system call, of those that are made in targets.
+/// The name of a system call, if it is one that we make in targets.
 fn name(number: i64) -> String {
     let name = match number {
         libc::SYS_mmap => "mmap",
@@ -131,7 +133,7 @@ fn name(number: i64) -> String {
 }
 
 impl RemoteCallError {
-    /// The error number, if a system call was carried out and failed.
+    /// The error number, if a system call was made and failed.
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::SystemCall { errno, .. } => Some(*errno),
