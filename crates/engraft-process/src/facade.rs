@@ -44,8 +44,7 @@ impl Process {
         Modules::discover(self)
     }
 
-    /// How many bytes of these ranges are in memory: those of the pages that the process has
-    /// touched.
+    /// How many bytes of these ranges are in memory: the pages that the process has touched.
     ///
     /// # Errors
     /// The ranges, which may come from the process itself, are too long in all, or cannot be looked

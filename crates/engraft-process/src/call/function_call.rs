@@ -32,7 +32,7 @@ impl PreparedCall {
             && self.only_loader_calls == call.only_loader_calls
     }
 
-    /// Undoes what was prepared. The frame may stay: the stack is nobody's but the call's.
+    /// Undoes what was prepared. The frame may stay: the stack belongs to the call alone.
     pub(super) fn forget(self) {
         let tid = self.state.tid;
         if self.state.is_filter_suspended

@@ -14,17 +14,17 @@ use crate::stack::unwind_rules::{CfaRule, RegisterRule, UnwindRules, followed};
 use crate::stack::walk_error::WalkError;
 use crate::sys::address::TargetAddress;
 
-/// What the first byte that is written into the buffer may cost.
+/// The memory that the first write into the buffer may take: the system may give it a huge page.
 const HUGE_PAGE: u64 = 2 << 20;
-/// Read in pieces of this size: an entry has less than a hundred bytes.
+/// The size of the pieces in which the section is read. An entry has less than a hundred bytes.
 const PIECE: u64 = 4096;
-/// The largest programs (browsers) have about 30 MiB; what lies beyond this is not found.
+/// Entries beyond this length are not found. The largest programs (browsers) have about 30 MiB.
 const MAX_SECTION: u64 = 128 << 20;
-/// x86-64 has one return address register; anything else is not code for it.
+/// The only return address register of x86-64 code.
 const RETURN_ADDRESS: gimli::Register = gimli::X86_64::RA;
 
-/// The section, of which only the pieces are here that were looked at: two or three for a walk. The
-/// rest of the buffer is zero, and the system does not even allocate it.
+/// The section, of which only the needed pieces are read: two or three for a walk. The rest of the
+/// buffer is zero, and the system does not even allocate it.
 #[derive(Debug)]
 pub(crate) struct EhFrame {
     start: TargetAddress,
@@ -35,7 +35,7 @@ pub(crate) struct EhFrame {
     budget: UnwindBudget,
 }
 
-/// What one entry covers, and the rules for one instruction of it.
+/// The function that one entry is about, and the rules for one of its instructions.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) function: Range<TargetAddress>,
@@ -43,7 +43,7 @@ pub(crate) struct Found {
 }
 
 impl EhFrame {
-    /// The section that starts here and may go on to the end of the range.
+    /// The section that starts with the range, and ends with it at the latest.
     pub(crate) fn new(range: Range<TargetAddress>, budget: UnwindBudget) -> Self {
         let length = if range.start <= range.end {
             (range.end - range.start).min(MAX_SECTION)
@@ -59,7 +59,7 @@ impl EhFrame {
         }
     }
 
-    /// Makes sure that a part has been read.
+    /// Reads a part of the section, unless it has been read.
     fn load(&mut self, memory: Memory<'_>, part: Range<u64>) -> Result<(), MemoryError> {
         let length = self.length;
         if part.end > length {
@@ -251,7 +251,7 @@ impl EhFrame {
 
 type Slice<'s> = gimli::EndianSlice<'s, LittleEndian>;
 
-/// What may be wrong with an entry, before it is said for which code it was wanted.
+/// What is wrong with an entry. For which code it was needed is added later.
 enum DamagedEntry {
     Memory(MemoryError),
     Form(gimli::Error),

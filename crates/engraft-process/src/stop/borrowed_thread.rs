@@ -18,8 +18,7 @@ pub struct BorrowedThread {
 }
 
 impl BorrowedThread {
-    /// Stops one thread: that of earlier calls if it sleeps; otherwise one that sleeps if there is
-    /// one, and of these the one that has run least often, which is disturbed least.
+    /// Stops one thread. The call thread, if it sleeps; otherwise a sleeping thread, if there is one. Of several, the one that has run least often, which is disturbed least.
     pub(crate) fn borrow(process: &Process, timeout: Duration) -> Result<Self, StopError> {
         let deadline = process.patience(timeout);
         let sleeps = |tid: &i32| matches!(process.task(*tid).stat(), Ok(Some(stat)) if stat.state == TaskState::Sleeping);
@@ -95,8 +94,7 @@ impl BorrowedThread {
     }
 }
 
-/// The threads of a process: those that wake often last, and among equals the one first that has
-/// got a processor least often.
+/// The threads of a process, seldom running ones first. Threads that wake often come last.
 fn seldom_running_first(process: &Process) -> Result<Vec<i32>, StopError> {
     let no_list = |source| no_list(process, source);
     let mut threads = Vec::new();

@@ -71,7 +71,7 @@ fn try_group<E: From<StopError>>(
     }
 }
 
-/// The outer result is that of stopping, the inner one that of `look`.
+/// Looks at some threads. The outer error is about stopping, the inner one is `look`'s.
 fn look_at_group<E>(
     process: &Process,
     tids: &[i32],

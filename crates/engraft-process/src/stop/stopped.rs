@@ -53,7 +53,7 @@ impl SeizedProcess {
         Ok(StoppedProcess::new(self.traced))
     }
 
-    /// Stops the threads that sleep, while those that run continue; waits no longer than `timeout`.
+    /// Stops the sleeping threads, while the running ones continue; waits no longer than `timeout`.
     ///
     /// # Errors
     /// As [`SeizedProcess::stop`].

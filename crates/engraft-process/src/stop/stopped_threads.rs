@@ -17,7 +17,7 @@ pub struct StoppedThreads {
 }
 
 impl StoppedThreads {
-    /// Stops these threads, without those that have ended.
+    /// Stops these threads; ended ones are left out.
     pub(crate) fn stop(
         process: &Process,
         tids: &[i32],

@@ -16,9 +16,7 @@ use crate::process::handle::Process;
 use crate::trace::stop_error::StopError;
 use crate::trace::tracees::Tracees;
 
-/// How long to wait after the runners have been resumed, until they are on a processor again. A
-/// thread that wakes then goes before one that has been running for a while; a thread that wakes
-/// together with it waits for the end of its time slice, milliseconds.
+/// The pause after the runners have been resumed, until they are on a processor again. The kernel prefers a thread that wakes later to one that has been running for a while. A thread that wakes together with a runner waits for the end of the runner's time slice, milliseconds.
 const RUNNERS_RUN: Duration = Duration::from_micros(20);
 
 /// A process of which we trace all threads, or some. Dropping it detaches from them.
@@ -48,7 +46,7 @@ impl TracedProcess {
         Ok(traced)
     }
 
-    /// Becomes the tracer of some threads; those that have ended are left out.
+    /// Becomes the tracer of some threads; ended ones are left out.
     pub(super) fn seize_some(
         process: &Process,
         tids: &[i32],
@@ -87,10 +85,7 @@ impl TracedProcess {
 
 /// Resuming and detaching.
 impl TracedProcess {
-    /// Resumes the stopped threads, each by `step`. First the threads that were running, unless
-    /// they have to be restored after a call; then those that wake often; then those that slept.
-    /// The thread that made a call goes before the sleepers if it was running, and else last: to
-    /// restore it takes until it gets a processor.
+    /// Resumes the stopped threads, each by `step`: first the runners, then threads that wake often, then the sleepers. A thread whose call has to be undone is resumed before the sleepers if it was running, otherwise last: undoing takes until the thread gets a processor.
     fn resume_in_order(&mut self, step: ResumeStep) -> Result<(), StopError> {
         // Nothing is looked for or sorted while the runners wait.
         let runners = self.tracees.progress_mut().take_runners();
@@ -118,7 +113,7 @@ impl TracedProcess {
         result.and(self.resume_each(returned, step))
     }
 
-    /// Resumes those of the threads that can be. Each is tried; the first failure is the result.
+    /// Resumes every thread that can be resumed. Each is tried; the first failure is the result.
     fn resume_each(&mut self, tids: Vec<i32>, step: ResumeStep) -> Result<(), StopError> {
         let mut result = Ok(());
         for tid in tids {

@@ -57,7 +57,7 @@ fn rule(number: u64) -> Option<Restart> {
         // Nothing was submitted; if something was, its number is returned.
         libc::SYS_io_uring_enter => Some(Restart::Safe),
         // Sockets with SO_RCVTIMEO or SO_SNDTIMEO (sock_intr_errno): nothing was transferred. A
-        // connect goes on waiting for the connection under way. Relative timeout.
+        // connect continues to wait for the connection under way. Relative timeout.
         libc::SYS_recvfrom
         | libc::SYS_recvmsg
         | libc::SYS_recvmmsg

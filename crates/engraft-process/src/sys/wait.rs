@@ -117,6 +117,6 @@ pub(crate) fn reap(tid: i32) {
     if let Some(pid) = Pid::from_raw(tid)
         && let Err(error) = waitid(WaitId::Pid(pid), options)
     {
-        tracing::debug!(tid, %error, "nobody to wait for");
+        tracing::debug!(tid, %error, "no such thread to reap");
     }
 }

@@ -11,5 +11,5 @@ pub(super) const LAST_CHANCE: Duration = Duration::from_millis(500);
 
 /// How long we wait for a thread that would stop if it got a processor, which others may want, too.
 /// A thread whose call is half undone is the worst result of all; and if it stopped after we have
-/// given up, nobody would resume it.
+/// given up, no tracer would resume it.
 pub(crate) const PROCESSOR_WITHIN: Duration = Duration::from_secs(60);

@@ -33,7 +33,7 @@ impl Tracees {
         }
     }
 
-    /// Attaches to some threads; those that have ended are left out.
+    /// Attaches to some threads; ended ones are left out.
     pub(crate) fn seize_some(
         &mut self,
         tids: &[i32],

@@ -16,7 +16,7 @@ pub enum StopError {
         pid: i32,
     },
     /// The process has started another program meanwhile.
-    #[error("process {pid} has started another program (exec) meanwhile; look at it anew")]
+    #[error("process {pid} has started another program (exec) since; try again with the new one")]
     Executed {
         /// The process.
         pid: i32,
@@ -81,7 +81,7 @@ pub enum StopError {
     Frozen {
         /// The process.
         pid: i32,
-        /// The group's path below that of the freezer.
+        /// The group's path below the directory of the freezer.
         group: String,
     },
     /// A thread did not stop in time, for no known reason.

@@ -25,7 +25,7 @@ pub(crate) struct Tracees {
     process: Process,
     pub(super) threads: TracedThreads,
     pub(super) progress: StopProgress,
-    /// All threads are traced. Otherwise some, and those that they start.
+    /// All threads are traced. Otherwise some, and the threads that they start.
     traces_all: bool,
     executed: bool,
     /// ptrace is per thread: neither `Send` nor `Sync`.
