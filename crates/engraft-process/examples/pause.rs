@@ -1,5 +1,5 @@
-//! How long threads of a program stand still while all of them are stopped, one call with one
-//! request is made, and all are let go: `cargo run --release --example pause [RUNS]`.
+//! How long threads of a program are stopped while all of them are, one call with one
+//! request is made, and all are detached: `cargo run --release --example pause [RUNS]`.
 //!
 //! Two programs are measured, each with its own longest pause: one that is busy, and one that
 //! sleeps 1 ms at a time. `plain` stops all threads and then does everything; `prepared` does

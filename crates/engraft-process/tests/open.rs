@@ -94,7 +94,7 @@ fn a_process_of_another_user() {
     let is_root = rustix::process::geteuid().is_root();
     let victim = idle();
     let directory = tempfile::tempdir().unwrap();
-    // As root: look as somebody else. As an ordinary user: look at the process of root, init.
+    // As root: look as another user. As an ordinary user: look at a process of root, init.
     let pid = if is_root { victim.pid } else { 1 };
     let copy = directory.path().join("opener");
     std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();

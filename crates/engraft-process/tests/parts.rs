@@ -1,4 +1,4 @@
-//! Stops in two halves, and stops of some threads: who stands still, and who goes on.
+//! Stops in two halves, and stops of some threads: which threads are stopped, and which run.
 #![expect(clippy::unwrap_used, reason = "a test fails so")]
 
 mod support;
@@ -47,7 +47,7 @@ fn spinner(spinning: &str, sleeping: &str) -> Victim {
 }
 
 #[test]
-fn sleepers_stand_still_for_good_while_runners_go_on() {
+fn sleepers_stay_stopped_while_runners_continue() {
     let mut victim = spinner("1", "20");
     let process = victim.process();
     let (sleepers, runners) = settle(&process, 1);
@@ -88,7 +88,7 @@ fn threads_that_are_born_between_the_halves_are_stopped() {
         settle(&process, 1);
         let mut partly = process.seize(LONG).unwrap().stop_sleepers(LONG).unwrap();
         process.memory().write(wanted, &3u64.to_le_bytes()).unwrap();
-        // Unanswered, the thread that starts others stands still after the first.
+        // Unanswered, the thread that starts others is stopped after the first.
         let expected = if answers { 5 } else { 3 };
         let started = Instant::now();
         while process.threads().unwrap().len() < expected {
@@ -106,7 +106,7 @@ fn threads_that_are_born_between_the_halves_are_stopped() {
             assert_eq!(state(&process, tid), TaskState::Traced);
         }
         stopped.detach().unwrap();
-        // All of them, also those that were still to come, are there.
+        // All threads are there, also those that were not yet started at the stop.
         while process.threads().unwrap().len() < 5 {
             assert!(started.elapsed() < LONG);
             std::thread::yield_now();
@@ -170,7 +170,7 @@ fn only_the_threads_that_are_asked_for_are_stopped() {
 #[test]
 fn threads_that_have_ended_are_left_out() {
     let victim = Victim::start(&compile("idle.c", "idle", &[]), &["exit-leader"]);
-    let stranger = spinner("0", "1");
+    let foreign = spinner("0", "1");
     let process = victim.process();
     let other = loop {
         let tids = process.threads().unwrap();
@@ -179,16 +179,16 @@ fn threads_that_have_ended_are_left_out() {
             break other;
         }
     };
-    let some = process.stop_threads(&[victim.pid, stranger.pid, other], LONG);
+    let some = process.stop_threads(&[victim.pid, foreign.pid, other], LONG);
     let some = some.unwrap();
     let tids: Vec<i32> = some.threads().map(|thread| thread.tid).collect();
     assert_eq!(tids, [other]);
-    assert_eq!(stranger.status("TracerPid"), "0");
+    assert_eq!(foreign.status("TracerPid"), "0");
     some.detach().unwrap();
     let none = process.stop_threads(&[victim.pid], LONG).unwrap();
     assert_eq!(none.threads().count(), 0);
     none.detach().unwrap();
-    stranger.finish();
+    foreign.finish();
     // The list of threads of a process that has ended is no list of threads.
     let mut victim = victim;
     victim.child.kill().unwrap();
@@ -212,45 +212,45 @@ fn a_thread_that_sleeps_and_runs_in_turns_can_be_borrowed() {
 }
 
 #[test]
-fn threads_are_visited_one_at_a_time() {
+fn threads_are_stopped_one_at_a_time() {
     let mut victim = spinner("1", "4");
     let process = victim.process();
     settle(&process, 1);
     let mut all = process.threads().unwrap();
-    let mut visited = Vec::new();
-    let visit = process.stop_each(&all, LONG, |thread| {
-        visited.push(thread.state().tid);
+    let mut looked_at = Vec::new();
+    let result = process.stop_each(&all, LONG, |thread| {
+        looked_at.push(thread.state().tid);
         let stands_still = |tid: &&i32| state(&process, **tid) == TaskState::Traced;
         let standing: Vec<&i32> = all.iter().filter(stands_still).collect();
         assert_eq!(standing, [&thread.state().tid]);
         Ok::<_, StopError>(())
     });
-    visit.unwrap();
-    visited.sort_unstable();
+    result.unwrap();
+    looked_at.sort_unstable();
     all.sort_unstable();
-    assert_eq!(visited, all);
+    assert_eq!(looked_at, all);
     assert_eq!(victim.ask("?"), "right");
     victim.finish();
 }
 
 #[test]
-fn threads_that_wait_for_a_processor_are_visited_too() {
+fn threads_that_wait_for_a_processor_are_looked_at_too() {
     let mut victim = spinner("20", "4");
     let process = victim.process();
     let (_, runners) = settle(&process, 20);
     for _ in 0..10 {
-        let mut visited = Vec::new();
-        let visit = process.stop_each(&runners, LONG, |thread| {
+        let mut looked_at = Vec::new();
+        let result = process.stop_each(&runners, LONG, |thread| {
             let tid = thread.state().tid;
-            visited.push(tid);
+            looked_at.push(tid);
             assert_eq!(state(&process, tid), TaskState::Traced);
             let pid = thread.system_call(libc::SYS_getpid, [0; 6]).unwrap();
             assert_eq!(pid, process.pid() as u64);
             Ok::<_, StopError>(())
         });
-        visit.unwrap();
-        visited.sort_unstable();
-        assert_eq!(visited, runners);
+        result.unwrap();
+        looked_at.sort_unstable();
+        assert_eq!(looked_at, runners);
         for tid in &runners {
             assert_eq!(state(&process, *tid), TaskState::Running);
         }
@@ -267,7 +267,7 @@ fn threads_that_wait_for_a_processor_are_visited_too() {
 
 /// Its thread gets the number of the first one, which is not traced.
 #[test]
-fn nobody_stands_still_after_another_program_was_run() {
+fn no_thread_stays_stopped_after_an_exec() {
     let victim = Victim::start(&compile("execs.c", "execs", &[]), &[""]);
     let process = victim.process();
     let (mut executed, started) = (0, Instant::now());
@@ -278,12 +278,12 @@ fn nobody_stands_still_after_another_program_was_run() {
             .into_iter()
             .filter(|tid| *tid != victim.pid)
             .collect();
-        let visit = process.stop_each(&others, LONG, |_| Ok::<_, StopError>(()));
-        executed += i32::from(matches!(visit, Err(StopError::Executed { .. })));
+        let result = process.stop_each(&others, LONG, |_| Ok::<_, StopError>(()));
+        executed += i32::from(matches!(result, Err(StopError::Executed { .. })));
         let borrowed = process.stop_threads(&others, LONG);
         executed += i32::from(matches!(borrowed, Err(StopError::Executed { .. })));
         drop(borrowed);
-        // A first thread that is ending, because the next program comes, cannot be let go any more.
+        // A first thread that is ending, because of the next exec, cannot be detached any more.
         while victim.status("TracerPid") != "0" {
             assert!(started.elapsed() < LONG, "it stands still");
             std::thread::yield_now();
@@ -300,9 +300,9 @@ fn a_process_is_there_while_it_runs_another_program() {
     }
 }
 
-/// It waits for the end of those that stand still, whom it has killed.
+/// The exec has killed the stopped threads, and waits for their ends.
 #[test]
-fn another_program_is_run_while_sleepers_stand_still() {
+fn an_exec_while_sleepers_are_stopped() {
     let victim = Victim::start(&compile("execs.c", "execs", &[]), &[""]);
     let process = victim.process();
     let (mut executed, started) = (0, Instant::now());
@@ -315,7 +315,7 @@ fn another_program_is_run_while_sleepers_stand_still() {
             let stat = process.task(*tid).stat().unwrap();
             stat.is_some_and(|stat| stat.state == TaskState::Running)
         };
-        // Until it waits for that, or stands still itself.
+        // Until the exec waits for that, or its thread is stopped itself.
         while process.threads().unwrap().iter().any(runs) {
             assert!(started.elapsed() < LONG);
             std::thread::yield_now();
@@ -330,7 +330,7 @@ fn another_program_is_run_while_sleepers_stand_still() {
 /// How often the thread wakes is up to the machine. So a round counts if the thread has woken often
 /// enough in it, by the scheduler's own count.
 #[test]
-fn a_thread_that_wakes_often_stands_still_no_longer_than_those_that_run() {
+fn a_thread_that_wakes_often_is_stopped_no_longer_than_runners() {
     /// A thread that wakes less often than once in this time need not be told from a sleeper.
     const OFTEN: Duration = Duration::from_millis(20);
     /// Wakes in a round that a stop of ours may have caused.

@@ -114,7 +114,8 @@ fn in_a_coroutine() {
     }
 }
 
-/// It looks like the birth of a thread from behind, but no thread is made before.
+/// The code after the return address looks like the birth of a thread, but the code before makes
+/// none.
 #[test]
 fn in_a_coroutine_that_ends_its_thread() {
     for where_ in ["thread", "clone mapped", "clone mapped tls"] {

@@ -198,7 +198,7 @@ fn a_signal_of_the_programs_own_still_interrupts_a_call() {
         let mut stopped = victim.stop();
         let mut thread = stopped.thread(tid).unwrap();
         thread.system_call(libc::SYS_getpid, [0; 6]).unwrap();
-        // It comes after all that we did, and before the thread goes on.
+        // The signal comes after all that we did, and before the thread continues.
         #[expect(
             unsafe_code,
             reason = "no safe wrapper signals a thread of another process"
@@ -242,7 +242,7 @@ fn a_thread_with_a_seccomp_filter_is_never_killed_by_our_calls() {
             .system_call(libc::SYS_munmap, [mapped, 4096, 0, 0, 0, 0])
             .unwrap();
         assert_eq!(thread.call(&code.call(CLOBBER, [0; 6])).unwrap(), 7);
-        // To be asked who is best suited must not put the filter in force under a call that has
+        // To choose the best thread must not put the filter in force under a call that has
         // returned.
         let _ = stopped.calling_thread().unwrap();
         stopped.detach().unwrap();
@@ -349,7 +349,7 @@ fn tracer_that_dies() {
             .unwrap()
             .call(&code.call(CLOBBER, [0; 6]));
     }
-    // What is put off until everybody is let go belongs to the call.
+    // Undoing the call belongs to the call, although it waits until threads are resumed.
     drop(stopped);
     // The stop point of a further step than there are.
     std::process::exit(42);
@@ -391,7 +391,7 @@ fn survives_a_tracer_that_dies_anywhere(what: &str) {
         let mut step = 1;
         while die_at(step, &victim, tid, what, base) {
             assert_eq!(victim.ask("?"), "right", "{what} {step}");
-            // Nobody is left in a stop, and signals are blocked nowhere, as soon as everybody has
+            // No thread stays stopped, and no signals stay blocked, as soon as every thread has
             // had the processor again.
             let started = Instant::now();
             for tid in victim.process().threads().unwrap() {

@@ -150,7 +150,7 @@ fn a_tracer_that_dies_anywhere_does_not_interrupt_a_sleep() {
             let status = trace_and_die(&format!("{} {tid}", victim.pid), step);
             let ended = victim.line();
             // Attaching to two threads and asking them to stop are the first four effects. A call
-            // that the kernel does not restart by itself shows EINTR if nobody answers the stop.
+            // that the kernel does not restart by itself shows EINTR if no tracer answers the stop.
             let unanswered = (3..=4).contains(&step) && number == libc::SYS_epoll_wait;
             let interrupted = unanswered && ended == "EINTR early";
             assert!(ended == "0 in time" || interrupted, "{call} {step} {ended}");

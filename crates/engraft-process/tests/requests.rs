@@ -1,5 +1,5 @@
 //! Requests of a called function to its caller: served by a tracer that lives, harmless without
-//! one; and calls in parts, prepared before all threads stand still.
+//! one; and calls in parts, prepared before all threads are stopped.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails so")]
 
 mod support;
@@ -19,7 +19,7 @@ const STACK: u64 = 64 << 10;
 const CODE_SIZE: u64 = 4096;
 const FUNCTION: u64 = 0x100;
 const WAITING_FUNCTION: u64 = 0x200;
-/// In the record: two words to be set by whoever serves, then how often the function began and
+/// In the record: two words to be set by the server, then how often the function began and
 /// ended.
 const BEGUN: u64 = 16;
 const ENDED: u64 = 24;
@@ -31,7 +31,7 @@ const STOPS: u64 = 24;
 /// `mov $5,%edx; xor %eax,%eax; syscall`: no request.
 const OTHER_CALL: [u8; 9] = [0xba, 5, 0, 0, 0, 0x31, 0xc0, 0x0f, 0x05];
 
-/// A function that makes two requests, and a system call behind each of them that is none.
+/// A function that makes two requests, and after each of them a system call that is none.
 fn function() -> Vec<u8> {
     // incq 16(%rdi); mov %rdi,%r8
     let mut code = vec![0x48, 0xff, 0x47, 0x10, 0x49, 0x89, 0xf8];
@@ -344,7 +344,7 @@ fn read_only_pages_can_be_written_while_a_request_is_served() {
 }
 
 #[test]
-fn a_call_is_prepared_while_runners_go_on() {
+fn a_call_is_prepared_while_runners_continue() {
     let mut victim = spinner("1", "3");
     let process = victim.process();
     let code = Code::inject(process.clone());
@@ -367,7 +367,7 @@ fn a_call_is_prepared_while_runners_go_on() {
             code.clear();
         }
         if round % 4 == 1 {
-            // Who made a call goes on like the others, still traced.
+            // The thread that made a call is resumed like the others, still traced.
             let mut seized = stopped.resume().unwrap();
             let started = Instant::now();
             while started.elapsed() < Duration::from_millis(1) {
@@ -425,7 +425,7 @@ fn tracer(victim: &Victim, code: &Code, variable: &str, step: u32) -> Option<i32
     }
 }
 
-/// Everybody goes on, and nobody blocks signals.
+/// All threads run, and none blocks signals.
 fn is_undisturbed(victim: &mut Victim, code: &Code, step: u32) {
     assert_eq!(victim.ask("?"), "right", "{step}");
     assert_eq!(victim.status("TracerPid"), "0");

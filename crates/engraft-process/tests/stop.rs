@@ -18,7 +18,7 @@ fn idle(threads: usize) -> Victim {
 }
 
 #[test]
-fn all_threads_stand_still_and_go_on() {
+fn all_threads_are_stopped_and_continue() {
     for threads in [0, 49, 299] {
         let mut victim = idle(threads);
         for _ in 0..3 {
@@ -86,7 +86,7 @@ fn threads_that_come_and_go_all_the_time() {
     let mut victim = Victim::start(&compile("churn.c", "churn", &[]), &["8"]);
     for _ in 0..100 {
         let stopped = victim.stop();
-        // Nobody is left out: whoever is in the list now stands still, or has ended.
+        // No thread is left out: each that is listed now is stopped, or has ended.
         for tid in stopped.process().threads().unwrap() {
             let stat = stopped.process().task(tid).stat().unwrap().unwrap();
             assert!(
@@ -313,7 +313,7 @@ fn a_vfork_parent_is_refused_by_name_and_goes_on() {
         matches!(result, Err(StopError::Vfork { tid, .. }) if tid == victim.pid),
         "{result:?}"
     );
-    // The others were never stopped for it, nobody is traced, and the parent goes on when it can.
+    // The others were never stopped, no thread is traced, and the parent continues when it can.
     assert_eq!(victim.status("TracerPid"), "0");
     let children = format!("/proc/{0}/task/{0}/children", victim.pid);
     let child = std::fs::read_to_string(children)

@@ -254,7 +254,7 @@ fn a_call_at_the_end_of_a_function_belongs_to_it() {
     let names = scene.functions.names(&frames);
     assert_eq!(names[..3], ["never_returns", "ends_in_call", "target"]);
     let range = scene.range("ends_in_call");
-    // The return address is not in the function; the compiler may put padding behind it.
+    // The return address is not in the function; the compiler may put padding after it.
     let frame = frames.iter().find(|frame| frame.is_in(&range)).unwrap();
     assert_eq!(frame.instruction_pointer, range.end);
     scene.victim.finish();

@@ -5,9 +5,9 @@
 //! patch file says is `engraft-patch`'s. It keeps no state: what is true of a process is in the process.
 
 mod agent;
+mod backoff;
 mod commands;
 mod contexts;
-mod deadline;
 mod error;
 mod modules;
 mod session;

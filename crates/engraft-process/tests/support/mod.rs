@@ -2,7 +2,7 @@
 //! see.
 //!
 //! A victim prints `ready` when it is in the state that the test wants, and answers a line on its
-//! standard input with a line. Nothing here depends on timing: whoever waits, waits for a line or
+//! standard input with a line. Nothing here depends on timing: each wait is for a line or
 //! for the kernel to say that a thread sleeps in a certain system call.
 #![allow(
     dead_code,

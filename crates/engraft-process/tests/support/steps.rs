@@ -6,7 +6,7 @@ use std::ptr;
 use engraft_process::Registers;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A thread that stands still after every instruction.
+/// A thread that is stopped after every instruction.
 pub struct Steps {
     tid: i32,
     signal: i32,

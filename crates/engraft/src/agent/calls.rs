@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use engraft_process::{Process, StoppedThread};
 
-use crate::deadline::Deadline;
+use crate::backoff::Backoff;
 use crate::error::Error;
 
 /// How long one stop may take before it is given up.
@@ -17,14 +17,14 @@ pub(crate) enum Calls<'a, 't> {
     /// In a thread that is borrowed for each call anew, so that none stands still for long.
     Borrowing {
         process: &'a Process,
-        deadline: &'a Deadline,
+        backoff: &'a Backoff,
     },
 }
 
 impl<'a, 't> Calls<'a, 't> {
     /// In borrowed threads.
-    pub(crate) fn borrowing(process: &'a Process, deadline: &'a Deadline) -> Self {
-        Self::Borrowing { process, deadline }
+    pub(crate) fn borrowing(process: &'a Process, backoff: &'a Backoff) -> Self {
+        Self::Borrowing { process, backoff }
     }
 
     pub(crate) fn process(&self) -> &Process {
@@ -41,7 +41,7 @@ impl<'a, 't> Calls<'a, 't> {
     ) -> Result<R, Error> {
         match self {
             Self::In(thread) => work(thread),
-            Self::Borrowing { process, deadline } => with_thread(process, deadline, work),
+            Self::Borrowing { process, backoff } => with_thread(process, backoff, work),
         }
     }
 
@@ -53,11 +53,11 @@ impl<'a, 't> Calls<'a, 't> {
 /// Borrows one thread; all others go on.
 pub(crate) fn with_thread<R>(
     process: &Process,
-    deadline: &Deadline,
+    backoff: &Backoff,
     work: impl FnOnce(&mut StoppedThread<'_>) -> Result<R, Error>,
 ) -> Result<R, Error> {
     let pid = process.pid();
-    let mut borrowed = again_if_slow(deadline, || Ok(process.borrow_thread(STOP_TIMEOUT)?))?;
+    let mut borrowed = again_if_slow(backoff, || Ok(process.borrow_thread(STOP_TIMEOUT)?))?;
     let mut thread = borrowed.thread().ok_or(Error::NoThread { pid })?;
     let result = work(&mut thread);
     borrowed.detach()?;
@@ -65,12 +65,12 @@ pub(crate) fn with_thread<R>(
 }
 /// Stops something, once more if threads did not stop in time: everything has been let go then.
 pub(crate) fn again_if_slow<T>(
-    deadline: &Deadline,
+    backoff: &Backoff,
     mut stop: impl FnMut() -> Result<T, Error>,
 ) -> Result<T, Error> {
     loop {
         match stop() {
-            Err(error) if error.is_slow_stop() && deadline.wait().is_ok() => {}
+            Err(error) if error.is_slow_stop() && backoff.wait().is_ok() => {}
             stopped => return stopped,
         }
     }

@@ -10,7 +10,7 @@ use engraft_process::{Process, TargetAddress};
 use crate::agent::calls::Calls;
 use crate::agent::header::{reservations, whereabouts};
 use crate::agent::memory::unmap;
-use crate::deadline::Deadline;
+use crate::backoff::Backoff;
 use crate::error::Error;
 
 /// The agent's memory file, as /proc names what a descriptor refers to.
@@ -21,12 +21,12 @@ const AT_LEAST: usize = 16;
 
 /// Takes away what injections have left that were not completed, from a process without an agent. Whoever began them
 /// has died: one controller works on a process at a time.
-pub(crate) fn remove(process: &Process, deadline: &Deadline) -> Result<(), Error> {
-    let mut calls = Calls::borrowing(process, deadline);
+pub(crate) fn remove(process: &Process, backoff: &Backoff) -> Result<(), Error> {
+    let mut calls = Calls::borrowing(process, backoff);
     for (index, range) in memory(process)?.into_iter().enumerate() {
         // More than that many are a process's that imitates us.
-        if index >= AT_LEAST && deadline.has_passed() {
-            let (pid, timeout) = (process.pid(), deadline.timeout);
+        if index >= AT_LEAST && backoff.has_passed() {
+            let (pid, timeout) = (process.pid(), backoff.timeout());
             return Err(Error::TooManyLeftovers { pid, timeout });
         }
         unmap(&mut calls, range.start, range.end - range.start)?;

@@ -13,7 +13,7 @@ use super::remove_agent::remove_unused_agent;
 use crate::agent::payload;
 use crate::agent::running::Answer;
 use crate::agent::snapshot::Snapshot;
-use crate::deadline::Deadline;
+use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::session::Session;
 use crate::session::attach::attach;
@@ -28,11 +28,11 @@ use crate::transition::perform::perform;
 /// [`Error::InTransition`] if threads have yet to switch when the time is up: the transition stays open. After any
 /// other error but [`Error::NotUndone`] the process runs as before.
 pub fn apply(process: &Process, patch: &Patch, timeout: Duration) -> Result<Applied, Error> {
-    let deadline = Deadline::of(process, timeout);
-    let modules = check_build_ids(process, patch, &deadline)?;
+    let backoff = Backoff::of(process, timeout);
+    let modules = check_build_ids(process, patch, &backoff)?;
     check_presence(process, patch, &modules)?;
     let payload = payload::encode(patch)?;
-    let session = Session::find_or_inject(process, &modules, deadline)?;
+    let session = Session::find_or_inject(process, &modules, backoff)?;
     let applied = attach(&session)
         .and_then(|()| adopt(&session, &patch.name))
         .and_then(|()| prepare_and_enable(&session, patch, &payload));
@@ -66,7 +66,7 @@ fn prepare_and_enable(
         // thread has come as far as the patch's code.
         let is_known = known.iter().any(|it| it.number == number);
         if !is_known && !matches!(error, Error::InTransition { .. }) && session.process.is_alive() {
-            let at_once = Deadline::after(Duration::ZERO);
+            let at_once = Backoff::after(Duration::ZERO);
             if let Err(error) = remove_patch(session, number, name, &at_once) {
                 tracing::info!(%error, "the memory of the patch stays");
             }

@@ -21,10 +21,10 @@ use crate::agent::inject::Injection;
 use crate::agent::payload;
 use crate::agent::running::RunningAgent;
 use crate::agent::snapshot::{PatchPhase, PatchStatus};
+use crate::backoff::Backoff;
 use crate::commands::objects::{ObjectPresence, check_presence, find_objects, wrong_build_id};
 use crate::commands::status::{Status, status};
 use crate::contexts::stack_switchers;
-use crate::deadline::Deadline;
 use crate::error::Error;
 
 /// How often a process is looked at, at most, until no library comes or goes around two looks.
@@ -49,13 +49,13 @@ pub struct Checked {
 /// Looks at a process as `apply` would, and changes nothing. Looks again while libraries come and go, up to
 /// `timeout`.
 pub fn check(process: &Process, patch: &Patch, timeout: Duration) -> Result<Checked, Error> {
-    let deadline = Deadline::of(process, timeout);
+    let backoff = Backoff::of(process, timeout);
     let pid = process.pid();
     let mut believed = None;
     let mut looks = 0;
     loop {
         looks += 1;
-        let (modules, others) = find_objects(process, patch, &deadline)?;
+        let (modules, others) = find_objects(process, patch, &backoff)?;
         let mut checked = Checked::default();
         let others = others.into_iter();
         checked
@@ -65,7 +65,7 @@ pub fn check(process: &Process, patch: &Patch, timeout: Duration) -> Result<Chec
         let is_current = modules.are_current(process);
         let words: Vec<_> = checked.problems.iter().map(ToString::to_string).collect();
         let is_certain = words.is_empty() || believed.as_ref() == Some(&words);
-        let waited = deadline.wait_briefly();
+        let waited = backoff.wait_briefly();
         let is_over = looks >= MOST_LOOKS || looks >= FEWEST_LOOKS && waited.is_err();
         match looked {
             Ok(()) if is_current && is_certain => return Ok(checked),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use engraft_abi::Outcome;
 use engraft_process::Process;
 
-use crate::deadline::Deadline;
+use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::session::Session;
 use crate::transition::adopt::{adopt, transition_of};
@@ -32,7 +32,7 @@ pub fn disable(process: &Process, name: &str, timeout: Duration) -> Result<Disab
         outcome: Outcome::NoSuchPatch,
         text: format!("no patch '{name}' is enabled"),
     };
-    let session = Session::find(process, Deadline::of(process, timeout))?.ok_or_else(none)?;
+    let session = Session::find(process, Backoff::of(process, timeout))?.ok_or_else(none)?;
     adopt(&session, name)?;
     let stopped_for = match transition_of(&session, name)? {
         Some(open) if open.to_patched => reverse(&session, &open)?,

@@ -4,7 +4,7 @@ use engraft_patch::{Object, Patch};
 use engraft_process::{BuildId, Modules, Process};
 
 use crate::agent::snapshot::{PatchPhase, Snapshot};
-use crate::deadline::Deadline;
+use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::modules::other_builds::{OtherBuild, other_builds};
 use crate::modules::stable::certain;
@@ -85,9 +85,9 @@ pub(crate) fn is_loaded(modules: &Modules, object: &Object) -> bool {
 pub(crate) fn check_build_ids(
     process: &Process,
     patch: &Patch,
-    deadline: &Deadline,
+    backoff: &Backoff,
 ) -> Result<Modules, Error> {
-    let (modules, others) = find_objects(process, patch, deadline)?;
+    let (modules, others) = find_objects(process, patch, backoff)?;
     match others.into_iter().next() {
         None => Ok(modules),
         Some((object, found)) => Err(wrong_build_id(process, object, found)),
@@ -101,9 +101,9 @@ pub(crate) type Mistaken<'p> = (&'p Object, OtherBuild);
 pub(crate) fn find_objects<'p>(
     process: &Process,
     patch: &'p Patch,
-    deadline: &Deadline,
+    backoff: &Backoff,
 ) -> Result<(Modules, Vec<Mistaken<'p>>), Error> {
-    certain(process, deadline, |modules| {
+    certain(process, backoff, |modules| {
         let absent = patch.objects.iter().filter(|it| !is_loaded(modules, it));
         let others = absent.filter_map(|object| {
             let build_id = object.build_id.to_string();

@@ -12,7 +12,7 @@ use engraft_process::{Process, StoppedProcess};
 
 use crate::agent::plan::Plan;
 use crate::agent::snapshot::Snapshot;
-use crate::deadline::Deadline;
+use crate::backoff::Backoff;
 use crate::error::{Error, Suspended};
 use crate::session::Session;
 use crate::transition::adopt::adopt;
@@ -37,7 +37,7 @@ pub fn remove(process: &Process, name: &str, timeout: Duration) -> Result<Remove
     let session = Session::find_for_patch(process, name, timeout)?;
     adopt(&session, name)?;
     match (session.disabled_patch(name), session.enabled_patch(name)?) {
-        (Ok(number), _) => remove_patch(&session, number, name, &session.deadline),
+        (Ok(number), _) => remove_patch(&session, number, name, &session.backoff),
         (Err(_), Some(_)) => Err(Error::StillEnabled {
             pid,
             name: name.to_owned(),
@@ -51,7 +51,7 @@ pub(super) fn remove_patch(
     session: &Session<'_>,
     number: u64,
     name: &str,
-    deadline: &Deadline,
+    backoff: &Backoff,
 ) -> Result<Removed, Error> {
     let (process, pid) = (session.process, session.pid());
     let arguments = [number, 0];
@@ -74,7 +74,7 @@ pub(super) fn remove_patch(
             first_reference(&mut stopped, &maps, &plan, context.as_ref())?
         {
             stopped.detach()?;
-            deadline.wait().map_err(|timeout| Error::ThreadRefers {
+            backoff.wait().map_err(|timeout| Error::ThreadRefers {
                 pid,
                 tid,
                 thread_name: process.task(tid).name().unwrap_or_default(),
@@ -116,7 +116,7 @@ fn suspended_in(
 fn wait_for_context(session: &Session<'_>, name: &str, suspended: Suspended) -> Result<(), Error> {
     loop {
         session
-            .deadline
+            .backoff
             .wait()
             .map_err(|timeout| Error::ContextRefers {
                 pid: session.pid(),

@@ -10,7 +10,7 @@ use crate::agent::leftovers;
 use crate::agent::memory::unmap;
 use crate::agent::running::RunningAgent;
 use crate::agent::snapshot::{PatchPhase, Snapshot};
-use crate::deadline::Deadline;
+use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::session::Session;
 use crate::transition::adopt::adopt;
@@ -30,7 +30,7 @@ pub fn remove_agent(process: &Process, timeout: Duration) -> Result<bool, Error>
 
 fn find_and_remove(process: &Process, timeout: Duration) -> Result<bool, Error> {
     let pid = process.pid();
-    let Some(session) = Session::find(process, Deadline::of(process, timeout))? else {
+    let Some(session) = Session::find(process, Backoff::of(process, timeout))? else {
         return Ok(false);
     };
     adopt(&session, "")?;
@@ -51,7 +51,7 @@ fn find_and_remove(process: &Process, timeout: Duration) -> Result<bool, Error> 
                 session.forget_agent();
                 return Ok(true);
             }
-            Err(Error::ThreadInside { .. }) if session.deadline.wait().is_ok() => {
+            Err(Error::ThreadInside { .. }) if session.backoff.wait().is_ok() => {
                 context = Some(walk_context(process, std::iter::empty())?);
             }
             Err(error) if error.is_busy() => session.wait_for_loader()?,

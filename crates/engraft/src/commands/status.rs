@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::agent::running::RunningAgent;
 use crate::agent::snapshot::{ObjectStatus, PatchPhase, PatchStatus, Snapshot, UnwinderStatus};
+use crate::backoff::Backoff;
 use crate::contexts::StackSwitcher;
-use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::modules::other_builds::other_builds;
 use crate::modules::stable::certain;
@@ -102,14 +102,14 @@ pub fn status(process: &Process) -> Result<Status, Error> {
 
 /// Adds to the status of a process the modules that are other builds of what its patches change.
 pub fn find_other_builds(process: &Process, status: &mut Status) -> Result<(), Error> {
-    let deadline = Deadline::after(LOOK_TIMEOUT);
+    let backoff = Backoff::after(LOOK_TIMEOUT);
     let patches = status.patches.iter_mut();
     let enabled = patches.filter(|patch| patch.state != PatchPhase::Disabled);
     let mut objects: Vec<&mut ObjectStatus> = enabled.flat_map(|it| &mut it.objects).collect();
     if objects.is_empty() {
         return Ok(());
     }
-    let (_, found) = certain(process, &deadline, |modules| {
+    let (_, found) = certain(process, &backoff, |modules| {
         let numbered = objects.iter().enumerate();
         let found = numbered.flat_map(|(number, object)| {
             let others = other_builds(process, modules, &object.file_name, &object.build_id);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use engraft_process::Process;
 
 use crate::agent::snapshot::{OpenTransition, Snapshot};
-use crate::deadline::Deadline;
+use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::session::Session;
 use crate::transition::perform::proceed;
@@ -31,7 +31,7 @@ pub(super) fn open_transition<'p>(
         pid: process.pid(),
         name: name.map(str::to_owned),
     };
-    let session = Session::find(process, Deadline::of(process, timeout))?.ok_or_else(none)?;
+    let session = Session::find(process, Backoff::of(process, timeout))?.ok_or_else(none)?;
     let open = Snapshot::read(&session.agent)?.transition;
     let open = open.filter(|open| name.is_none_or(|name| open.name == name));
     let open = open.ok_or_else(none)?;

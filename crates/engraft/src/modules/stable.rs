@@ -5,7 +5,7 @@
 
 use engraft_process::{MemoryError, ModuleError, Modules, Process};
 
-use crate::deadline::Deadline;
+use crate::backoff::Backoff;
 use crate::error::Error;
 
 /// How often a process is looked at however little time there is.
@@ -22,7 +22,7 @@ const MOST_CALM_LOOKS: usize = 100;
 /// [`Error::LoaderBusy`] if there were no two such looks until the deadline.
 pub(crate) fn certain<T: PartialEq>(
     process: &Process,
-    deadline: &Deadline,
+    backoff: &Backoff,
     ask: impl Fn(&Modules) -> Vec<T>,
 ) -> Result<(Modules, Vec<T>), Error> {
     let mut believed = None;
@@ -45,7 +45,7 @@ pub(crate) fn certain<T: PartialEq>(
                 believed = Some(found);
             }
         }
-        let waited = deadline.wait_briefly();
+        let waited = backoff.wait_briefly();
         if looks >= FEWEST_LOOKS {
             let pid = process.pid();
             waited.map_err(|timeout| Error::LoaderBusy { pid, timeout })?;

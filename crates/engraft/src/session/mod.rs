@@ -17,8 +17,8 @@ use crate::agent::inject::Injection;
 use crate::agent::leftovers;
 use crate::agent::running::{Answer, RunningAgent};
 use crate::agent::snapshot::{PatchPhase, Snapshot};
+use crate::backoff::Backoff;
 use crate::contexts::Contexts;
-use crate::deadline::Deadline;
 use crate::error::Error;
 
 /// How long a command whose controller has died may take to be finished, at least: the agent never waits for anything
@@ -29,7 +29,7 @@ const IDLE_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct Session<'p> {
     pub(crate) process: &'p Process,
     pub(crate) agent: RunningAgent,
-    pub(crate) deadline: Deadline,
+    pub(crate) backoff: Backoff,
     pub(crate) contexts: Contexts,
     lock: RefCell<Option<ProcessLock>>,
     /// A call that we could not see to its end may be under way.
@@ -39,16 +39,16 @@ pub(crate) struct Session<'p> {
 
 impl<'p> Session<'p> {
     /// With the agent that is in the process; `None` if there is none.
-    pub(crate) fn find(process: &'p Process, deadline: Deadline) -> Result<Option<Self>, Error> {
-        let (way, lock) = prepare(process, &deadline)?;
+    pub(crate) fn find(process: &'p Process, backoff: Backoff) -> Result<Option<Self>, Error> {
+        let (way, lock) = prepare(process, &backoff)?;
         match find_agent(process)? {
             Some(agent) => {
                 let unfinished = agent.set_controlled(true)?;
-                Self::with(process, agent, deadline, lock, way, unfinished).map(Some)
+                Self::with(process, agent, backoff, lock, way, unfinished).map(Some)
             }
             None => {
                 if leftovers::exist(process)? {
-                    leftovers::remove(process, &deadline)?;
+                    leftovers::remove(process, &backoff)?;
                 }
                 Ok(None)
             }
@@ -59,21 +59,21 @@ impl<'p> Session<'p> {
     pub(crate) fn find_or_inject(
         process: &'p Process,
         modules: &Modules,
-        deadline: Deadline,
+        backoff: Backoff,
     ) -> Result<Self, Error> {
-        let (way, lock) = prepare(process, &deadline)?;
+        let (way, lock) = prepare(process, &backoff)?;
         if let Some(agent) = find_agent(process)? {
             let unfinished = agent.set_controlled(true)?;
-            return Self::with(process, agent, deadline, lock, way, unfinished);
+            return Self::with(process, agent, backoff, lock, way, unfinished);
         }
-        leftovers::remove(process, &deadline)?;
+        leftovers::remove(process, &backoff)?;
         let injection = Injection::plan(process, modules)?;
-        let mut calls = Calls::borrowing(process, &deadline);
+        let mut calls = Calls::borrowing(process, &backoff);
         match injection.map(&mut calls) {
             // It comes with the note that it is controlled.
-            Ok(agent) => Self::with(process, agent, deadline, lock, way, false),
+            Ok(agent) => Self::with(process, agent, backoff, lock, way, false),
             Err(error) if !process.is_alive() => Err(error),
-            Err(error) => Err(error.with_undo(leftovers::remove(process, &deadline))),
+            Err(error) => Err(error.with_undo(leftovers::remove(process, &backoff))),
         }
     }
 
@@ -84,14 +84,14 @@ impl<'p> Session<'p> {
         name: &str,
         timeout: Duration,
     ) -> Result<Self, Error> {
-        let session = Self::find(process, Deadline::of(process, timeout))?;
+        let session = Self::find(process, Backoff::of(process, timeout))?;
         session.ok_or_else(|| no_such_patch(process, name))
     }
 
     fn with(
         process: &'p Process,
         agent: RunningAgent,
-        deadline: Deadline,
+        backoff: Backoff,
         lock: ProcessLock,
         way: LongSlice,
         unfinished: bool,
@@ -99,7 +99,7 @@ impl<'p> Session<'p> {
         let session = Self {
             process,
             agent,
-            deadline,
+            backoff,
             contexts: Contexts::default(),
             lock: RefCell::new(Some(lock)),
             unfinished: Cell::new(unfinished),
@@ -118,12 +118,12 @@ impl<'p> Session<'p> {
         let stack = self.agent.mapping()?;
         let since = Instant::now();
         while self.unfinished.get() {
-            let stopped = again_if_slow(&self.deadline, || Ok(self.process.stop(STOP_TIMEOUT)?))?;
+            let stopped = again_if_slow(&self.backoff, || Ok(self.process.stop(STOP_TIMEOUT)?))?;
             let is_inside = |thread: ThreadState| stack.contains(&thread.registers.stack_pointer());
             let inside = stopped.threads().any(is_inside);
             stopped.detach()?;
             self.unfinished.set(inside);
-            if inside && since.elapsed() > IDLE_WITHIN && self.deadline.wait().is_err() {
+            if inside && since.elapsed() > IDLE_WITHIN && self.backoff.wait().is_err() {
                 return Err(self.loader_busy());
             }
         }
@@ -160,8 +160,8 @@ impl<'p> Session<'p> {
     /// Lets time pass in which another controller may do something; less if what is waited for is done before.
     pub(crate) fn wait_unlocked(&self, is_done: impl FnMut() -> bool) -> Result<(), Duration> {
         self.lock.take();
-        self.deadline.wait_until(is_done)?;
-        let taken = lock(self.process, &self.deadline).map_err(|_| self.deadline.timeout)?;
+        self.backoff.wait_until(is_done)?;
+        let taken = lock(self.process, &self.backoff).map_err(|_| self.backoff.timeout())?;
         self.process.watch_sleepers_anew();
         self.lock.replace(Some(taken));
         // Whoever had it meanwhile has noted the end of its work.
@@ -177,7 +177,7 @@ impl<'p> Session<'p> {
 
     /// Stops all threads, for a command to follow: it is prepared before those who run are stopped.
     pub(crate) fn stop(&self) -> Result<StoppedProcess, Error> {
-        again_if_slow(&self.deadline, || {
+        again_if_slow(&self.backoff, || {
             let mut sleeping = self.stop_sleepers()?;
             self.prepare_command(&mut sleeping)?;
             Ok(sleeping.stop_rest(STOP_TIMEOUT)?)
@@ -203,7 +203,7 @@ impl<'p> Session<'p> {
         loop {
             let give = |thread: &mut StoppedThread<'_>| self.agent.command(thread, what, arguments);
             self.settle()?;
-            let answer = self.note_unfinished(with_thread(self.process, &self.deadline, give))?;
+            let answer = self.note_unfinished(with_thread(self.process, &self.backoff, give))?;
             if answer.outcome != Outcome::Busy {
                 return Ok(answer);
             }
@@ -263,13 +263,13 @@ impl<'p> Session<'p> {
 
     /// Lets the thread in the loader go on for a moment.
     pub(crate) fn wait_for_loader(&self) -> Result<(), Error> {
-        self.deadline.wait_briefly().map_err(|_| self.loader_busy())
+        self.backoff.wait_briefly().map_err(|_| self.loader_busy())
     }
 
     pub(crate) fn loader_busy(&self) -> Error {
         Error::LoaderBusy {
             pid: self.pid(),
-            timeout: self.deadline.timeout,
+            timeout: self.backoff.timeout(),
         }
     }
 }
@@ -296,7 +296,7 @@ fn no_such_patch(process: &Process, name: &str) -> Error {
 }
 
 /// Becomes the one controller of a process.
-fn lock(process: &Process, deadline: &Deadline) -> Result<ProcessLock, Error> {
+fn lock(process: &Process, backoff: &Backoff) -> Result<ProcessLock, Error> {
     let pid = process.pid();
     let since = Instant::now();
     loop {
@@ -306,16 +306,16 @@ fn lock(process: &Process, deadline: &Deadline) -> Result<ProcessLock, Error> {
         if let Some(lock) = lock {
             return Ok(lock);
         }
-        let waited = deadline.wait_briefly();
+        let waited = backoff.wait_briefly();
         waited.map_err(|timeout| Error::AnotherController { pid, timeout })?;
     }
 }
 
 /// Becomes the one controller of a process, and does what can be done before any thread is stopped.
-fn prepare(process: &Process, deadline: &Deadline) -> Result<(LongSlice, ProcessLock), Error> {
+fn prepare(process: &Process, backoff: &Backoff) -> Result<(LongSlice, ProcessLock), Error> {
     let way = LongSlice::begin();
     process.prepare_calls();
-    let lock = lock(process, deadline)?;
+    let lock = lock(process, backoff)?;
     // Who had the lock before may have woken them.
     process.watch_sleepers();
     Ok((way, lock))

@@ -44,14 +44,14 @@ pub(super) fn begin(session: &Session<'_>, change: Change) -> Result<Begun, Erro
             // changes the plan's generation. A door needs a precise stack walk.
             let plan = CheckPlan::ask(session, change.number(), change.to_patched())?;
             let attempt = match attempt(session, change, list, &plan) {
-                Err(error) if error.is_slow_stop() && session.deadline.wait().is_ok() => continue,
+                Err(error) if error.is_slow_stop() && session.backoff.wait().is_ok() => continue,
                 attempt => attempt?,
             };
             match attempt {
                 Attempt::Begun(begun) => return Ok(begun),
                 Attempt::LoaderBusy => session.wait_for_loader()?,
                 Attempt::InSite(blocked) => {
-                    let waited = session.deadline.wait();
+                    let waited = session.backoff.wait();
                     waited
                         .map_err(|timeout| blocked.into_error(session.process, looks, timeout))?;
                 }

@@ -8,7 +8,7 @@ use super::stack_check::{BlockedThread, CheckPlan};
 use super::suspended::block_on_suspended;
 use crate::agent::calls::STOP_TIMEOUT;
 use crate::agent::snapshot::{OpenTransition, Snapshot};
-use crate::deadline::Deadline;
+use crate::backoff::Backoff;
 use crate::error::{BlockReason, Error};
 use crate::session::Session;
 
@@ -59,8 +59,8 @@ impl Blocker {
 /// If the process has ended, or the agent cannot be asked. A thread that cannot be stopped is left out.
 pub fn blockers(process: &Process) -> Result<Vec<Blocker>, Error> {
     let left = process.time_left().unwrap_or(STOP_TIMEOUT);
-    let deadline = Deadline::of(process, left.min(STOP_TIMEOUT));
-    let Some(session) = Session::find(process, deadline)? else {
+    let backoff = Backoff::of(process, left.min(STOP_TIMEOUT));
+    let Some(session) = Session::find(process, backoff)? else {
         return Ok(Vec::new());
     };
     let Some(open) = Snapshot::read(&session.agent)?.transition else {

@@ -26,7 +26,7 @@ pub(crate) fn find_suspended(
     let since = Instant::now();
     let process = session.process;
     let maps = process.maps()?;
-    let until = session.deadline.end().max(since + SHORTEST_SCAN);
+    let until = session.backoff.end().max(since + SHORTEST_SCAN);
     let snapshot = Snapshot::read(&session.agent)?;
     let mut ours = vec![session.agent.mapping()?];
     ours.extend(snapshot.images(None).map(|image| image.range.clone()));

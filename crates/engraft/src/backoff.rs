@@ -1,29 +1,28 @@
-//! Until when something is tried.
+//! Trying again with growing pauses, until a deadline.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use engraft_process::Process;
+use engraft_process::{Deadline, Process};
 
-/// Pauses between two looks at threads that are in the way: short at first, and then longer, so that a
-/// thread that stays for long is not stopped too often.
+/// Pauses between two looks at threads that are in the way: short at first, and then longer, so that
+/// a thread that stays for long is not stopped too often.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Pauses where what is in the way is over in microseconds.
+/// The shortest pause, for obstacles that last microseconds.
 const SHORTEST_PAUSE: Duration = Duration::from_micros(100);
 
-/// Until when something is tried, with growing pauses.
-pub(crate) struct Deadline {
-    pub(crate) timeout: Duration,
-    end: engraft_process::Deadline,
+/// The pauses between several tries, until a deadline.
+pub(crate) struct Backoff {
+    deadline: Deadline,
     pause: Cell<Duration>,
     tries: Cell<u32>,
 }
 
-impl Deadline {
-    /// The time of a command for a process. Everything that is done with the process ends then; what has to be
-    /// undone, within a second more.
+impl Backoff {
+    /// Begins the time of a command for a process. Everything that is done with the process ends
+    /// then; what has to be undone, within a second more.
     pub(crate) fn of(process: &Process, timeout: Duration) -> Self {
         process.limit_time(timeout);
         Self::after(timeout)
@@ -31,40 +30,51 @@ impl Deadline {
 
     pub(crate) fn after(timeout: Duration) -> Self {
         Self {
-            timeout,
-            end: engraft_process::Deadline::after(timeout),
+            deadline: Deadline::after(timeout),
             pause: FIRST_PAUSE.into(),
             tries: Cell::new(0),
         }
     }
 
+    /// The whole time from the start to the deadline.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.deadline.timeout()
+    }
+
     /// Whether the time is up.
     pub(crate) fn has_passed(&self) -> bool {
-        self.end.has_passed()
+        self.deadline.has_passed()
     }
 
     /// When the time is up.
     pub(crate) fn end(&self) -> Instant {
         const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        Instant::now() + self.end.left().min(A_DAY)
+        Instant::now() + self.deadline.left().min(A_DAY)
     }
 
-    /// Lets the target run for a moment; an error when the time is up.
+    /// Lets the target run for a moment.
+    ///
+    /// # Errors
+    /// The whole time, if less is left than the pause takes.
     pub(crate) fn wait(&self) -> Result<(), Duration> {
         let pause = self.pause.get();
-        if pause > self.end.left() {
-            return Err(self.timeout);
+        if pause > self.deadline.left() {
+            return Err(self.timeout());
         }
         std::thread::sleep(pause);
         self.pause.set((pause * 2).min(LONGEST_PAUSE));
         Ok(())
     }
 
-    /// The same, but no longer than until something is done, which can be asked for all the time.
+    /// Lets the target run for a moment, but no longer than until `is_done` says so, which can be
+    /// asked at any time.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
     pub(crate) fn wait_until(&self, mut is_done: impl FnMut() -> bool) -> Result<(), Duration> {
         let pause = self.pause.get();
-        if pause > self.end.left() {
-            return Err(self.timeout);
+        if pause > self.deadline.left() {
+            return Err(self.timeout());
         }
         let end = Instant::now() + pause;
         let mut next = SHORTEST_PAUSE;
@@ -79,11 +89,14 @@ impl Deadline {
         Ok(())
     }
 
-    /// The same for what is over in microseconds, but may come again and again: a thread at work in the
-    /// loader. Many short tries; the pauses differ, so as not to keep step with the target.
+    /// Waits for an obstacle that lasts microseconds, but may come again and again: a thread at
+    /// work in the loader. The pauses are short, and differ so as not to keep step with the target.
+    ///
+    /// # Errors
+    /// The whole time, if it is up.
     pub(crate) fn wait_briefly(&self) -> Result<(), Duration> {
-        if self.end.has_passed() {
-            return Err(self.timeout);
+        if self.deadline.has_passed() {
+            return Err(self.timeout());
         }
         let tries = self.tries.get().wrapping_add(1);
         self.tries.set(tries);
