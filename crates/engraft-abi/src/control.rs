@@ -14,12 +14,12 @@ pub const MAGIC: [u8; 16] = *b"engraft agent\n\0\0";
 /// Version of everything in this crate. A controller talks only to an agent of its own version.
 pub const VERSION: u64 = 8;
 
-/// Name of the agent's memory in `/proc/PID/maps` (as a memfd or as named anonymous memory; where it can have none,
-/// there is a [`Landmark`](crate::Landmark)).
+/// Name of the agent's memory in `/proc/PID/maps` (as a memfd or as named anonymous memory; where
+/// it can have none, there is a [`AgentHeader`](crate::AgentHeader)).
 pub const AGENT_MAPPING_NAME: &str = "engraft-agent";
 
-/// Size of the agent's whole mapping in bytes. The same in all versions, and hardly any program's: an injection that was
-/// not completed can be known by it.
+/// Size of the agent's whole mapping in bytes. The same in all versions, and hardly any program's:
+/// an injection that was not completed can be known by it.
 pub const MAPPING_LENGTH: u64 = 0x443_000;
 
 /// The first bytes of the agent's mapping: facts about the target that the controller found, the
@@ -34,7 +34,8 @@ pub struct Control {
     /// Size of the agent's whole mapping in bytes, from the start of this structure.
     pub mapping_length: u64,
 
-    /// Where a remote call enters: `extern "C" fn(command, control block, argument 0, argument 1) -> outcome`.
+    /// Where a remote call enters: `extern "C" fn(command, control block, argument 0, argument 1)
+    /// -> outcome`.
     pub enter: u64,
     /// Where a remote call returns to: `mov rbx, rax`, then `rt_sigreturn`.
     pub restorer: u64,
@@ -70,19 +71,21 @@ pub struct Control {
     pub snapshot: u64,
     /// Its size in bytes.
     pub snapshot_length: u64,
-    /// Changes whenever a module comes or goes: ranges that were listed before are out of date then.
+    /// Changes whenever a module comes or goes: ranges that were listed before are out of date
+    /// then.
     pub generation: u64,
-    /// Not 0 while a controller works with the agent. If the next one finds it so, the last one has died, and what
-    /// it began may be under way still.
+    /// Not 0 while a controller works with the agent. If the next one finds it so, the last one has
+    /// died, and what it began may be under way still.
     pub controlled: u64,
-    /// Address of a word that is not 0 while a thread is at work in the agent; 0 before the first command.
+    /// Address of a word that is not 0 while a thread is at work in the agent; 0 before the first
+    /// command.
     pub holder: u64,
     /// Address of the ranges that the last command asked to be clear: [`CodeRange`] records.
     pub ranges: u64,
     /// Number of these.
     pub range_count: u64,
-    /// Address of the places that the last command would write code at: [`CodeRange`] records of exactly
-    /// the bytes. No thread may be between the first and the last of them.
+    /// Address of the places that the last command would write code at: [`CodeRange`] records of
+    /// exactly the bytes. No thread may be between the first and the last of them.
     pub sites: u64,
     /// Number of these.
     pub site_count: u64,
@@ -97,20 +100,22 @@ pub struct Control {
     /// Not 0: threads may read their thread pointer with `rdfsbase` (AT_HWCAP2).
     pub has_fsgsbase: u64,
 
-    /// Not 0: a thread of the process has a seccomp filter, which may end the process for a system call
-    /// that the program itself never makes. The loader's hook, which no tracer helps, makes no others then.
+    /// Not 0: a thread of the process has a seccomp filter, which may end the process for a system
+    /// call that the program itself never makes. The loader's hook, which no tracer helps, makes no
+    /// others then.
     pub filtered: u64,
-    /// Start and end of what contains the `r_debug`s of further namespaces, if [`Self::debug`] does not lead to
-    /// them: glibc's `_rtld_global` before 2.35. Both 0 if there is no such thing.
+    /// Start and end of what contains the `r_debug`s of further namespaces, if [`Self::debug`] does
+    /// not lead to them: glibc's `_rtld_global` before 2.35. Both 0 if there is no such thing.
     pub unchained: [u64; 2],
-    /// Number of the patch into whose trampolines the controller has led threads that stood inside sites. Its images
-    /// stay mapped until [`Command::Remove`], even if the patch never comes into effect.
-    pub led_into: u64,
-    /// When the transition that is on was begun or turned round, in nanoseconds since 1970 by the controller's clock; 0
-    /// if that is not known.
+    /// Number of the patch into whose trampolines the controller has led threads that stood inside
+    /// sites. Its images stay mapped until [`Command::Remove`], even if the patch never comes into
+    /// effect.
+    pub moved_into: u64,
+    /// When the transition that is on was begun or turned round, in nanoseconds since 1970 by the
+    /// controller's clock; 0 if that is not known.
     pub begun: u64,
-    /// 1 if the agent found its own state damaged: it answers all commands with [`Outcome::Broken`], and refuses
-    /// libraries that enabled patches concern.
+    /// 1 if the agent found its own state damaged: it answers all commands with
+    /// [`Outcome::Broken`], and refuses libraries that enabled patches concern.
     pub broken: u64,
     /// How many loads it has let in since, without looking what they brought.
     pub loads_since: u64,
@@ -138,71 +143,77 @@ pub struct Response {
 
 /// What a controller can ask for.
 ///
-/// A *list of threads* is a word with their number, followed by a [`BehindThread`] for each.
+/// A *list of threads* is a word with their number, followed by a [`BlockedThread`] for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, TryFromBytes)]
 #[repr(u64)]
 pub enum Command {
-    /// Take over the modules that are listed at `argument 0` ([`LoadedModule`] records behind a [`Table`];
-    /// length of all `argument 1`) and hook the loader, for the first time or after the last patch has gone.
-    /// All threads are stopped, no load is under way, and the list is what the loader's is.
+    /// Take over the modules that are listed at `argument 0` ([`LoadedModule`] records behind a
+    /// [`Table`]; length of all `argument 1`) and hook the loader, for the first time or after the
+    /// last patch has gone. All threads are stopped, no load is under way, and the list is what the
+    /// loader's is.
     Attach = 1,
     /// Map `argument 0` bytes for a payload; its address is the response's value.
     Allocate = 2,
-    /// Take over the payload at `argument 0` (length `argument 1`) and prepare it for every module that
-    /// is alive; nothing runs it yet. The response's value is the patch's number. Unless the outcome is
-    /// [`Outcome::Busy`], the payload's memory is the agent's from then on.
+    /// Take over the payload at `argument 0` (length `argument 1`) and prepare it for every module
+    /// that is alive; nothing runs it yet. The response's value is the patch's number. Unless the
+    /// outcome is [`Outcome::Busy`], the payload's memory is the agent's from then on.
     Prepare = 3,
-    /// Enable the prepared patch `argument 0`: patch all modules, and start the transition. All threads are
-    /// stopped; those of the list of threads at `argument 1` are not clear and stay behind, all
-    /// others switch. The response's value is how many wait; if none, the transition is complete.
+    /// Enable the prepared patch `argument 0`: patch all modules, and start the transition. All
+    /// threads are stopped; those of the list of threads at `argument 1` are not clear and stay
+    /// behind, all others switch. The response's value is how many wait; if none, the transition is
+    /// complete.
     Enable = 4,
     /// Forget the prepared patch `argument 0`.
     Abandon = 5,
-    /// Disable the patch `argument 0`, as [`Command::Enable`] enables one. After the last patch the agent
-    /// lets go of the loader.
+    /// Disable the patch `argument 0`, as [`Command::Enable`] enables one. After the last patch the
+    /// agent lets go of the loader.
     Disable = 7,
-    /// Give the mapping at `argument 0` (length `argument 1`) of an earlier `Allocate` back, unless it was handed
-    /// over.
+    /// Give the mapping at `argument 0` (length `argument 1`) of an earlier `Allocate` back, unless
+    /// it was handed over.
     Free = 8,
-    /// Let go of the loader if no patch is known. All threads are stopped. Afterwards nothing leads into
-    /// the agent any more, and its mapping can be unmapped if no thread is inside it.
+    /// Let go of the loader if no patch is known. All threads are stopped. Afterwards nothing leads
+    /// into the agent any more, and its mapping can be unmapped if no thread is inside it.
     Detach = 9,
-    /// List, as `ranges`, the code that must be clear before threads switch: to the patch `argument 0` if
-    /// `argument 1` is 1, back from it if 0; and, as `sites`, the bytes that will be overwritten.
+    /// List, as `ranges`, the code that must be clear before threads switch: to the patch `argument
+    /// 0` if `argument 1` is 1, back from it if 0; and, as `sites`, the bytes that will be
+    /// overwritten.
     Plan = 10,
     /// Forget the modules that the loader has unmapped. All threads are stopped.
-    Settle = 11,
-    /// Let the threads of the transition of patch `argument 0` go, all but the list at `argument 1`: for a
-    /// transition that was opened or turned round, and whose controller has not got as far. All threads are
-    /// stopped. The response's value is how many wait; if none, the transition is complete.
+    ForgetUnmapped = 11,
+    /// Let the threads of the transition of patch `argument 0` go, all but the list at `argument
+    /// 1`: for a transition that was opened or turned round, and whose controller has not got as
+    /// far. All threads are stopped. The response's value is how many wait; if none, the transition
+    /// is complete.
     Start = 12,
-    /// Turn the transition of patch `argument 0` round, and start it as [`Command::Start`] does. All threads are
-    /// stopped.
+    /// Turn the transition of patch `argument 0` round, and start it as [`Command::Start`] does.
+    /// All threads are stopped.
     Reverse = 13,
-    /// Switch the thread with the thread pointer `argument 1` in the transition of patch `argument 0`. Every
-    /// thread with this thread pointer is stopped and clear. The response's value is how many wait.
+    /// Switch the thread with the thread pointer `argument 1` in the transition of patch `argument
+    /// 0`. Every thread with this thread pointer is stopped and clear. The response's value is how
+    /// many wait.
     Switch = 14,
-    /// The last thread with the thread pointer `argument 1` has ended. The response's value is how many wait.
+    /// The last thread with the thread pointer `argument 1` has ended. The response's value is how
+    /// many wait.
     ThreadExited = 15,
     /// End the transition of patch `argument 0`, which waits for nobody. All threads are stopped.
     Complete = 16,
-    /// Declare all threads switched in the transition of patch `argument 0`, wherever they are, and end it. All
-    /// threads are stopped.
+    /// Declare all threads switched in the transition of patch `argument 0`, wherever they are, and
+    /// end it. All threads are stopped.
     Force = 17,
     /// Take back what was allocated and not handed over, by a controller that has died.
     Reclaim = 18,
     /// Prepare the disabled patch `argument 0` again, from what was kept of it.
     PrepareAgain = 21,
-    /// List the memory that `Remove` would take away: as `ranges` constants and variables, to which nobody may
-    /// refer any more, and as `sites` code, into which nobody may return.
+    /// List the memory that `Remove` would take away: as `ranges` constants and variables, to which
+    /// nobody may refer any more, and as `sites` code, into which nobody may return.
     PlanRemoval = 22,
-    /// Take the memory of the disabled patch `argument 0` away and forget it. All threads are stopped,
-    /// and none refers to it. The response's value is the size in bytes of what stays, because the
-    /// program may hold addresses of functions in it.
+    /// Take the memory of the disabled patch `argument 0` away and forget it. All threads are
+    /// stopped, and none refers to it. The response's value is the size in bytes of what stays,
+    /// because the program may hold addresses of functions in it.
     Remove = 23,
-    /// Note how the one thread of the list of threads at `argument 1` may switch by itself in the transition of
-    /// patch `argument 0`. It is stopped, inside, and the one that carries this out. The response's value is how
-    /// many wait.
+    /// Note how the one thread of the list of threads at `argument 1` may switch by itself in the
+    /// transition of patch `argument 0`. It is stopped, inside, and the one that carries this out.
+    /// The response's value is how many wait.
     SetDoor = 24,
 }
 
@@ -247,14 +258,16 @@ pub enum Outcome {
 /// A thread that is not clear, and how it may switch by itself (see `engraft_core::door`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct BehindThread {
+pub struct BlockedThread {
     /// Its thread pointer; 0 stands for all threads that have none.
     pub pointer: u64,
     /// The lowest address that is known to belong to its stack; 0 if it may not switch by itself.
     pub low: u64,
-    /// Where the outermost replaced function returns to, if it may end in a jump to another one; otherwise 0.
+    /// Where the outermost replaced function returns to, if it may end in a jump to another one;
+    /// otherwise 0.
     pub return_to: u64,
-    /// The CFA of the outermost replaced frame, then those of frames further out; unused ones are 0.
+    /// The CFA of the outermost replaced frame, then those of frames further out; unused ones are
+    /// 0.
     pub depths: [u64; 4],
 }
 
@@ -266,11 +279,13 @@ pub struct CodeRange {
     pub start: u64,
     /// One past the last.
     pub end: u64,
-    /// Of a site: where the same instructions are, each as far from this address as it is from `start`. Otherwise 0.
+    /// Of a site: where the same instructions are, each as far from this address as it is from
+    /// `start`. Otherwise 0.
     pub moved: u64,
     /// One of [`range_kind`].
     pub kind: u64,
-    /// For [`range_kind::ENTRY`]: where from the start the site is, and what its bytes were before it was written.
+    /// For [`range_kind::ENTRY`]: where from the start the site is, and what its bytes were before
+    /// it was written.
     pub site: u64,
     /// The latter.
     pub original: [u8; 8],
@@ -288,13 +303,14 @@ pub mod range_kind {
     pub const DECIDES: u64 = 2;
 }
 
-/// What the agent asks its caller to write while all threads are stopped. The controller looks at it for a while;
-/// if it seems not to, the agent makes the system call `read(-1, request, ...)`, which stops at the tracer and does
-/// nothing without one.
+/// What the agent asks its caller to write while all threads are stopped. The controller looks at
+/// it for a while; if it seems not to, the agent makes the system call `read(-1, request, ...)`,
+/// which stops at the tracer and does nothing without one.
 ///
-/// Code that threads may be about to run, and the words that say where they go, are never written by the
-/// agent itself in a command: the controller may be killed at any instant, and then all threads run on while
-/// the command goes on. A write of the controller happens while it holds them, or not at all.
+/// Code that threads may be about to run, and the words that say where they go, are never written
+/// by the agent itself in a command: the controller may be killed at any instant, and then all
+/// threads run on while the command goes on. A write of the controller happens while it holds them,
+/// or not at all.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct WriteRequest {
@@ -314,7 +330,8 @@ pub struct WriteRequest {
 pub mod request_state {
     /// Nothing is asked for.
     pub const NOTHING: u64 = 0;
-    /// The same, and the agent is at work: the controller need not give its processor away for that.
+    /// The same, and the agent is at work: the controller need not give its processor away for
+    /// that.
     pub const AT_WORK: u64 = 1;
     /// The other fields say what is asked for.
     pub const ASKED: u64 = 2;

@@ -1,5 +1,5 @@
-//! A patch in the form that the agent keeps in the target: a flat, 8-byte aligned buffer that starts
-//! with a [`PayloadHeader`]. All offsets are from the start of the buffer.
+//! A patch in the form that the agent keeps in the target: a flat, 8-byte aligned buffer that
+//! starts with a [`PayloadHeader`]. All offsets are from the start of the buffer.
 //!
 //! It holds everything that is needed to patch an object that is loaded long after the controller
 //! has gone: old code to compare with, new code, relocations.
@@ -54,8 +54,8 @@ pub struct PayloadObject {
     pub imports: Table,
     /// Zero-initialised bytes behind `data`.
     pub bss_size: u64,
-    /// Where the call frame information of the new code starts, from the start of the image: in the form of an
-    /// `.eh_frame` section, among the constants.
+    /// Where the call frame information of the new code starts, from the start of the image: in the
+    /// form of an `.eh_frame` section, among the constants.
     pub unwind_offset: u64,
     /// Its size in bytes, the zero word at its end included; 0 if there is none.
     pub unwind_size: u64,
@@ -89,10 +89,11 @@ pub struct PayloadFunction {
     pub trampoline_offset: u64,
     /// Its size in bytes.
     pub trampoline_size: u64,
-    /// [`STUB_SIZE`] bytes of text that the agent fills, 16-byte aligned, from the start of the image. Until then
-    /// they trap.
+    /// [`STUB_SIZE`] bytes of text that the agent fills, 16-byte aligned, from the start of the
+    /// image. Until then they trap.
     pub stub_offset: u64,
-    /// [`WORDS_SIZE`] bytes of data for the agent, 16-byte aligned, from the start of the image. Zero at first.
+    /// [`WORDS_SIZE`] bytes of data for the agent, 16-byte aligned, from the start of the image.
+    /// Zero at first.
     pub words_offset: u64,
 }
 

@@ -4,8 +4,8 @@ use engraft_machine::PAGE_SIZE;
 
 use crate::payload::PayloadObject;
 
-/// Where the segments of an image are, in bytes from its start: the text first, the constants and the
-/// variables at the next page each.
+/// Where the segments of an image are, in bytes from its start: the text first, the constants and
+/// the variables at the next page each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageSegments {
     /// Where the text ends.
@@ -19,8 +19,8 @@ pub struct ImageSegments {
 }
 
 impl ImageSegments {
-    /// The layout for segments of these sizes; `None` if they do not fit into 64 bits. `data` counts the
-    /// zero-initialised variables too.
+    /// The layout for segments of these sizes; `None` if they do not fit into 64 bits. `data`
+    /// counts the zero-initialised variables too.
     #[must_use]
     pub fn new(text: u64, read_only: u64, data: u64) -> Option<Self> {
         let after = |start: u64, length: u64| {

@@ -1,5 +1,6 @@
-//! What the agent says about itself: a flat buffer that it publishes anew after every change and that
-//! a controller reads from outside without stopping anybody ([`crate::Control::snapshot_generation`]).
+//! What the agent says about itself: a flat buffer that it publishes anew after every change and
+//! that a controller reads from outside without stopping anybody
+//! ([`crate::Control::snapshot_generation`]).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -44,8 +45,8 @@ pub struct SnapshotTransition {
     pub patch: u64,
     /// 1: to the patch; 0: back from it.
     pub to_patched: u64,
-    /// 1: the threads were let go; all but those that wait are where the transition leads. 0: everybody is
-    /// still where they were, and nobody has been looked at.
+    /// 1: the threads were let go; all but those that wait are where the transition leads. 0:
+    /// everybody is still where they were, and nobody has been looked at.
     pub started: u64,
     /// 1: it only undoes what could not be done. It waits for nobody.
     pub canceled: u64,
@@ -55,15 +56,15 @@ pub struct SnapshotTransition {
     pub waiting: Table,
 }
 
-/// A thread that has yet to switch. It may do so by itself, and no command has to run for that: its word
-/// tells.
+/// A thread that has yet to switch. It may do so by itself, and no command has to run for that: its
+/// word tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SnapshotWaiting {
     /// Its thread pointer; 0 for all that have none.
     pub thread: u64,
-    /// Address of the word with its state, until the next command; 0 if it has none. It has switched when that is
-    /// what [`SnapshotTransition::others`] leads to.
+    /// Address of the word with its state, until the next command; 0 if it has none. It has
+    /// switched when that is what [`SnapshotTransition::others`] leads to.
     pub state: u64,
 }
 

@@ -22,8 +22,8 @@ impl Bytes {
     }
 }
 
-/// `count` records at `offset` from the start of the buffer, 8-byte aligned. The field's documentation
-/// says which record type it holds.
+/// `count` records at `offset` from the start of the buffer, 8-byte aligned. The field's
+/// documentation says which record type it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Table {

@@ -1,10 +1,10 @@
 //! The runtime inside the target process: the live patching core, and what it needs to act there.
 //!
-//! A controller injects this crate as a freestanding shared object (feature `freestanding`) and calls
-//! it; the dynamic loader calls it at every load and unload. It decides nothing by itself: the rules
-//! are [`engraft_core`]'s. It uses raw system calls only, no libc (which may be patched, or absent),
-//! and must not know files, JSON or ELF sections: what a patch file says arrives as a flat payload
-//! ([`engraft_abi`]).
+//! A controller injects this crate as a freestanding shared object (feature `freestanding`) and
+//! calls it; the dynamic loader calls it at every load and unload. It decides nothing by itself:
+//! the rules are [`engraft_core`]'s. It uses raw system calls only, no libc (which may be patched,
+//! or absent), and must not know files, JSON or ELF sections: what a patch file says arrives as a
+//! flat payload ([`engraft_abi`]).
 //!
 //! Its folders, each of which uses only those below it:
 //!

@@ -1,9 +1,10 @@
-//! What is left to do when the state behind the lock cannot be trusted any more: after a panic, or in a process that
-//! was forked in the middle of the agent's work.
+//! What the agent still does when the state behind its lock cannot be trusted: after a panic, or in
+//! a process that was forked in the middle of the agent's work.
 //!
-//! Commands are answered with [`Outcome::Broken`](engraft_abi::Outcome::Broken). Libraries cannot be patched any
-//! more. So the loader's hook refuses those that enabled patches concern, and counts the loads that it lets in. It
-//! uses the words below for that, which are kept up to date while all is well, and no memory of the heap.
+//! Commands are answered with [`Outcome::Broken`](engraft_abi::Outcome::Broken). Libraries cannot
+//! be patched any more. So the loader's hook refuses those that enabled patches concern, and counts
+//! the loads that it lets in. For that it uses the statics below, which are kept up to date before
+//! anything goes wrong. It uses no heap memory.
 
 #![expect(unsafe_code, reason = "refuses loads, as the hook does")]
 
@@ -20,26 +21,27 @@ use crate::loader::hook::Raise;
 use crate::loader::namespaces::{Activity, LinkMap, Namespace, PoisonedDynamic};
 use crate::system::control::ControlBlock;
 
-/// The words of a refusal. With a slash and without `$`, as the loader takes the name of a library.
+/// The reason of a refusal. It has a slash and no `$`, because the loader takes it for a library's
+/// name.
 const MESSAGE: &core::ffi::CStr =
     c"engraft: a patch concerns this library, and the agent that would apply it is broken /";
 
 /// Address of the control block; 0 before the first command.
 static CONTROL: AtomicU64 = AtomicU64::new(0);
-/// The objects that enabled patches concern.
+/// Numbers of the objects that enabled patches concern.
 static CONCERNED: Words = Words::new();
-/// The modules of these that were let in.
+/// Numbers of the loaded modules of these objects.
 static PRESENT: Words = Words::new();
-/// What the hook's event replaced in [`calls::replace_adding`] before it went wrong.
+/// What [`calls::replace_adding`] returned in the event that is being handled.
 static WAS_ADDING: AtomicBool = AtomicBool::new(false);
 /// The load under way is being refused.
 static REFUSED: AtomicBool = AtomicBool::new(false);
-/// As the hook has one for its own refusals.
+/// The dynamic section that a refused object seems to have.
 static POISON: PoisonedDynamic = PoisonedDynamic::new();
-/// A [`Raise`], word by word.
+/// The error to raise, a [`Raise`] word by word.
 static RAISE: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
 
-/// A few numbers that are not 0. Those for which there is no room are missing.
+/// A set of numbers other than 0. Numbers for which there is no room are missing.
 struct Words([AtomicU64; 128]);
 
 // ORDERING of all accesses: under the agent's lock, which orders them.
@@ -62,7 +64,7 @@ impl Words {
         self.0.iter().any(|it| it.load(Ordering::Relaxed) == word)
     }
 
-    /// Forgets those that are not wanted.
+    /// Keeps only the numbers that are wanted.
     fn retain(&self, wanted: impl Fn(u64) -> bool) {
         for place in &self.0 {
             // ORDERING: see above.
@@ -90,20 +92,21 @@ fn object(build_id: BuildId) -> u64 {
         .max(1)
 }
 
-/// A number that stands for a module of it.
+/// A number that stands for a module of an object.
 fn module(object: u64, load_bias: u64) -> u64 {
     mix(object, load_bias).max(1)
 }
 
-/// The agent has come to life.
+/// Notes the control block. The agent is about to be made.
 pub(crate) fn begin(control: u64) {
     // ORDERING: under the agent's lock.
     CONTROL.store(control, Ordering::Relaxed);
 }
 
-/// Keeps the words up to date. For the holder of the agent's lock.
+/// Updates what is known of objects and modules. For the holder of the agent's lock.
 ///
-/// `objects` are those that enabled patches concern; `modules` are the load bias and the object of all that is loaded.
+/// `objects` are those that enabled patches concern; `modules` are the load bias and the object of
+/// all that is loaded.
 pub(crate) fn note(
     objects: impl Iterator<Item = BuildId>,
     modules: impl Iterator<Item = (u64, BuildId)>,
@@ -116,13 +119,13 @@ pub(crate) fn note(
     PRESENT.set(concerned);
 }
 
-/// Notes what the hook has replaced, so that its event can begin once more.
+/// Notes what the hook has replaced, so that the event can be handled again after a panic.
 pub(crate) fn note_event(was_adding: bool) {
     // ORDERING: under the agent's lock.
     WAS_ADDING.store(was_adding, Ordering::Relaxed);
 }
 
-/// The command in which it went wrong answers so.
+/// Writes the response of the command in which the agent panicked.
 #[cfg(feature = "freestanding")]
 pub(crate) fn respond() {
     // ORDERING: under the agent's lock.
@@ -133,7 +136,7 @@ pub(crate) fn respond() {
     }
 }
 
-/// The state is not to be trusted from now on. For the holder of the agent's lock.
+/// Marks the agent as broken. For the holder of the agent's lock.
 pub(crate) fn declare() {
     // ORDERING: under the agent's lock.
     let control = CONTROL.load(Ordering::Relaxed);
@@ -142,19 +145,20 @@ pub(crate) fn declare() {
         let control = unsafe { ControlBlock::at(control) };
         control.store(offset_of!(Control, broken), 1);
     }
-    // Each call of the loader has to be looked at.
+    // From now on each call of the loader has to be looked at.
     calls::take_lapsed();
-    calls::settle(0, 0);
+    calls::set_known(0, 0);
 }
 
-/// The event that has gone wrong begins once more.
+/// Restores what the event in which the agent panicked has replaced.
 #[cfg(feature = "freestanding")]
 pub(crate) fn begin_event_again() {
     // ORDERING: under the agent's lock.
     calls::replace_adding(WAS_ADDING.load(Ordering::Relaxed));
 }
 
-/// The loader has done something. The error to raise, if it brings something that patches concern.
+/// Handles a call of the loader. Returns the error to raise, if it brings a module that patches
+/// concern.
 pub(crate) fn loader_event() -> *const Raise {
     let debug = calls::debug();
     let activity = Activity::of(debug);
@@ -175,7 +179,7 @@ pub(crate) fn loader_event() -> *const Raise {
         }
     }
     match activity {
-        // The loader does not always say so when it has given a load up; what it refuses is listed until then.
+        // Some loaders do not call when a load has failed. A refused module is listed until then.
         Activity::Adding(_) => {
             // ORDERING: under the agent's lock.
             REFUSED.store(is_refusing(), Ordering::Relaxed);
@@ -197,7 +201,7 @@ fn is_refusing() -> bool {
 /// A number that stands for the object, if patches concern it.
 fn concerned(link_map: LinkMap) -> Option<u64> {
     let dynamic = link_map.dynamic();
-    // The main program does not come any more.
+    // The main program was loaded before the agent.
     if dynamic == 0 || link_map.name().is_empty() {
         return None;
     }
@@ -206,7 +210,7 @@ fn concerned(link_map: LinkMap) -> Option<u64> {
     CONCERNED.has(object).then_some(object)
 }
 
-/// Makes the load fail, as the hook does while all is well.
+/// Makes the load fail, in the same ways as [`Hook`](crate::loader::hook::Hook).
 fn refuse(link_map: LinkMap, activity: &Activity, was_adding: bool) -> *const Raise {
     // ORDERING: under the agent's lock.
     let control = CONTROL.load(Ordering::Relaxed);
@@ -214,10 +218,11 @@ fn refuse(link_map: LinkMap, activity: &Activity, was_adding: bool) -> *const Ra
     let signal_error = unsafe { ControlBlock::at(control) }.read().signal_error;
     match activity {
         Activity::Adding(_) => {
-            // One library that is refused is enough, and there is one dynamic section for it.
+            // One refused library is enough, and there is only one dynamic section for it.
             if !is_refusing() {
-                // SAFETY: this is the hook, the object is being added, and the message is a constant.
-                // If it does not look as expected, it is new once more when the loader says "consistent".
+                // SAFETY: this is the hook, the object is being added, and the message is a
+                // constant. If it does not look as expected, it is refused when the loader says
+                // "consistent".
                 unsafe { link_map.poison(None, MESSAGE.as_ptr().cast(), &POISON) };
             }
             null()
@@ -235,7 +240,7 @@ fn refuse(link_map: LinkMap, activity: &Activity, was_adding: bool) -> *const Ra
     }
 }
 
-/// A load has ended. Those that were let in are counted.
+/// Counts a load that has ended, unless it was refused.
 fn count(refused: bool) {
     // ORDERING: under the agent's lock.
     let refused = REFUSED.swap(false, Ordering::Relaxed) || refused;

@@ -1,10 +1,10 @@
-//! The agent's part in the dynamic loader's work: it is called at every load and unload, before any code
-//! of a new module runs, and can refuse a load.
+//! The hook in the dynamic loader, which calls it at every load and unload, before any code of a
+//! new module runs. It can refuse a load.
 //!
-//! The loader calls `_dl_debug_state` (found through `r_debug`), an empty function made for debuggers, at
-//! fixed points, with its own lock held. What is on its lists at these points differs between loaders;
-//! here only what is seen counts: whatever is listed and was not known comes, whatever was known and
-//! is not listed has gone.
+//! The loader calls `_dl_debug_state`, an empty function made for debuggers, at fixed points, with
+//! its own lock held. The function is found through `r_debug`. What is on the loader's lists at
+//! these points differs between loaders, so only the lists count: a module that is listed and not
+//! known comes; a module that is known and not listed has gone.
 //!
 //! | loader | calls during one dlopen |
 //! |---|---|
@@ -22,11 +22,11 @@ use engraft_abi::Outcome;
 use engraft_machine::jump;
 
 use crate::loader::calls;
-use crate::loader::decoy::Decoy;
+use crate::loader::empty_library::EmptyLibrary;
 use crate::loader::namespaces::{self, Activity, LinkMap, Namespace, PoisonedDynamic};
+use crate::system::code_writer::CodeWriter;
 use crate::system::failure::{Failure, Text};
 use crate::system::memory::probe;
-use crate::system::writer::Writer;
 
 /// What the hook has installed and remembers between calls.
 pub(crate) struct Hook {
@@ -34,19 +34,21 @@ pub(crate) struct Hook {
     signal_error: u64,
     /// Text of the last refusal; the loader reads it after the hook has returned.
     message: Text,
-    /// The same as the name of a library.
+    /// That text as the name of a library.
     name: Text,
-    /// What the loader is to find while a library is refused.
-    decoy: Option<Decoy>,
+    /// The library that the loader finds while another one is refused.
+    empty_library: Option<EmptyLibrary>,
     raise: Raise,
-    /// The break function, as it was and as it is.
+    /// Address of the break function.
     function: u64,
+    /// Its first bytes before the hook was installed,
     original: [u8; 16],
+    /// and with the jump to the hook.
     detour: [u8; 16],
 }
 
-/// A call of `_dl_signal_error(errcode, objname, occasion, errstring)` to be made instead of returning to
-/// the loader. The layout is known to the entry stub.
+/// A call of `_dl_signal_error(errcode, objname, occasion, errstring)` to be made instead of
+/// returning to the loader. The layout is known to the entry stub.
 #[repr(C)]
 pub struct Raise {
     code: u64,
@@ -56,26 +58,28 @@ pub struct Raise {
     function: u64,
 }
 
-/// The loader looks at this after a refusal while objects are added.
+/// The dynamic section that a refused object seems to have.
 static POISON: PoisonedDynamic = PoisonedDynamic::new();
 
 impl Hook {
-    /// Puts the detour in place. All threads are stopped, no load is under way, and none is inside what
-    /// changes: a thread in the original function is at its entry or at its `ret`, which is where the jump
-    /// begins; a jump is one instruction.
+    /// Writes the jump to `entry` into the break function. All threads are stopped, and no load is
+    /// under way.
+    ///
+    /// No thread is in the middle of what changes: a thread in the original function is at its
+    /// entry or at its `ret`. The jump begins at the `ret`, and is one instruction.
     pub(crate) fn install(
         debug: u64,
         unchained: [u64; 2],
         signal_error: u64,
         entry: u64,
-        writer: Writer,
+        writer: CodeWriter,
     ) -> Result<Self, Failure> {
         let function = namespaces::break_function(debug);
         let unknown = || unknown_break_function(function);
         let found = probe::<[u8; 16]>(function).ok_or_else(unknown)?;
         let offset = empty_function(&found).ok_or_else(unknown)?;
         let [a, b, c, d, e, f, g, h] = entry.to_le_bytes();
-        // jmp [rip+0], followed by the address: reaches everywhere, but has room only in front.
+        // jmp [rip+0], followed by the address. It reaches everywhere, but fits only at offset 0.
         let far = [0xff, 0x25, 0, 0, 0, 0, a, b, c, d, e, f, g, h];
         let near = jump::encode(function + offset as u64, entry);
         let jump: &[u8] = match &near {
@@ -109,7 +113,7 @@ impl Hook {
             signal_error,
             message: Text::EMPTY,
             name: Text::EMPTY,
-            decoy: None,
+            empty_library: None,
             raise,
             function,
             original: found,
@@ -117,15 +121,15 @@ impl Hook {
         })
     }
 
-    /// Takes the detour back. All threads are stopped.
-    pub(crate) fn uninstall(&self, writer: Writer) -> Result<(), Failure> {
+    /// Restores the break function. All threads are stopped.
+    pub(crate) fn uninstall(&self, writer: CodeWriter) -> Result<(), Failure> {
         writer
             .write_code(self.function, &self.detour, &self.original)
             .map_err(|failure| changed(failure, self.function))
     }
 }
 
-/// Says what it means that somebody else has changed the break function.
+/// The error for a break function that is not as expected.
 fn changed(failure: Failure, function: u64) -> Failure {
     match failure.outcome {
         Outcome::CodeDiffers => unknown_break_function(function),
@@ -133,8 +137,8 @@ fn changed(failure: Failure, function: u64) -> Failure {
     }
 }
 
-/// Where the `ret` of an empty function is, if it is one and nothing but padding follows in its 16 bytes:
-/// `ret`, `repz ret`, or `endbr64; ret`.
+/// Offset of the `ret` of an empty function: `ret`, `repz ret`, or `endbr64; ret`, with only
+/// padding after it. `None` for any other function.
 fn empty_function(code: &[u8; 16]) -> Option<usize> {
     let (offset, rest) = match code {
         [0xf3, 0x0f, 0x1e, 0xfa, 0xc3, rest @ ..] => (4, rest.as_slice()),
@@ -181,22 +185,22 @@ impl Hook {
         self.debug
     }
 
-    /// The error to raise, if the loader has found the decoy that a refused library seems to need. Otherwise the
-    /// decoy has no use any more when the load is over.
-    pub(crate) fn decoy_seen(&mut self, activity: &Activity) -> Option<*const Raise> {
-        let decoy = self.decoy.as_ref()?;
+    /// The error to raise, if the loader has found the empty library that a refused one seems to
+    /// need. When the load has ended, the empty library is closed.
+    pub(crate) fn empty_library_seen(&mut self, activity: &Activity) -> Option<*const Raise> {
+        let empty_library = self.empty_library.as_ref()?;
         let is_adding = matches!(activity, Activity::Adding(_));
         let mut all = Namespace::all(self.debug).flat_map(Namespace::link_maps);
-        let is_found = is_adding && all.any(|link_map| decoy.is(link_map));
+        let is_found = is_adding && all.any(|link_map| empty_library.is(link_map));
         if is_found || !is_adding {
-            self.decoy = None;
+            self.empty_library = None;
         }
-        // What is listed now is looked at when the load has failed.
+        // The next call has to look at what is listed now: then the load has failed.
         calls::look_again();
         is_found.then_some(&raw const self.raise)
     }
 
-    /// The error to raise for an object; `None` if the loader has no function for that.
+    /// The error to raise for an object; `None` if the loader has no function that raises errors.
     pub(crate) fn raise(&mut self, link_map: LinkMap, text: Text) -> Option<*const Raise> {
         (self.signal_error != 0).then(|| {
             self.set_raise(link_map, text);
@@ -204,22 +208,22 @@ impl Hook {
         })
     }
 
-    /// Makes the load fail that is bringing this object in. Whether it will: the object looks as expected, or another
-    /// one of this load is refused.
+    /// Makes the load of this object fail. False if the object does not look as expected. If
+    /// another object of the same load is refused already, nothing has to be done.
     pub(crate) fn poison(&mut self, link_map: LinkMap, text: Text) -> bool {
         if self.is_refusing() {
             return true;
         }
         self.name = text.copy().fit_for_library_name();
-        self.decoy = (self.signal_error != 0).then(Decoy::new).flatten();
+        self.empty_library = (self.signal_error != 0).then(EmptyLibrary::new).flatten();
         self.set_raise(link_map, text);
-        let decoy = self.decoy.as_mut().map(Decoy::path);
+        let empty_library = self.empty_library.as_mut().map(EmptyLibrary::path);
         // SAFETY: this is the hook, the object is being added, and both names live in the agent.
-        unsafe { link_map.poison(decoy, self.name.as_c_string(), &POISON) }
+        unsafe { link_map.poison(empty_library, self.name.as_c_string(), &POISON) }
     }
 
-    /// Whether a library that is listed is refused: its load fails, with all that it brings. A second one must not
-    /// take what the first one was given, which the loader has yet to read.
+    /// Whether a library that is listed is refused. Its load fails as a whole. A second refusal
+    /// would overwrite what the loader has yet to read for the first one.
     fn is_refusing(&self) -> bool {
         let mut all = Namespace::all(self.debug).flat_map(Namespace::link_maps);
         all.any(|link_map| POISON.is_at(link_map.dynamic()))

@@ -1,13 +1,15 @@
-//! What is known of the loader's lists, in words that calls of the loader read without the agent's lock.
+//! What is known of the loader's lists, in words that calls of the loader read without the agent's
+//! lock.
 //!
-//! The holder of the lock writes them: [`Lists::take_lapsed`] before it changes anything, [`Lists::settle`] when it
-//! has done. A call meanwhile must not take for known what the holder is about to change, nor note as lapsed
-//! other modules than the ones that it has seen. Loom runs these very functions on every execution that the memory
-//! model allows (the tests below).
+//! The holder of the lock writes them: [`Lists::take_lapsed`] before it changes anything, and
+//! [`Lists::set_known`] after that. A call meanwhile must not take for known what the holder is
+//! about to change. Nor may it note as lapsed other modules than those that it has seen. The tests
+//! run these functions under loom, on every execution that the memory model allows.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// An atomic word. A trait only so that the same code can be run under a model checker for memory orders.
+/// An atomic word. It is a trait so that the same code runs under a model checker for memory
+/// orders.
 pub(crate) trait Word {
     /// Atomic load.
     fn load(&self, order: Ordering) -> u64;
@@ -15,8 +17,10 @@ pub(crate) trait Word {
     fn store(&self, value: u64, order: Ordering);
     /// Atomic exchange; what was there.
     fn swap(&self, value: u64, order: Ordering) -> u64;
-    /// Relaxed compare-and-exchange; whether it has been done.
+    /// Relaxed compare-and-exchange; whether the value was `old`.
     fn replace(&self, old: u64, new: u64) -> bool;
+    /// Relaxed addition; what was there.
+    fn add(&self, value: u64) -> u64;
 }
 
 impl Word for AtomicU64 {
@@ -37,53 +41,65 @@ impl Word for AtomicU64 {
         self.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
     }
+
+    fn add(&self, value: u64) -> u64 {
+        // ORDERING: Relaxed: only the word itself counts. `CallNumbers::count` says why.
+        self.fetch_add(value, Ordering::Relaxed)
+    }
 }
 
 /// The words.
 pub(crate) struct Lists<W> {
-    /// The fingerprint of the loader's lists that has exactly the modules that we know; 0: there is none.
+    /// The fingerprint of the lists that have exactly the known modules; 0 if there are none.
     pub known: W,
-    /// The fingerprint without the modules that were added last, if no patch concerns these; or 0.
+    /// The fingerprint without the modules that were added last, if no patch concerns these;
+    /// otherwise 0.
     pub base: W,
-    /// Bit 0: the modules that were added last have lapsed, the lists are those of `base`. The other bits: a number
-    /// that changes with each change of the words above, so that nobody sets the bit for other modules than the
-    /// ones that were meant.
+    /// Bit 0: the modules that were added last have lapsed, and the lists are those of `base`. The
+    /// other bits are a number that changes with each change of the words above, so that no call
+    /// sets the bit for other modules than those that it has seen.
     pub lapse: W,
 }
 
 impl<W: Word> Lists<W> {
-    /// Whether a call, when these are the lists, brings nothing, or nothing that cannot wait. In a mixture, `lists` is
-    /// from before calls that have made other ones known, and the answer is no; or it was compared before, and these
-    /// calls have done all.
+    /// Whether a call with these lists brings nothing, or nothing that cannot wait.
+    ///
+    /// A signal handler may make whole calls in the middle of this one. If they end before the
+    /// comparison, `lists` is older than what they have made known, and the answer is no. If they
+    /// begin after it, they have handled all that this call would.
     pub(crate) fn brings_nothing(&self, lists: u64) -> bool {
-        // ORDERING: Acquire pairs with `take_lapsed`: who sees its new number sees no older `known`.
+        // ORDERING: Acquire pairs with `take_lapsed`: a call that sees its new number sees no older
+        // `known`.
         let lapse = self.lapse.load(Ordering::Acquire);
-        // ORDERING: written by calls before this one, or in the middle of it; then the number above is old, and the
-        // exchange below fails. While the bit is set, `base` does not change without it.
+        // ORDERING: written by calls before this one, or in the middle of it. In the latter case
+        // the number above is old, and the exchange below fails. While the bit is set, `base` does
+        // not change without it.
         let base = self.base.load(Ordering::Relaxed);
         if lapse & 1 != 0 {
             return lists == base;
         }
-        // ORDERING: Acquire, so that in `take_lapsed` there is no instant at which the number is new and this old.
+        // ORDERING: Acquire, so that this is not older than the number, see `take_lapsed`.
         if lists == self.known.load(Ordering::Acquire) {
             return true;
         }
         lists == base && self.lapse.replace(lapse, lapse | 1)
     }
 
-    /// Whether the modules that were added last have lapsed. From now on they have not, nor can they: the caller
-    /// holds the agent's lock and forgets them, or is about to change something else.
+    /// Whether the modules that were added last have lapsed. From now on they have not, and cannot:
+    /// the caller holds the agent's lock, and forgets them or is about to change something else.
     pub(crate) fn take_lapsed(&self) -> bool {
-        // ORDERING: AcqRel, so that a call between this and the end sees no list as known, and has to wait for the
-        // lock.
+        // ORDERING: AcqRel, so that a call between this and the end finds no list known, and waits
+        // for the lock.
         let known = self.known.swap(0, Ordering::AcqRel);
-        // Before the number: a call that saw the new number and this old word would note the modules as lapsed that the
-        // holder is about to work with.
-        // ORDERING: only the holder of the agent's lock writes `base`; the exchange below releases it.
+        // This comes before the new number. A call that saw the new number and the old word would
+        // note as lapsed the modules that the holder is about to use.
+        // ORDERING: only the holder of the agent's lock writes `base`; the exchange below releases
+        // it.
         let base = self.base.swap(0, Ordering::Relaxed);
         // ORDERING: only the holder of the agent's lock changes the number.
         let next = (self.lapse.load(Ordering::Relaxed) | 1) + 1;
-        // ORDERING: Release pairs with the Acquire in `brings_nothing`, which then sees that nothing is known.
+        // ORDERING: Release pairs with the Acquire in `brings_nothing`, which then sees that
+        // nothing is known.
         let lapsed = self.lapse.swap(next, Ordering::AcqRel) & 1 != 0;
         // ORDERING: Release: after the new number.
         self.known
@@ -91,12 +107,52 @@ impl<W: Word> Lists<W> {
         lapsed
     }
 
-    /// Makes these lists the known ones. The caller has the agent's lock, and has called [`Self::take_lapsed`].
-    pub(crate) fn settle(&self, known: u64, base: u64) {
+    /// Makes these lists the known ones. The caller has the agent's lock, and has called
+    /// [`Self::take_lapsed`].
+    pub(crate) fn set_known(&self, known: u64, base: u64) {
         // ORDERING: Release, as in `take_lapsed`.
         self.known.store(known, Ordering::Release);
         // ORDERING: calls of the loader that come later are ordered by its lock.
         self.base.store(base, Ordering::Relaxed);
+    }
+}
+
+/// A word for which loom tries all that the memory model allows.
+#[cfg(test)]
+pub(crate) struct LoomWord(loom::sync::atomic::AtomicU64);
+
+#[cfg(test)]
+impl LoomWord {
+    /// A word with this value.
+    pub(crate) fn new(value: u64) -> Self {
+        Self(loom::sync::atomic::AtomicU64::new(value))
+    }
+}
+
+#[cfg(test)]
+impl Word for LoomWord {
+    fn load(&self, order: Ordering) -> u64 {
+        self.0.load(order)
+    }
+
+    fn store(&self, value: u64, order: Ordering) {
+        self.0.store(value, order);
+    }
+
+    fn swap(&self, value: u64, order: Ordering) -> u64 {
+        self.0.swap(value, order)
+    }
+
+    fn replace(&self, old: u64, new: u64) -> bool {
+        // ORDERING: as in the real word.
+        self.0
+            .compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    fn add(&self, value: u64) -> u64 {
+        // ORDERING: as in the real word.
+        self.0.fetch_add(value, Ordering::Relaxed)
     }
 }
 
@@ -110,31 +166,9 @@ mod tests {
     const EMPTY: u64 = 5;
     const ONE: u64 = 7;
 
-    struct LoomWord(loom::sync::atomic::AtomicU64);
-
-    impl Word for LoomWord {
-        fn load(&self, order: Ordering) -> u64 {
-            self.0.load(order)
-        }
-
-        fn store(&self, value: u64, order: Ordering) {
-            self.0.store(value, order);
-        }
-
-        fn swap(&self, value: u64, order: Ordering) -> u64 {
-            self.0.swap(value, order)
-        }
-
-        fn replace(&self, old: u64, new: u64) -> bool {
-            self.0
-                .compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-        }
-    }
-
     /// The lists hold one module that no patch concerns.
     fn with_one() -> Arc<Lists<LoomWord>> {
-        let word = |value| LoomWord(loom::sync::atomic::AtomicU64::new(value));
+        let word = LoomWord::new;
         Arc::new(Lists {
             known: word(ONE),
             base: word(EMPTY),
@@ -142,8 +176,8 @@ mod tests {
         })
     }
 
-    /// The loader unloads the module while a command begins. Either the command is told and forgets the module, or
-    /// the call is not answered "nothing", and looks itself.
+    /// The loader unloads the module while a command begins. Either the command is told and forgets
+    /// the module, or the call is not answered "nothing" and looks itself.
     #[test]
     fn a_module_that_goes_while_a_command_begins_is_not_overlooked() {
         loom::model(|| {
@@ -163,21 +197,48 @@ mod tests {
         });
     }
 
-    /// A command makes the module one that matters, while the loader unloads it. Then it must never lapse.
-    #[test]
-    fn a_module_that_matters_now_does_not_lapse() {
-        loom::model(|| {
+    /// A command makes the module one that matters, while the loader unloads it.
+    fn command_during_unload(take_lapsed: fn(&Lists<LoomWord>) -> bool) {
+        loom::model(move || {
             let lists = with_one();
             let call = {
                 let lists = Arc::clone(&lists);
                 thread::spawn(move || lists.brings_nothing(EMPTY))
             };
-            let told = lists.take_lapsed();
+            let told = take_lapsed(&lists);
             if !told {
-                lists.settle(ONE, 0);
+                lists.set_known(ONE, 0);
             }
             let nothing = call.join().expect("it does not panic");
             assert!(!nothing || told, "a module that matters has gone unseen");
+        });
+    }
+
+    /// Then the module must never lapse.
+    #[test]
+    fn a_module_that_matters_now_does_not_lapse() {
+        command_during_unload(Lists::take_lapsed);
+    }
+
+    /// The control: the model sees what goes wrong if the number changes before the words that it
+    /// is for.
+    #[test]
+    #[should_panic(expected = "a module that matters has gone unseen")]
+    fn a_number_that_changes_too_early_is_caught() {
+        command_during_unload(|lists| {
+            // ORDERING: as in `take_lapsed`, in the wrong order.
+            let known = lists.known.swap(0, Ordering::AcqRel);
+            // ORDERING: as above.
+            let next = (lists.lapse.load(Ordering::Relaxed) | 1) + 1;
+            // ORDERING: as above.
+            let lapsed = lists.lapse.swap(next, Ordering::AcqRel) & 1 != 0;
+            // ORDERING: as above.
+            let base = lists.base.swap(0, Ordering::Relaxed);
+            // ORDERING: as above.
+            lists
+                .known
+                .store(if lapsed { base } else { known }, Ordering::Release);
+            lapsed
         });
     }
 
@@ -192,7 +253,7 @@ mod tests {
                 thread::spawn(move || lists.brings_nothing(EMPTY))
             };
             if !lists.take_lapsed() {
-                lists.settle(OTHER, ONE);
+                lists.set_known(OTHER, ONE);
             }
             if call.join().expect("it does not panic") {
                 // It was the first one that has gone: nothing is left that could be told again.

@@ -260,16 +260,16 @@ impl LinkMap {
 
     /// Makes the load that is bringing this object in fail with `message`.
     ///
-    /// The object seems to need a decoy, if there is one, and a library whose name is the message; glibc
+    /// The object seems to need an empty library, if there is one, and a library whose name is the message; glibc
     /// does not find that, says so, and undoes the load by itself, before any relocation. `message` must
     /// contain a slash (no search path is tried then) and no dollar sign. False if the object does not look
     /// as expected: then nothing was changed.
     ///
     /// # Safety
-    /// Only from the hook, while this object is being added; `message` and `decoy` must outlive the load.
+    /// Only from the hook, while this object is being added; `message` and `empty_library` must outlive the load.
     pub(crate) unsafe fn poison(
         self,
-        decoy: Option<*const u8>,
+        empty_library: Option<*const u8>,
         message: *const u8,
         needed: &'static PoisonedDynamic,
     ) -> bool {
@@ -294,8 +294,8 @@ impl LinkMap {
             let offset = (name.expose_provenance() as u64).wrapping_sub(strings);
             [DT_NEEDED, offset]
         };
-        let needed = match decoy {
-            Some(decoy) => needed.set([need(decoy), need(message)]),
+        let needed = match empty_library {
+            Some(empty_library) => needed.set([need(empty_library), need(message)]),
             None => needed.set([need(message), [0, 0]]),
         };
         for offset in [INFO + DT_NEEDED * 8, LD] {

@@ -14,7 +14,7 @@ use crate::loader::broken;
 use crate::loader::elf::LoadedElf;
 use crate::loader::hook::Hook;
 use crate::model::host::Host;
-use crate::model::modules::Modules;
+use crate::model::module_registry::ModuleRegistry;
 use crate::model::snapshot;
 use crate::patch::payloads::Payload;
 use crate::system::control::{Answer, ControlBlock};
@@ -49,7 +49,7 @@ impl Agent {
         Self {
             control,
             core: Livepatch::new(),
-            host: Host::new(Modules::new(program), control),
+            host: Host::new(ModuleRegistry::new(program), control),
             hook: None,
             attached: false,
             generation: 0,
@@ -60,15 +60,15 @@ impl Agent {
         }
     }
 
-    /// Takes over the modules that the controller has found, and part in the loader's work from now on. All
-    /// threads are stopped. The loader's own lists are not looked at: they may change under us if the
-    /// controller dies.
+    /// Takes over the modules that the controller has found, and part in the loader's work from now
+    /// on. All threads are stopped. The loader's own lists are not looked at: they may change under
+    /// us if the controller dies.
     pub(crate) fn attach(&mut self, list: &[u8]) -> Answer {
         if self.attached {
             return Ok((Outcome::AlreadyThere, 0));
         }
         let facts = self.control.read();
-        self.take_modules_over(list)?;
+        self.adopt_modules(list)?;
         if facts.debug != 0 {
             let writer = self.host.writer;
             let hook = Hook::install(
@@ -85,7 +85,7 @@ impl Agent {
     }
 
     /// Knows these modules, after a time in which modules could come and go unseen.
-    fn take_modules_over(&mut self, list: &[u8]) -> Result<(), Failure> {
+    fn adopt_modules(&mut self, list: &[u8]) -> Result<(), Failure> {
         let (table, _) = Table::read_from_prefix(list).map_err(|_| Failure::bad_payload())?;
         let found = table
             .of::<LoadedModule>(list)
@@ -117,7 +117,9 @@ impl Agent {
             let text = b"threads may be inside the code of a patch that was forced out";
             return Err(Failure::new(Outcome::NotAllowed, text));
         }
-        self.host.unwinders.lead(self.host.writer, false, None)?;
+        self.host
+            .unwinders
+            .redirect(self.host.writer, false, None)?;
         if let Some(hook) = self.hook.take() {
             let detached = hook.uninstall(self.host.writer);
             if detached.is_err() {
@@ -130,14 +132,14 @@ impl Agent {
         Ok((Outcome::Done, 0))
     }
 
-    /// The same, and the last of what the agent has mapped besides itself goes. No other controller is there, and
-    /// no thread in what unwinders were led through.
+    /// The same, and the last of what the agent has mapped besides itself goes. No other controller
+    /// is there, and no thread in what unwinders were led through.
     pub(crate) fn leave(&mut self) -> Answer {
         // Nothing is written to a libgcc that has just gone.
-        self.settle()?;
+        self.forget_unmapped()?;
         let detached = self.detach()?;
         self.host.unwinders.forget(None)?;
-        self.host.payloads.take_all_back()?;
+        self.host.payloads.free_all_lent()?;
         Ok(detached)
     }
 

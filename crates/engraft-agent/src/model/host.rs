@@ -14,21 +14,21 @@ use engraft_core::{
 };
 use engraft_machine::jump;
 
-use crate::model::modules::{Module, Modules};
+use crate::model::module_registry::{ModuleRegistry, RegisteredModule};
 use crate::patch::image::Image;
 use crate::patch::payloads::{Payload, PayloadView, Payloads};
 use crate::patch::site::{Site, Sites};
+use crate::system::code_writer::CodeWriter;
 use crate::system::control::ControlBlock;
 use crate::system::failure::{Failure, Text};
 use crate::system::memory;
-use crate::system::writer::Writer;
-use crate::unwind::frames;
+use crate::unwind::frame_info;
 use crate::unwind::unwinders::Unwinders;
 
 /// The agent's side of the model.
 pub(crate) struct Host {
     /// What is loaded.
-    pub modules: Modules,
+    pub modules: ModuleRegistry,
     /// What was handed over.
     pub payloads: Payloads,
     pub images: Vec<PlacedImage>,
@@ -36,7 +36,7 @@ pub(crate) struct Host {
     /// Who follows stacks through new code.
     pub unwinders: Unwinders,
     /// Who writes code.
-    pub writer: Writer,
+    pub writer: CodeWriter,
     pub(super) control: ControlBlock,
     /// The agent's own code, and where stubs go in it.
     pub(super) text: Range<u64>,
@@ -52,16 +52,16 @@ pub(crate) struct PlacedImage {
     pub object: ObjectId,
     pub(super) module: ModuleId,
     pub image: Image,
-    /// Sites, or the controller, have led threads here. From then on the program may hold pointers to its data: constants and
-    /// variables of new code are passed on like any others. So it stays after its patch has been
-    /// disabled, for as long as the module does (the kernel, too, keeps a disabled patch's module),
-    /// and is used again if the same patch comes again.
+    /// Sites, or the controller, have led threads here. From then on the program may hold pointers
+    /// to its data: constants and variables of new code are passed on like any others. So it stays
+    /// after its patch has been disabled, for as long as the module does (the kernel, too, keeps a
+    /// disabled patch's module), and is used again if the same patch comes again.
     pub(super) used: bool,
 }
 
 impl PlacedImage {
-    /// An image that was placed for an object of a payload. How the frames of its code are unwound is known from now
-    /// on. After an error the image is gone.
+    /// An image that was placed for an object of a payload. How the frames of its code are unwound
+    /// is known from now on. After an error the image is gone.
     pub(super) fn new(
         id: ObjectId,
         module: ModuleId,
@@ -70,12 +70,12 @@ impl PlacedImage {
     ) -> Result<Self, Failure> {
         if object.unwind_size != 0 {
             let start = image.base + object.unwind_offset;
-            frames::add(&image.code(), start..start + object.unwind_size).map_err(|failure| {
-                match image.unmap() {
+            frame_info::add(&image.code(), start..start + object.unwind_size).map_err(
+                |failure| match image.unmap() {
                     Ok(()) => failure,
                     Err(undo) => undo,
-                }
-            })?;
+                },
+            )?;
         }
         Ok(Self {
             object: id,
@@ -90,14 +90,14 @@ impl PlacedImage {
         if self.image.escapes() {
             return Ok(());
         }
-        frames::remove(self.image.base);
+        frame_info::remove(self.image.base);
         self.image.unmap()
     }
 }
 
 impl Host {
     /// The host of a process with these modules and no patches.
-    pub(crate) fn new(modules: Modules, control: ControlBlock) -> Self {
+    pub(crate) fn new(modules: ModuleRegistry, control: ControlBlock) -> Self {
         let facts = control.read();
         Self {
             modules,
@@ -105,7 +105,7 @@ impl Host {
             images: Vec::new(),
             sites: Sites::new(),
             unwinders: Unwinders::new(),
-            writer: Writer::Controller(control),
+            writer: CodeWriter::Controller(control),
             control,
             text: facts.text..facts.text + facts.text_length,
             dispatch: facts.dispatch,
@@ -137,7 +137,8 @@ impl Host {
         })
     }
 
-    /// Forgets a module that is not mapped any more, and takes the images away that were made for it.
+    /// Forgets a module that is not mapped any more, and takes the images away that were made for
+    /// it.
     pub(crate) fn forget_module(&mut self, module: ModuleId) {
         self.sites.forget_module(module);
         self.modules.remove(module);
@@ -194,7 +195,7 @@ impl Host {
     /// What some patch knows of an old function of a module: they all know the same.
     pub(super) fn old_function(
         &self,
-        module: &Module,
+        module: &RegisteredModule,
         function: LinkAddress,
     ) -> Result<(PayloadView<'_>, &PayloadFunction), Failure> {
         let build_id = module.build_id.ok_or_else(Failure::bad_payload)?;
@@ -209,13 +210,17 @@ impl Host {
         self.payloads.view(object).ok_or_else(Failure::bad_payload)
     }
 
-    pub(super) fn module(&self, id: ModuleId) -> Result<&Module, Failure> {
+    pub(super) fn module(&self, id: ModuleId) -> Result<&RegisteredModule, Failure> {
         self.modules.get(id).ok_or_else(Failure::bad_payload)
     }
 
-    /// That the module's code is what the patch was built against. Our own detours count as the bytes
-    /// that they replaced.
-    pub(super) fn check_code(&self, view: PayloadView<'_>, module: &Module) -> Result<(), Failure> {
+    /// That the module's code is what the patch was built against. Our own detours count as the
+    /// bytes that they replaced.
+    pub(super) fn check_code(
+        &self,
+        view: PayloadView<'_>,
+        module: &RegisteredModule,
+    ) -> Result<(), Failure> {
         for function in view.functions() {
             for part in function
                 .parts
@@ -306,8 +311,8 @@ impl Host {
         let place = |known: &PayloadFunction| known.words_offset;
         let words = self.place(module, function, with, place)? as usize;
         let words = core::ptr::with_exposed_provenance::<SiteWords>(words);
-        // SAFETY: `Payload::check` has made sure that they are aligned words of the image's data, which are for
-        // nothing else; whoever releases the image has forgotten its sites.
+        // SAFETY: `Payload::check` has made sure that they are aligned words of the image's data,
+        // which are for nothing else; whoever releases the image has forgotten its sites.
         Ok(unsafe { &*words })
     }
 
@@ -373,8 +378,9 @@ impl Host {
         })
     }
 
-    /// Sites have led, or are about to lead, into an image: it stays for as long as its patch is known.
-    pub(super) fn use_image(&mut self, object: ObjectId, module: ModuleId) {
+    /// Sites have led, or are about to lead, into an image: it stays for as long as its patch is
+    /// known.
+    pub(super) fn mark_used(&mut self, object: ObjectId, module: ModuleId) {
         let mut images = self.images.iter_mut();
         if let Some(placed) = images.find(|it| it.object == object && it.module == module) {
             placed.used = true;

@@ -1,4 +1,5 @@
-//! Which addresses matter to a transition: code that threads have to leave, and bytes that will be overwritten.
+//! Which addresses matter to a transition: code that threads have to leave, and bytes that will be
+//! overwritten.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -47,8 +48,8 @@ impl Host {
                 }
             }
         }
-        // A thread in a stub has not decided, or has decided and not gone yet; one in a trampoline is in
-        // the old function.
+        // A thread in a stub has not decided, or has decided and not gone yet; one in a trampoline
+        // is in the old function.
         for placed in self.images.iter().filter(|it| it.module == module.id) {
             let Some(function) = self.function(placed.object, leaving.function) else {
                 continue;
@@ -70,8 +71,8 @@ impl Host {
         push_deciding(ranges, self.text.clone(), b"engraft's own code")
     }
 
-    /// Adds the bytes that will be overwritten for a body that is the old function itself: no thread may be
-    /// about to execute the middle of them. `patch` has trampolines to lead it to.
+    /// Adds the bytes that will be overwritten for a body that is the old function itself: no
+    /// thread may be about to execute the middle of them. `patch` has trampolines to lead it to.
     pub(crate) fn push_site(
         &self,
         sites: &mut Vec<CodeRange>,
@@ -107,9 +108,9 @@ impl Host {
     }
 }
 
-/// The same for code whose very start counts as inside: one byte more in front. (At the start of a range a
-/// thread counts as clear, because it has executed nothing there and will go through the site. Here it is past
-/// the site.)
+/// The same for code whose very start counts as inside: one byte more in front. (At the start of a
+/// range a thread counts as clear, because it has executed nothing there and will go through the
+/// site. Here it is past the site.)
 pub(crate) fn push_inside(
     ranges: &mut Vec<CodeRange>,
     range: Range<u64>,

@@ -1,15 +1,15 @@
-//! Writes down what the agent knows, in the form that a controller reads from outside.
+//! Renders the agent's state as a snapshot, which a controller reads from outside.
 
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use engraft_abi::{
-    BuildIdBytes, Bytes, SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject,
+    BuildIdBytes, FlatWriter, SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject,
     SnapshotPatch, SnapshotTransition, SnapshotUnwinder, SnapshotWaiting, Table, flags,
     patch_state,
 };
-use engraft_core::{Livepatch, ObjectId, Patch, PatchId, PatchState};
-use zerocopy::{FromZeros, Immutable, IntoBytes};
+use engraft_core::{Livepatch, ObjectId, Patch, PatchId, PatchState, Transition};
+use zerocopy::FromZeros;
 
 use crate::model::host::Host;
 use crate::patch::dispatch;
@@ -17,42 +17,6 @@ use crate::patch::image::Image;
 use crate::patch::payloads::PayloadView;
 use crate::system::failure::Failure;
 use crate::unwind::unwinders::State;
-
-/// A flat buffer under construction. Tables are 8-byte aligned.
-struct Writer {
-    buffer: Vec<u8>,
-}
-
-impl Writer {
-    fn reserve(&mut self, length: usize) -> Result<(), Failure> {
-        // Room for the alignment of what follows, too.
-        self.buffer
-            .try_reserve(length + 8)
-            .map_err(|_| Failure::out_of_memory())
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> Result<Bytes, Failure> {
-        self.reserve(bytes.len())?;
-        let offset = self.buffer.len() as u32;
-        self.buffer.extend_from_slice(bytes);
-        Ok(Bytes {
-            offset,
-            length: bytes.len() as u32,
-        })
-    }
-
-    fn table<T: IntoBytes + Immutable>(&mut self, records: &[T]) -> Result<Table, Failure> {
-        let bytes = records.as_bytes();
-        self.reserve(bytes.len())?;
-        self.buffer.resize(self.buffer.len().next_multiple_of(8), 0);
-        let offset = self.buffer.len() as u32;
-        self.buffer.extend_from_slice(bytes);
-        Ok(Table {
-            offset,
-            count: records.len() as u32,
-        })
-    }
-}
 
 fn push<T>(list: &mut Vec<T>, item: T) -> Result<(), Failure> {
     list.try_reserve(1).map_err(|_| Failure::out_of_memory())?;
@@ -66,9 +30,8 @@ fn word_address(word: &AtomicU64) -> u64 {
 
 /// The state of all patches as one buffer.
 pub(crate) fn render(core: &Livepatch, host: &Host) -> Result<Vec<u8>, Failure> {
-    let mut writer = Writer { buffer: Vec::new() };
+    let mut writer = FlatWriter::with_header::<SnapshotHeader>();
     let mut header = SnapshotHeader::new_zeroed();
-    writer.table(core::slice::from_ref(&header))?;
     let mut patches = Vec::new();
     for patch in core.patches() {
         let state = state(core, patch);
@@ -79,26 +42,44 @@ pub(crate) fn render(core: &Livepatch, host: &Host) -> Result<Vec<u8>, Failure> 
         let known = (payload.patch(), payload.name(), patch_state::DISABLED);
         push(&mut patches, render_patch(&mut writer, core, host, known)?)?;
     }
-    header.patches = writer.table(&patches)?;
+    header.patches = writer.table(&patches);
     header.prepared = core.prepared().map_or(0, |patch| patch.id().0.into());
     if let Some(transition) = core.transition() {
-        let mut waiting = Vec::new();
-        for thread in transition.waiting() {
-            let waiting_thread = SnapshotWaiting {
-                thread: thread.0,
-                state: dispatch::thread_word(thread).map_or(0, word_address),
-            };
-            push(&mut waiting, waiting_thread)?;
-        }
-        header.transition = SnapshotTransition {
-            patch: transition.patch().0.into(),
-            to_patched: (transition.target() == PatchState::Patched).into(),
-            started: transition.is_started().into(),
-            canceled: transition.is_canceled().into(),
-            others: word_address(dispatch::others_word()),
-            waiting: writer.table(&waiting)?,
-        };
+        header.transition = render_transition(&mut writer, transition)?;
     }
+    header.unwinders = render_unwinders(&mut writer, core, host)?;
+    header.length = writer.length();
+    // The agent's heap is smaller than the largest buffer.
+    writer.finish(&header).map_err(|_| Failure::out_of_memory())
+}
+
+fn render_transition(
+    writer: &mut FlatWriter,
+    transition: &Transition,
+) -> Result<SnapshotTransition, Failure> {
+    let mut waiting = Vec::new();
+    for thread in transition.waiting() {
+        let waiting_thread = SnapshotWaiting {
+            thread: thread.0,
+            state: dispatch::thread_word(thread).map_or(0, word_address),
+        };
+        push(&mut waiting, waiting_thread)?;
+    }
+    Ok(SnapshotTransition {
+        patch: transition.patch().0.into(),
+        to_patched: (transition.target() == PatchState::Patched).into(),
+        started: transition.is_started().into(),
+        canceled: transition.is_canceled().into(),
+        others: word_address(dispatch::others_word()),
+        waiting: writer.table(&waiting),
+    })
+}
+
+fn render_unwinders(
+    writer: &mut FlatWriter,
+    core: &Livepatch,
+    host: &Host,
+) -> Result<Table, Failure> {
     let mut unwinders = Vec::new();
     for unwinder in host.unwinders.iter() {
         let path = host
@@ -117,23 +98,18 @@ pub(crate) fn render(core: &Livepatch, host: &Host) -> Result<Vec<u8>, Failure> 
             State::Failed(failure) => (failure.words(), 0..0),
         };
         let unwinder = SnapshotUnwinder {
-            path: writer.bytes(path.unwrap_or_default())?,
-            failure: writer.bytes(failure)?,
+            path: writer.bytes(path.unwrap_or_default()),
+            failure: writer.bytes(failure),
             code: code.start,
             code_length: code.end - code.start,
         };
         push(&mut unwinders, unwinder)?;
     }
-    header.unwinders = writer.table(&unwinders)?;
-    header.length = writer.buffer.len() as u64;
-    if let Some(start) = writer.buffer.get_mut(..size_of::<SnapshotHeader>()) {
-        start.copy_from_slice(header.as_bytes());
-    }
-    Ok(writer.buffer)
+    Ok(writer.table(&unwinders))
 }
 
 fn render_patch(
-    writer: &mut Writer,
+    writer: &mut FlatWriter,
     core: &Livepatch,
     host: &Host,
     (patch, name, state): (PatchId, &[u8], u64),
@@ -150,10 +126,10 @@ fn render_patch(
     }
     Ok(SnapshotPatch {
         number: patch.0.into(),
-        name: writer.bytes(name)?,
+        name: writer.bytes(name),
         state,
         partial: partial.into(),
-        objects: writer.table(&objects)?,
+        objects: writer.table(&objects),
     })
 }
 
@@ -171,7 +147,7 @@ fn state(core: &Livepatch, patch: &Patch) -> u64 {
 }
 
 fn render_object(
-    writer: &mut Writer,
+    writer: &mut FlatWriter,
     core: &Livepatch,
     host: &Host,
     id: ObjectId,
@@ -180,7 +156,7 @@ fn render_object(
     let mut functions = Vec::new();
     for function in view.functions() {
         let address = view.entry(function).map_or(0, |entry| entry.0);
-        let name = writer.bytes(view.name(function))?;
+        let name = writer.bytes(view.name(function));
         push(&mut functions, SnapshotFunction { name, address })?;
     }
     let mut instances = Vec::new();
@@ -194,7 +170,7 @@ fn render_object(
         let image = host.image(id, module.id());
         let instance = SnapshotInstance {
             load_bias: loaded.elf.load_bias,
-            path: writer.bytes(&loaded.path)?,
+            path: writer.bytes(&loaded.path),
             image: image.map_or(0, |image| image.base),
             image_length: image.map_or(0, Image::length),
             code_length: image.map_or(0, |image| image.code().end - image.base),
@@ -206,8 +182,8 @@ fn render_object(
     let BuildIdBytes { bytes, length } = view.object.build_id;
     Ok(SnapshotObject {
         build_id: BuildIdBytes { bytes, length },
-        file_name: writer.bytes(view.object.file_name.of(view.buffer).unwrap_or_default())?,
-        functions: writer.table(&functions)?,
-        instances: writer.table(&instances)?,
+        file_name: writer.bytes(view.object.file_name.of(view.buffer).unwrap_or_default()),
+        functions: writer.table(&functions),
+        instances: writer.table(&instances),
     })
 }

@@ -2,15 +2,15 @@
 
 use engraft_abi::Outcome;
 
-use crate::model::modules::{Module, Modules};
+use crate::model::module_registry::{ModuleRegistry, RegisteredModule};
 use crate::patch::image::Symbols;
 use crate::patch::payloads::PayloadView;
 use crate::system::failure::{Failure, Text};
 
 /// The symbols that an image for one module can refer to.
 pub(super) struct ModuleSymbols<'a> {
-    pub(super) modules: &'a Modules,
-    pub(super) module: &'a Module,
+    pub(super) modules: &'a ModuleRegistry,
+    pub(super) module: &'a RegisteredModule,
     pub(super) view: PayloadView<'a>,
 }
 

@@ -1,8 +1,9 @@
-//! The transition as a controller drives it: most threads switch while all are stopped, the rest one by one.
+//! The transition as a controller drives it: most threads switch while all are stopped, the rest
+//! one by one.
 
 use alloc::vec::Vec;
 
-use engraft_abi::{BehindThread, Outcome};
+use engraft_abi::{BlockedThread, Outcome};
 use engraft_core::door::Door;
 use engraft_core::{Behind, Error, PatchId, ThreadId, Transition};
 
@@ -13,26 +14,26 @@ use crate::system::failure::Failure;
 
 impl Agent {
     /// Enables a prepared patch. All threads are stopped; those in `behind` are not clear.
-    pub(crate) fn enable(&mut self, patch: PatchId, behind: &[BehindThread]) -> Answer {
-        self.settle()?;
+    pub(crate) fn enable(&mut self, patch: PatchId, behind: &[BlockedThread]) -> Answer {
+        self.forget_unmapped()?;
         // Before new code can be on a stack.
-        self.host.unwinders.lead(self.host.writer, true, None)?;
+        self.host.unwinders.redirect(self.host.writer, true, None)?;
         let begun = self.core.begin(&mut self.host, patch);
         begun.map_err(|error| self.describe(error))?;
         self.start_or_undo(patch, behind)
     }
 
     /// Disables a patch. All threads are stopped; those in `behind` are not clear of its code.
-    pub(crate) fn disable(&mut self, patch: PatchId, behind: &[BehindThread]) -> Answer {
-        self.settle()?;
+    pub(crate) fn disable(&mut self, patch: PatchId, behind: &[BlockedThread]) -> Answer {
+        self.forget_unmapped()?;
         let begun = self.core.disable(&mut self.host, patch);
         begun.map_err(|error| self.describe(error))?;
         self.start_or_undo(patch, behind)
     }
 
-    /// Lets threads go in a transition that was opened or turned round. All are stopped; those in `behind` are
-    /// not clear.
-    pub(crate) fn start(&mut self, patch: PatchId, behind: &[BehindThread]) -> Answer {
+    /// Lets threads go in a transition that was opened or turned round. All are stopped; those in
+    /// `behind` are not clear.
+    pub(crate) fn start(&mut self, patch: PatchId, behind: &[BlockedThread]) -> Answer {
         dispatch::reserve(behind.len())?;
         let mut threads = Vec::new();
         extend(
@@ -50,7 +51,7 @@ impl Agent {
     }
 
     /// The same for one that has just begun: if nobody could be let go, it goes back.
-    fn start_or_undo(&mut self, patch: PatchId, behind: &[BehindThread]) -> Answer {
+    fn start_or_undo(&mut self, patch: PatchId, behind: &[BlockedThread]) -> Answer {
         let started = self.start(patch, behind);
         let is_open = |transition: &Transition| transition.is_started();
         if started.is_err() && self.core.transition().is_some_and(|it| !is_open(it)) {
@@ -65,9 +66,9 @@ impl Agent {
         started
     }
 
-    /// Turns the transition of a patch round. All threads are stopped; those in `behind` are not clear of what
-    /// is left now.
-    pub(crate) fn reverse(&mut self, patch: PatchId, behind: &[BehindThread]) -> Answer {
+    /// Turns the transition of a patch round. All threads are stopped; those in `behind` are not
+    /// clear of what is left now.
+    pub(crate) fn reverse(&mut self, patch: PatchId, behind: &[BlockedThread]) -> Answer {
         let transition = self.in_transition(patch)?;
         let target = transition.target().other();
         let reversed = self.core.reverse(&mut self.host, patch, target);
@@ -75,7 +76,8 @@ impl Agent {
         let transition = self.in_transition(patch)?;
         match (transition.is_started(), transition.waiting().count()) {
             (false, _) => self.start(patch, behind),
-            // It was turned round before anybody was let go; those who stayed behind before that are waited for.
+            // It was turned round before anybody was let go; those who stayed behind before that
+            // are waited for.
             (true, 0) => self.complete(patch),
             (true, waiting) => Ok((Outcome::Done, waiting as u64)),
         }
@@ -89,7 +91,7 @@ impl Agent {
     }
 
     /// Lets a thread that stayed behind, and is stopped, switch by itself: the one in the list.
-    pub(crate) fn set_door(&mut self, patch: PatchId, list: &[BehindThread]) -> Answer {
+    pub(crate) fn set_door(&mut self, patch: PatchId, list: &[BlockedThread]) -> Answer {
         let mut waiting = self.core.note_switched(&mut self.host);
         for it in list {
             if let Some(door) = door(it) {
@@ -111,8 +113,9 @@ impl Agent {
 
     /// Ends a transition that waits for nobody. All threads are stopped.
     pub(crate) fn complete(&mut self, patch: PatchId) -> Answer {
-        self.settle()?;
-        // What an earlier command could not undo was for that to report. Its controller may have died.
+        self.forget_unmapped()?;
+        // What an earlier command could not undo was for that to report. Its controller may have
+        // died.
         self.host.trouble = None;
         let completed = self.core.complete(&mut self.host, patch);
         completed.map_err(|error| self.describe(error))?;
@@ -144,7 +147,7 @@ impl Agent {
 }
 
 /// What a controller says of a thread's stack.
-fn door(thread: &BehindThread) -> Option<Door> {
+fn door(thread: &BlockedThread) -> Option<Door> {
     let door = Door {
         low: thread.low,
         return_to: thread.return_to,

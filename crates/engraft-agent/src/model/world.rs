@@ -50,9 +50,9 @@ impl World for Host {
 
     fn release_object(&mut self, object: ObjectId, module: ModuleId) -> Result<(), Failure> {
         self.sites.forget_original();
-        if self.control.led_into() == u64::from(object.patch.0) {
+        if self.control.moved_into() == u64::from(object.patch.0) {
             // A thread may be in a trampoline, although no site has led there.
-            self.use_image(object, module);
+            self.mark_used(object, module);
         }
         let unused = |placed: &PlacedImage| {
             placed.object == object && placed.module == module && !placed.used
@@ -93,17 +93,17 @@ impl World for Host {
             SiteTarget::Original => None,
             SiteTarget::Direct(FuncId { patch, object, .. }) => {
                 let object = ObjectId { patch, object };
-                self.use_image(object, module);
+                self.mark_used(object, module);
                 Some(self.body(new, module, function, object)?)
             }
             SiteTarget::Dispatch { .. } => {
                 let with = stub.ok_or_else(Failure::bad_payload)?;
-                self.use_image(with, module);
+                self.mark_used(with, module);
                 Some(self.stub(module, function, with)?)
             }
         };
-        // Where a site begins to choose, its words come first. If the site cannot be written, they are as
-        // they were: a thread may be in the stub from the last time.
+        // Where a site begins to choose, its words come first. If the site cannot be written, they
+        // are as they were: a thread may be in the stub from the last time.
         let bodies = |with| self.bodies(module, function, with, (old, new));
         let (words, bodies_then) = match stub {
             Some(with) => (Some(self.words(module, function, with)?), bodies(with)?),
@@ -116,15 +116,15 @@ impl World for Host {
         let writer = self.writer;
         let site = self.sites.get_mut(module, function);
         let site = site.ok_or_else(Failure::bad_payload)?;
-        if let Err(failure) = site.lead(writer, to) {
+        if let Err(failure) = site.redirect(writer, to) {
             if let (Some(words), Some((old, new))) = (words, bodies_now) {
                 words.write(old, new);
             }
             return Err(failure);
         }
         site.stub = stub.or(before);
-        // Where it ceases to choose, or chooses elsewhere, the words come after, for threads that are still
-        // inside the stub: until this transition closes, their state says the same.
+        // Where it ceases to choose, or chooses elsewhere, the words come after, for threads that
+        // are still inside the stub: until this transition closes, their state says the same.
         if let Some(with) = before.filter(|_| stub != before) {
             let (old, new) = self.bodies(module, function, with, (old, new))?;
             self.words(module, function, with)?.write(old, new);

@@ -1,10 +1,11 @@
-//! Where each thread goes while a transition is on: the words that [`engraft_core::dispatch`] reads, and the
-//! stubs that lead to it.
+//! Dispatch: which body a thread runs while a transition is open. The words that
+//! [`engraft_core::dispatch`] reads are here, and the code of the stubs.
 //!
-//! A site of a transition jumps to a *stub* in the image of the patch, which saves what it uses and jumps to
-//! the agent's entry for dispatch; that one asks [`choose`], restores everything and jumps to the body, with
-//! the stack and all registers as the caller left them. Compilers let callers rely on more than the ABI
-//! promises of a function that they know (GCC's -fipa-ra), so nothing at all may be changed on the way.
+//! A site of a transition jumps to a *stub* in the image of the patch. The stub saves what it uses
+//! and jumps to the agent's entry for dispatch. The entry asks [`choose`], restores everything and
+//! jumps to the body, with the stack and all registers as the caller left them. Compilers let
+//! callers rely on more than the ABI promises of a function that they know (GCC's -fipa-ra), so
+//! nothing at all may be changed on the way.
 
 #![expect(
     unsafe_code,
@@ -17,7 +18,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use engraft_core::ThreadId;
 use engraft_core::dispatch::{SiteWords, ThreadSlot, ThreadTable, TransitionWords, dispatch};
 
-use crate::patch::caller::Caller;
+use crate::patch::caller_frame::CallerFrame;
 use crate::system::failure::Failure;
 
 const _: () = assert!(engraft_core::dispatch::DOOR == engraft_abi::STATE_HAS_DOOR);
@@ -33,16 +34,16 @@ static TRANSITION: TransitionWords = TransitionWords {
     anonymous: AtomicU64::new(0),
 };
 
-/// The table of threads: the first slot's `thread` is the number of those behind it. Null before the first
-/// transition that leaves threads behind.
+/// The table of blocked threads. The first slot is a header: its `thread` is the number of slots
+/// that follow. Null before the first transition with blocked threads.
 static TABLE: AtomicPtr<ThreadSlot> = AtomicPtr::new(core::ptr::null_mut());
 
-/// The body for a call, by the thread with this thread pointer, of the function with these words. `entry` is the
-/// stack pointer at the function's entry.
+/// The address of the body for a call of the function with these words, made by the thread with
+/// this thread pointer. `entry` is the stack pointer at the function's entry.
 ///
 /// # Safety
-/// Only for a stub's words, which stay as long as a thread can be inside the stub; by the thread whose stack
-/// it is.
+/// The words are those of a stub, which stay as long as a thread can be inside it. The calling
+/// thread is the one whose stack `entry` is on.
 #[cfg_attr(
     not(feature = "freestanding"),
     expect(dead_code, reason = "only the entry for stubs calls it")
@@ -51,13 +52,14 @@ pub(crate) unsafe extern "C" fn choose(words: *const SiteWords, thread: u64, ent
     // SAFETY: the caller's promise.
     let words = unsafe { &*words };
     // SAFETY: the caller's promise.
-    let call = unsafe { Caller::at(entry) };
+    let call = unsafe { CallerFrame::at(entry) };
     dispatch(words, &TRANSITION, slots, thread, &call)
 }
 
-/// The table as it is now.
+/// The slots of the table.
 fn slots() -> &'static [ThreadSlot] {
-    // ORDERING: Acquire, so that a new table's slots are seen with its address; the peer is `reserve`.
+    // ORDERING: Acquire, so that a new table's slots are seen with its address; the peer is
+    // `reserve`.
     let table = TABLE.load(Ordering::Acquire);
     // SAFETY: a table that was published once is never freed.
     let Some(header) = (unsafe { table.as_ref() }) else {
@@ -69,7 +71,7 @@ fn slots() -> &'static [ThreadSlot] {
     unsafe { core::slice::from_raw_parts(table.wrapping_add(1), length) }
 }
 
-/// The writer's side: only for whoever holds the agent's lock.
+/// The side that writes. Only for the holder of the agent's lock.
 pub(crate) fn table() -> ThreadTable<'static> {
     ThreadTable {
         transition: &TRANSITION,
@@ -77,7 +79,7 @@ pub(crate) fn table() -> ThreadTable<'static> {
     }
 }
 
-/// The word that says where threads are that are not listed.
+/// The word with the state of all threads that are not listed.
 pub(crate) fn others_word() -> &'static AtomicU64 {
     &TRANSITION.others
 }
@@ -92,9 +94,9 @@ pub(crate) fn thread_word(thread: ThreadId) -> Option<&'static AtomicU64> {
 
 /// Makes room for `count` more threads than are listed now.
 ///
-/// A table that is too small is replaced by one with the same slots; it stays where it is, because a thread
-/// may be asleep in the middle of reading it. Each is at least twice as large as the one before, so all that
-/// were left together are smaller than the one in use.
+/// A table that is too small is replaced by a larger one with the same entries. The old table is
+/// never freed, because a thread may be asleep while it reads it. Each table is at least twice as
+/// large as the one before, so all old tables together are smaller than the one in use.
 pub(crate) fn reserve(count: usize) -> Result<(), Failure> {
     let old = slots();
     // ORDERING: only the holder of the lock writes.
@@ -119,17 +121,18 @@ pub(crate) fn reserve(count: usize) -> Result<(), Failure> {
             transition: &TRANSITION,
             slots: rest,
         };
-        // Twice as large as what it lists.
+        // The copy cannot fail: the new table is at least half empty.
         new.copy(old).map_err(|_| Failure::out_of_memory())?;
     }
-    // ORDERING: Release, so that whoever sees the address sees the slots; the peer is `slots`. Sites of the
-    // transition for which the table is made begin to choose after this.
+    // ORDERING: Release, so that a thread that sees the address sees the slots; the peer is
+    // `slots`. Sites of the transition for which the table is made begin to choose after this.
     TABLE.store(slots.as_mut_ptr(), Ordering::Release);
     Ok(())
 }
 
-/// The code of a stub: `lea rsp, [rsp - 8]; push r11; movabs r11, words; jmp [rip]; .quad entry`. It leaves
-/// room for the chosen body's address, and no flag is touched. Works at any address.
+/// The code of a stub: `lea rsp, [rsp - 8]; push r11; movabs r11, words; jmp [rip]; .quad entry`.
+/// It leaves a free word on the stack for the chosen body's address, and changes no flag. It works
+/// at any address.
 pub(crate) fn stub(words: u64, entry: u64) -> [u8; STUB_LENGTH] {
     let mut stub = [
         0x48, 0x8d, 0x64, 0x24, 0xf8, 0x41, 0x53, 0x49, 0xbb, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0x25,

@@ -1,9 +1,10 @@
-//! The new code and data of a patch for one module: placed within reach of it, relocated, protected.
+//! An image: the new code and data of a patch for one module, placed within reach of it, relocated
+//! and protected.
 //!
-//! No page of an image is ever writable and executable, and none that was writable becomes executable:
-//! the content is written to a memory file, and the image maps that file. So images also come to life
-//! where the process denies itself such changes (PR_SET_MDWE). Where there are no memory files (a seccomp
-//! filter), plain memory changes from writable to executable.
+//! No page of an image is ever writable and executable, and no page that was writable becomes
+//! executable: the content is written to a memory file, and the image maps that file. So images can
+//! also be made where the process denies itself such changes (PR_SET_MDWE). Where a seccomp filter
+//! forbids memory files, plain memory changes from writable to executable.
 
 #![expect(unsafe_code, reason = "maps and fills memory")]
 
@@ -34,30 +35,30 @@ pub(crate) struct Image {
     escapes: bool,
 }
 
-/// How a relocation's symbol is found: address of a link-time address, address of an import.
+/// Where the symbols of relocations are in the process.
 pub(crate) trait Symbols {
-    /// Address in the process of a link-time address of the object.
+    /// The address of a link-time address of the object.
     fn object(&self, link_address: u64) -> u64;
-    /// Address of the import with this index; an error names it.
+    /// The address of the import with this index. An error names the import.
     fn import(&self, index: u64) -> Result<u64, Failure>;
 }
 
 /// What an image is placed for.
 pub(crate) struct Placement<'a> {
-    /// The addresses of the module, within whose reach it has to be.
+    /// The addresses of the module. The image has to be within reach of all of them.
     pub module: &'a Range<u64>,
-    /// What its relocations refer to.
+    /// The symbols of its relocations.
     pub symbols: &'a dyn Symbols,
-    /// Where its stubs lead.
+    /// The address of the agent's entry for dispatch.
     pub dispatch: u64,
-    /// What it is called in `/proc/PID/maps`.
+    /// Its name in `/proc/PID/maps`.
     pub name: &'static CStr,
 }
 
 impl Image {
-    /// Builds the image of `object`.
+    /// Makes the image of `object`. After an error nothing of it is left.
     ///
-    /// `payload` is the buffer that the object's offsets refer to. After an error nothing is left.
+    /// `payload` is the buffer that the object's offsets refer to.
     pub(crate) fn place(
         payload: &[u8],
         object: &PayloadObject,
@@ -106,7 +107,7 @@ impl Image {
         self.escapes
     }
 
-    /// Takes the image away. Nobody runs in it, and the program holds no pointer into it.
+    /// Unmaps the image. No thread runs in it, and the program holds no pointer into it.
     pub(crate) fn unmap(&self) -> Result<(), Failure> {
         // SAFETY: the range is this image's; nobody runs in it (the caller knows that).
         unsafe { system::unmap(self.base, self.layout.length as usize) }
@@ -237,7 +238,7 @@ impl Image {
     }
 }
 
-/// Where an image's content is put together: a memory file, shared, or else private memory.
+/// Where an image's content is put together: a memory file, or private memory.
 struct Staging {
     address: u64,
     length: u64,
@@ -267,17 +268,18 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and its slice is not used after `fill`. An error could only mean
-        // that it is gone already.
+        // SAFETY: the mapping is ours, and its slice is not used after `fill`. An error could only
+        // mean that it is gone already.
         let _ = unsafe { system::unmap(self.address, self.length as usize) };
     }
 }
 
-/// Reserves `length` bytes so that every byte of them is within 2 GiB of every byte of `module`.
+/// Reserves `length` bytes, each of which is within 2 GiB of every byte of `module`.
 ///
-/// At a random place below the module if there is much room, otherwise as near as possible, below it first: what grows
-/// (the heap behind a program's data) grows upwards. Works by asking the kernel, so it needs no /proc; a taken range
-/// costs one failed call.
+/// If there is much room below the module, the place is random. Otherwise it is as near as
+/// possible, first below the module, because the heap that follows a program's data grows upwards.
+/// The kernel is asked for each place in turn, so this needs no /proc. A place that is taken costs
+/// one failed call.
 fn reserve_near(module: &Range<u64>, length: u64) -> Result<u64, Failure> {
     const LOWEST: u64 = 0x1_0000;
     let step = length.next_multiple_of(1 << 20);
@@ -290,7 +292,7 @@ fn reserve_near(module: &Range<u64>, length: u64) -> Result<u64, Failure> {
             module_start.checked_sub(length.checked_add(step.checked_mul(count - 1)?)?)
         })
         .take_while(|start| *start >= bottom);
-    // Not right behind the module: a program's heap may begin there.
+    // Not right after the module: a program's heap may begin there.
     let above = (1..)
         .map_while(|count: u64| module_end.checked_add(step.checked_mul(count)?))
         .take_while(|start| start.saturating_add(length) <= top);
@@ -309,8 +311,7 @@ fn reserve_near(module: &Range<u64>, length: u64) -> Result<u64, Failure> {
     })
 }
 
-/// A few places that nobody can guess, if there is enough room to choose from. They cost a failed call each if they are
-/// taken.
+/// A few places that cannot be guessed, if there is enough room to choose from.
 fn random_places(starts: Range<u64>) -> impl Iterator<Item = u64> {
     const TRIES: usize = 8;
     /// A position-dependent program has less below it, and its heap above.
@@ -325,7 +326,7 @@ fn random_places(starts: Range<u64>) -> impl Iterator<Item = u64> {
         .map(move |_| starts.start.next_multiple_of(PAGE_SIZE) + random::next() % pages * PAGE_SIZE)
 }
 
-/// Whether the range was free and is ours now.
+/// Reserves a range. False if it is taken.
 fn reserve(start: u64, length: u64) -> Result<bool, Errno> {
     let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
     // SAFETY: MAP_FIXED_NOREPLACE never takes a used range.
@@ -337,7 +338,7 @@ fn reserve(start: u64, length: u64) -> Result<bool, Errno> {
             unsafe { system::unmap(address, length as usize) }?;
             Ok(false)
         }
-        // Taken; or below what a process may map; or beyond the end of its address space.
+        // It is taken, or too low for the process to map, or beyond the end of its address space.
         Err(Errno::EXIST | Errno::PERMISSION | Errno::NO_MEMORY) => Ok(false),
         Err(errno) => Err(errno),
     }

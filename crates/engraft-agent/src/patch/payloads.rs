@@ -1,4 +1,4 @@
-//! The patches that the agent keeps: flat buffers that a controller wrote into the target.
+//! Payloads: patches as flat buffers, which controllers have written into the target.
 
 #![expect(unsafe_code, reason = "payloads are mappings of their own")]
 
@@ -15,13 +15,13 @@ use crate::system::failure::Failure;
 use crate::system::memory::bytes;
 use crate::system::{self, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE};
 
-/// One patch as it was written by the controller, in a mapping of its own.
+/// One patch as a controller wrote it, in a mapping of its own.
 #[derive(Clone, Copy)]
 pub(crate) struct Payload {
     patch: PatchId,
     address: u64,
     length: u64,
-    /// It was enabled: it stays known when it is disabled, until it is removed.
+    /// The patch was enabled: when it is disabled, the payload is kept until the patch is removed.
     kept: bool,
 }
 
@@ -41,7 +41,7 @@ impl<'a> PayloadView<'a> {
         own.bytes.get(..own.length as usize) == Some(build_id)
     }
 
-    /// The functions; none if the payload contradicts itself, which `Payloads::check` has excluded.
+    /// The functions. `Payload::check` has made sure that the table is sound.
     pub(crate) fn functions(&self) -> &'a [PayloadFunction] {
         self.object.functions.of(self.buffer).unwrap_or_default()
     }
@@ -82,10 +82,10 @@ impl<'a> PayloadView<'a> {
     }
 }
 
-/// All patches that are known, and memory that controllers have and have not handed over.
+/// All payloads, and the memory that was lent to controllers for further ones.
 pub(crate) struct Payloads {
     list: Vec<Payload>,
-    /// Address and length of each.
+    /// Address and length of what controllers have not handed over yet.
     lent: Vec<(u64, u64)>,
 }
 
@@ -119,9 +119,9 @@ impl Payloads {
         Ok(address)
     }
 
-    /// Takes memory back that was lent. What is not lent any more was handed over, and is not the
-    /// controller's to give back.
-    pub(crate) fn take_back(&mut self, address: u64, length: u64) -> Result<(), Failure> {
+    /// Frees memory that was lent. Memory that was handed over meanwhile is not freed: it is no
+    /// longer the controller's.
+    pub(crate) fn free_lent(&mut self, address: u64, length: u64) -> Result<(), Failure> {
         match self.end_loan(address, length) {
             // SAFETY: it was lent until now.
             true => unsafe { free(address, length) },
@@ -129,23 +129,23 @@ impl Payloads {
         }
     }
 
-    /// The same for all that is lent, to controllers that are gone.
-    pub(crate) fn take_all_back(&mut self) -> Result<(), Failure> {
+    /// Frees all memory that was lent. The controllers that had it are gone.
+    pub(crate) fn free_all_lent(&mut self) -> Result<(), Failure> {
         while let Some((address, length)) = self.lent.pop() {
-            // SAFETY: it was lent until now, and nobody uses it.
+            // SAFETY: it was lent until now, and the controller is gone.
             unsafe { free(address, length) }?;
         }
         Ok(())
     }
 
-    /// Whether it was lent, which it is not any more.
+    /// Ends a loan. False if there is none.
     fn end_loan(&mut self, address: u64, length: u64) -> bool {
         let before = self.lent.len();
         self.lent.retain(|loan| *loan != (address, length));
         self.lent.len() < before
     }
 
-    /// Takes a payload that was written at `address` over, under the name `patch`.
+    /// Adds the payload that was written at `address`, as that of the patch `patch`.
     pub(crate) fn add(&mut self, patch: PatchId, address: u64, length: u64) -> Result<(), Failure> {
         if !self.end_loan(address, length) {
             return Err(Failure::bad_payload());
@@ -166,15 +166,15 @@ impl Payloads {
             unsafe { free(address, length) }?;
             return Err(failure);
         }
-        // Until now it was the controller's to write. What is read for as long as the patch is known cannot be changed
-        // by a stray write of the program; where that cannot be had, it works all the same.
+        // The controller has written the payload. From now on a stray write of the program shall
+        // not change it. If protecting it fails, the patch works all the same.
         // SAFETY: it is read only from now on.
         let _ = unsafe { system::protect(address, length as usize, PROT_READ) };
         self.list.push(payload);
         Ok(())
     }
 
-    /// Forgets a payload and gives its memory back.
+    /// Forgets a payload and frees its memory.
     pub(crate) fn remove(&mut self, patch: PatchId) -> Result<(), Failure> {
         let Some(index) = self.list.iter().position(|payload| payload.patch == patch) else {
             return Ok(());
@@ -184,7 +184,7 @@ impl Payloads {
         unsafe { free(payload.address, payload.length) }
     }
 
-    /// Has a payload stay until it is removed, because its patch is being enabled.
+    /// Marks a payload as kept: its patch is being enabled.
     pub(crate) fn keep(&mut self, patch: PatchId) {
         let mut list = self.list.iter_mut();
         if let Some(payload) = list.find(|payload| payload.patch == patch) {
@@ -197,7 +197,7 @@ impl Payloads {
         self.list.iter()
     }
 
-    /// Another payload that says the same.
+    /// The patch of another payload with the same content.
     pub(crate) fn same_content(&self, patch: PatchId) -> Option<PatchId> {
         let wanted = self.get(patch)?.buffer();
         let mut others = self.list.iter().filter(|payload| payload.patch != patch);
@@ -260,7 +260,7 @@ impl Payload {
             .map(move |object| PayloadView { buffer, object })
     }
 
-    /// That every reference which is followed later stays inside the payload.
+    /// Checks that every reference which is followed later stays inside the payload.
     fn check(&self) -> Result<(), Failure> {
         let header = self.header().ok_or_else(Failure::bad_payload)?;
         let buffer = self.buffer();

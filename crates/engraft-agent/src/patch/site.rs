@@ -1,4 +1,4 @@
-//! Sites in memory: the jump at an old function's entry, and where it leads.
+//! Sites: the jump at an old function's entry, and where it leads.
 
 use alloc::vec::Vec;
 
@@ -6,8 +6,8 @@ use engraft_core::{LinkAddress, ModuleId, ObjectId};
 use engraft_machine::jump;
 
 use crate::system::code;
+use crate::system::code_writer::CodeWriter;
 use crate::system::failure::Failure;
-use crate::system::writer::Writer;
 
 /// The entry of an old function.
 pub(crate) struct Site {
@@ -17,9 +17,10 @@ pub(crate) struct Site {
     pub address: u64,
     /// The function's own bytes there.
     pub original: [u8; jump::LENGTH],
-    /// What is there now.
+    /// The bytes that are there now.
     pub current: [u8; jump::LENGTH],
-    /// Whose stub it leads to, or did last: a thread may have got as far as that stub, however long ago.
+    /// The object whose stub it leads to, or has led to last. A thread may still be inside that
+    /// stub, however long ago it entered it.
     pub stub: Option<ObjectId>,
 }
 
@@ -30,13 +31,13 @@ impl Site {
     }
 }
 
-/// All sites that are, or may become, a jump.
+/// All sites that hold a jump, or are about to.
 pub(crate) struct Sites {
     list: Vec<Site>,
 }
 
 impl Sites {
-    /// None.
+    /// No sites.
     pub(crate) const fn new() -> Self {
         Self { list: Vec::new() }
     }
@@ -58,7 +59,7 @@ impl Sites {
         self.list.iter().find(|site| range.contains(&site.address))
     }
 
-    /// Adds one.
+    /// Adds a site.
     pub(crate) fn add(&mut self, site: Site) -> Result<(), Failure> {
         self.list
             .try_reserve(1)
@@ -67,20 +68,20 @@ impl Sites {
         Ok(())
     }
 
-    /// Forgets those that are as they were, and lead nobody anywhere.
+    /// Forgets the sites whose functions have their own bytes.
     pub(crate) fn forget_original(&mut self) {
         self.list.retain(|site| !site.is_original());
     }
 
-    /// Forgets those of a module.
+    /// Forgets the sites of a module.
     pub(crate) fn forget_module(&mut self, module: ModuleId) {
         self.list.retain(|site| site.module != module);
     }
 }
 
 impl Site {
-    /// Has the site lead to `to`, or be the function's own code again.
-    pub(crate) fn lead(&mut self, writer: Writer, to: Option<u64>) -> Result<(), Failure> {
+    /// Redirects the site to `to`, or restores the function's own bytes.
+    pub(crate) fn redirect(&mut self, writer: CodeWriter, to: Option<u64>) -> Result<(), Failure> {
         let bytes = match to {
             Some(to) => jump::encode(self.address, to).ok_or_else(code::out_of_reach)?,
             None => self.original,

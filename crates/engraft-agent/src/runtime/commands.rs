@@ -1,11 +1,11 @@
-//! Remote calls: what a controller asks for.
+//! Commands: remote calls of a controller.
 
 #![expect(unsafe_code, reason = "takes over memory that the controller set up")]
 
 use core::mem::offset_of;
 use core::sync::atomic::Ordering;
 
-use engraft_abi::{BehindThread, Command, Control, Outcome};
+use engraft_abi::{BlockedThread, Command, Control, Outcome};
 use engraft_core::{PatchId, ThreadId};
 use zerocopy::TryFromBytes;
 
@@ -13,21 +13,21 @@ use crate::loader::broken;
 use crate::model::agent::Agent;
 use crate::patch::dispatch;
 use crate::runtime::lock::{self, Guard};
+use crate::system::code_writer::CodeWriter;
 use crate::system::control::{Answer, ControlBlock};
 use crate::system::failure::Failure;
 use crate::system::memory::{bytes, read};
-use crate::system::writer::Writer;
 use crate::system::{self, random};
 
-/// Carries out a command; the [`Outcome`] as a number. Further details are in the control block, whose
-/// address is `control`.
+/// Carries out a command; the [`Outcome`] as a number. Further details are in the control block,
+/// whose address is `control`.
 ///
-/// Runs in a thread of the target that the controller has borrowed, on the agent's own stack, with all
-/// signals blocked. It never waits.
+/// It runs in a thread of the target that the controller has borrowed, on the agent's own stack,
+/// with all signals blocked. It never waits.
 ///
 /// # Safety
-/// `control` is the address of a complete [`engraft_abi::Control`], the same in every call; the arguments are what
-/// [`Command`] says; `entry_stack` is where the return address of this call is.
+/// `control` is the address of a complete [`engraft_abi::Control`], the same in every call; the
+/// arguments are what [`Command`] says; `entry_stack` is where the return address of this call is.
 pub unsafe extern "C" fn remote_command(
     command: u64,
     control: u64,
@@ -52,7 +52,7 @@ pub unsafe extern "C" fn remote_command(
     let Some(agent) = (unsafe { installed(&mut guard, control) }) else {
         return control.respond_broken() as u64;
     };
-    agent.host.writer = Writer::Controller(control);
+    agent.host.writer = CodeWriter::Controller(control);
     if agent.forget_lapsed() {
         agent.modules_changed();
     }
@@ -61,7 +61,7 @@ pub unsafe extern "C" fn remote_command(
     agent.respond(answer) as u64
 }
 
-/// The agent, which comes to life with the first command; `None` if it is broken.
+/// The agent, which the first command makes; `None` if it is broken.
 ///
 /// # Safety
 /// As for [`remote_command`].
@@ -79,7 +79,7 @@ unsafe fn installed(guard: &mut Guard, control: ControlBlock) -> Option<&mut Age
         #[cfg(feature = "freestanding")]
         // SAFETY: the first command; this memory was mapped by the controller for nothing else.
         unsafe {
-            crate::runtime::entry::initialise_heap(heap_start, heap_length);
+            crate::runtime::heap::initialise(heap_start, heap_length);
         }
         random::stir(control.random());
         // ORDERING: read by threads in stubs, which are written later.
@@ -102,8 +102,8 @@ unsafe fn carry_out(agent: &mut Agent, command: Command, first: u64, second: u64
         Command::Attach => agent.attach(unsafe { bytes(first, second as usize) }),
         Command::Allocate => Ok((Outcome::Done, agent.host.payloads.lend(first)?)),
         Command::Free => {
-            let taken = agent.host.payloads.take_back(first, second);
-            taken.map(|()| (Outcome::Done, 0))
+            let freed = agent.host.payloads.free_lent(first, second);
+            freed.map(|()| (Outcome::Done, 0))
         }
         Command::Prepare => agent.prepare(first, second),
         // SAFETY: the controller wrote the list there.
@@ -111,10 +111,10 @@ unsafe fn carry_out(agent: &mut Agent, command: Command, first: u64, second: u64
         Command::Abandon => agent.abandon(patch),
         Command::Plan => agent.plan(patch, second != 0),
         Command::Reclaim => {
-            let reclaimed = agent.host.payloads.take_all_back();
+            let reclaimed = agent.host.payloads.free_all_lent();
             reclaimed.map(|()| (Outcome::Done, 0))
         }
-        Command::Settle => agent.settle().map(|()| (Outcome::Done, 0)),
+        Command::ForgetUnmapped => agent.forget_unmapped().map(|()| (Outcome::Done, 0)),
         // SAFETY: the controller wrote the list there.
         Command::Disable => agent.disable(patch, unsafe { threads(second) }),
         // SAFETY: the controller wrote the list there.
@@ -138,11 +138,11 @@ unsafe fn carry_out(agent: &mut Agent, command: Command, first: u64, second: u64
 ///
 /// # Safety
 /// The controller wrote one to `address`, 8-byte aligned, and leaves it there during the command.
-unsafe fn threads<'a>(address: u64) -> &'a [BehindThread] {
+unsafe fn threads<'a>(address: u64) -> &'a [BlockedThread] {
     // SAFETY: the caller's promise.
     let count = unsafe { read::<u64>(address) } as usize;
     let first = address as usize + size_of::<u64>();
-    let first = core::ptr::with_exposed_provenance::<BehindThread>(first);
+    let first = core::ptr::with_exposed_provenance::<BlockedThread>(first);
     // SAFETY: `count` records follow, made of words.
     unsafe { core::slice::from_raw_parts(first, count) }
 }

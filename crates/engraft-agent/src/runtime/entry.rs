@@ -1,15 +1,11 @@
-//! What a program without a standard library has to bring along: entry points, memory functions, the
-//! allocator's memory, and an end for panics that does not end the target.
+//! What a program without a standard library needs: entry points, memory functions, and a panic
+//! handler that does not end the target.
 
-#![expect(unsafe_code, reason = "entry points, allocator and panic recovery")]
+#![expect(unsafe_code, reason = "entry points and panic recovery")]
 
-use core::alloc::{GlobalAlloc, Layout};
 use core::arch::{asm, naked_asm};
-use core::cell::UnsafeCell;
-use core::ptr::{NonNull, null_mut};
 
 use engraft_abi::Outcome;
-use linked_list_allocator::Heap;
 
 use crate::patch::dispatch::{HAS_FSGSBASE, choose};
 use crate::runtime::commands::remote_command;
@@ -18,26 +14,29 @@ use crate::runtime::lock;
 
 // The entry points; the controller finds them by name in the blob.
 
-/// A remote call. The stack is the agent's own; no register has to be kept, because the signal frame above
-/// the return address restores them all. The fifth argument is where the return address is.
+/// The entry for a remote call, on the agent's own stack. It saves no register: the signal frame
+/// above the return address restores them all. The fifth argument is the address of the return
+/// address.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn engraft_agent_enter() {
     naked_asm!("endbr64", "mov r8, rsp", "jmp {command}", command = sym remote_command)
 }
 
-/// Where a remote call returns to. The answer moves to rbx for the controller, and rt_sigreturn restores
-/// the thread from the frame that the stack pointer now points at (kernel: arch/x86/kernel/signal_64.c);
-/// if no controller is left, that is how the thread goes on.
+/// A remote call returns to this. It moves the answer to rbx, where the controller reads it. Then
+/// rt_sigreturn restores the thread from the frame that the stack pointer points at (kernel:
+/// arch/x86/kernel/signal_64.c). So the thread resumes its own work even if the controller has
+/// died.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn engraft_agent_restorer() {
     naked_asm!("mov rbx, rax", "mov eax, 15", "syscall", "ud2")
 }
 
-/// The loader's break function jumps here, with the loader's return address on the stack. An ordinary call:
-/// only callee-saved registers have to be kept, and they are pushed so that a panic finds them too. A
-/// non-null answer points to the arguments and the address of a function to go to instead of returning.
+/// The loader's break function jumps here, with the loader's return address on the stack. It is an
+/// ordinary call, so only callee-saved registers have to be kept. They are pushed here, where a
+/// panic finds them. If the answer is not null, it points to the arguments and the address of a
+/// function, which is jumped to instead of returning.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn engraft_agent_hook() {
@@ -72,12 +71,14 @@ unsafe extern "C" fn engraft_agent_hook() {
     )
 }
 
-/// Where stubs lead (see [`crate::patch::dispatch::stub`]): r11 has the words' address, on the stack are the caller's
-/// r11 and a free place, and above it the return address. Keeps every register and flag, and goes to the body with the caller's stack. The last
-/// jump reads below the stack pointer, in the red zone, where signal handlers write nothing.
+/// Stubs jump here (see [`crate::patch::dispatch::stub`]). r11 holds the address of the site's
+/// words. On the stack are the caller's r11, a free word, and above it the return address.
 ///
-/// `choose` uses general registers only; a test looks at its instructions. No alignment of the stack matters to
-/// it, and the frame is small, because the caller has made room only for the old function.
+/// Every register and flag is kept, and the body is entered with the caller's stack. The last jump
+/// reads below the stack pointer, in the red zone, where signal handlers write nothing.
+///
+/// `choose` uses general registers only; a test decodes its instructions. It needs no alignment of
+/// the stack, and its frame is small, because the caller has made room only for the old function.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn engraft_agent_dispatch() {
@@ -128,54 +129,15 @@ unsafe extern "C" fn engraft_agent_dispatch() {
     )
 }
 
-/// All memory that the agent allocates comes from its own mapping.
-struct AgentHeap(UnsafeCell<Heap>);
-
-// SAFETY: the heap is used only by code that holds the agent's lock (`lock`).
-unsafe impl Sync for AgentHeap {}
-
-#[global_allocator]
-static HEAP: AgentHeap = AgentHeap(UnsafeCell::new(Heap::empty()));
-
-/// Gives the heap its memory.
-///
-/// # Safety
-/// Once, under the lock; the memory must be ours alone for ever.
-pub(crate) unsafe fn initialise_heap(start: u64, length: u64) {
-    let start = core::ptr::with_exposed_provenance_mut(start as usize);
-    // SAFETY: under the lock nobody else uses the heap.
-    let heap = unsafe { &mut *HEAP.0.get() };
-    // SAFETY: the caller's promise.
-    unsafe { heap.init(start, length as usize) };
-}
-
-// SAFETY: linked_list_allocator returns aligned, disjoint blocks; the agent's lock serialises the calls.
-unsafe impl GlobalAlloc for AgentHeap {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller holds the agent's lock.
-        let heap = unsafe { &mut *self.0.get() };
-        heap.allocate_first_fit(layout)
-            .map_or(null_mut(), NonNull::as_ptr)
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller holds the agent's lock.
-        let heap = unsafe { &mut *self.0.get() };
-        if let Some(pointer) = NonNull::new(pointer) {
-            // SAFETY: `pointer` came from `alloc` with this layout (GlobalAlloc's contract).
-            unsafe { heap.deallocate(pointer, layout) };
-        }
-    }
-}
-
-/// A bug of ours must not end somebody's server: the agent declares itself broken, releases its lock
-/// and goes back to whoever called it.
+/// A bug of the agent must not end the program: the agent declares itself broken, releases its lock
+/// and goes back to its caller.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     let back = lock::declare_broken();
     if back.again {
-        // SAFETY: `stack` is where the return address of the current entry lies (both entries pass it), as at the
-        // first instruction of a function; what is below it belongs to functions that are given up here.
+        // SAFETY: `stack` is the address of the current entry's return address (both entries pass
+        // it), as at the first instruction of a function. What is below it belongs to functions
+        // that end here.
         unsafe {
             asm!(
                 "mov rsp, rdi",
@@ -203,8 +165,9 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     }
 }
 
-// The compiler calls these; libc's are not to be used, because they may be patched, or absent. `rep` string
-// instructions, since a loop in Rust could be compiled into a call of the very function.
+// The compiler calls these functions. Those of libc may be patched, or absent. They consist of
+// `rep` string instructions, because the compiler could turn a loop into a call of the very
+// function.
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {

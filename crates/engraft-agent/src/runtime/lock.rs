@@ -1,9 +1,9 @@
-//! The agent's one lock, the kernel's `klp_mutex`: enabling, disabling, and modules that come and go exclude
-//! each other. All of the agent's state is behind it, its heap too.
+//! The agent's one lock, the kernel's `klp_mutex`. Enabling, disabling, and modules that come and
+//! go exclude each other. The lock protects all of the agent's state, and its heap.
 //!
-//! Two kinds of callers: remote calls of a controller, which must not wait (the holder may be a thread that
-//! the controller has stopped) and answer "busy"; and the loader hook, which waits: a holder is either in
-//! the hook too, or in a remote call, and neither takes long nor needs the loader.
+//! A command of a controller must not wait for the lock, because the holder may be a thread that
+//! the controller has stopped. It answers "busy". The loader's hook waits: a holder is in the hook
+//! too, or in a command, and neither takes long nor needs the loader.
 
 #![expect(
     unsafe_code,
@@ -17,19 +17,20 @@ use crate::loader::broken;
 use crate::model::agent::Agent;
 use crate::system::{self, SignalSet};
 
-/// In place of the process's number, where asking for it may be forbidden. Such a holder does not survive a
-/// fork of another thread; but that thread would have left the loader's own lock taken, too.
+/// Stands for the process's number where a filter may forbid asking for it. A child that another
+/// thread forks meanwhile cannot tell that this holder does not exist in it. But the holder is
+/// inside the loader, whose own lock the child has inherited as well.
 const UNKNOWN_PROCESS: u64 = u64::MAX;
 
-/// Process that holds the lock; 0: nobody. The process, so that a forked child can see that the lock
-/// which it inherited is held by nobody that exists.
+/// Number of the process whose thread holds the lock; 0 if no thread does. By the number a forked
+/// child sees that the holder of the lock which it has inherited does not exist in it.
 static HOLDER: AtomicU64 = AtomicU64::new(0);
 
-/// Where the holder's entry point finds its return address, for a panic.
+/// Address of the return address of the holder's entry point. A panic goes back there.
 static ENTRY_STACK: AtomicU64 = AtomicU64::new(0);
 
-/// The signals that the holder's thread had blocked before, to be restored after a panic; only valid if
-/// [`SIGNALS_KNOWN`]. In a remote call its frame restores them.
+/// The signals that the holder's thread had blocked before. A panic restores them if
+/// [`SIGNALS_KNOWN`] is set. In a command, the signal frame of the remote call restores them.
 static SIGNALS: AtomicU64 = AtomicU64::new(0);
 
 /// Whether [`SIGNALS`] is to be restored.
@@ -48,7 +49,7 @@ unsafe impl Sync for State {}
 
 static STATE: State = State(UnsafeCell::new(None));
 
-/// Address of the word that is 0 while nobody holds the lock, for looks from outside.
+/// Address of the word that is 0 while no thread holds the lock. Controllers read it from outside.
 pub(crate) fn holder_address() -> u64 {
     (&raw const HOLDER).expose_provenance() as u64
 }
@@ -57,8 +58,8 @@ pub(crate) fn holder_address() -> u64 {
 pub(crate) struct Guard(());
 
 impl Guard {
-    /// Takes the lock if it is free. `signals` are those that the thread had blocked before, if nobody
-    /// else restores them. `filtered`: the caller runs under a seccomp filter.
+    /// Takes the lock if it is free. `signals` are those that the thread had blocked before, if the
+    /// agent has to restore them. `filtered`: the calling thread runs under a seccomp filter.
     pub(crate) fn try_acquire(
         entry_stack: u64,
         signals: Option<SignalSet>,
@@ -67,7 +68,7 @@ impl Guard {
         Self::try_acquire_as(0, entry_stack, signals, filtered)
     }
 
-    /// The same for a caller who knows the process's number; 0 if not.
+    /// The same; `process` is the process's number, or 0 if it is not known.
     pub(crate) fn try_acquire_as(
         process: u64,
         entry_stack: u64,
@@ -79,15 +80,16 @@ impl Guard {
             (false, 0) => system::process_id() as u64,
             (false, process) => process,
         };
-        // ORDERING: Acquire pairs with the Release in `drop`: what the last holder wrote is visible.
+        // ORDERING: Acquire pairs with the Release in `drop`: what the last holder wrote is
+        // visible.
         let taken = HOLDER.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed);
         if let Err(holder) = taken {
             if [holder, own].contains(&UNKNOWN_PROCESS) || holder == own {
                 return None;
             }
-            // The parent was forked while one of its threads was at work; that thread does not exist
-            // here, and what it was doing is half done.
-            // ORDERING: as above. If it fails, another thread of this process was faster.
+            // This process was forked while a thread of its parent held the lock. That thread does
+            // not exist here, and its work is half done.
+            // ORDERING: as above. The exchange fails if another thread of this process was faster.
             HOLDER
                 .compare_exchange(holder, own, Ordering::Acquire, Ordering::Relaxed)
                 .ok()?;
@@ -150,18 +152,20 @@ impl Drop for Guard {
     }
 }
 
-/// How the holder that has panicked goes back.
+/// How a holder that has panicked goes back to its caller.
 #[cfg(feature = "freestanding")]
 pub(crate) struct WayBack {
-    /// Where the return address of its entry point is.
+    /// Address of the return address of its entry point.
     pub stack: u64,
-    /// It is the loader's hook, which has not panicked before, and is to look at the event once more.
+    /// The holder is the loader's hook, for the first time: it handles the event again, as a broken
+    /// agent.
     pub again: bool,
-    /// It is a command.
+    /// The holder is a command.
     pub is_command: bool,
 }
 
-/// After a panic of the holder: marks the state, releases the lock, and tells how to go back.
+/// After a panic of the holder: marks the agent as broken, releases the lock, and says how to go
+/// back.
 #[cfg(feature = "freestanding")]
 pub(crate) fn declare_broken() -> WayBack {
     // ORDERING: visible to the next holder by the Release below.

@@ -1,10 +1,13 @@
-//! Where others enter the agent, and what holds its state: the entry points, the one lock, the heap.
+//! Where others enter the agent, and what holds its state: the entry points, the one lock, the
+//! heap.
 //!
-//! Must not know how anything is patched: a command or a call of the loader takes the lock and is handed on to
-//! the model.
+//! Must not know how anything is patched: a command or a call of the loader takes the lock and is
+//! handed on to the model.
 
 pub(crate) mod commands;
 #[cfg(feature = "freestanding")]
-pub(crate) mod entry;
+mod entry;
+#[cfg(feature = "freestanding")]
+mod heap;
 pub(crate) mod loader_call;
 pub(crate) mod lock;

@@ -29,7 +29,8 @@ pub(crate) unsafe fn write_code(address: u64, code: &[u8]) -> Result<(), Failure
     }
 }
 
-/// The way that needs no file: the pages are not executable for a moment, so it is the second choice.
+/// The way that needs no file: the pages are not executable for a moment, so it is the second
+/// choice.
 ///
 /// # Safety
 /// As for [`write_code`]; and nobody may execute anything in these pages meanwhile.
@@ -51,8 +52,8 @@ unsafe fn write_by_protection(address: u64, code: &[u8]) -> Result<(), Failure> 
     unsafe { system::protect(start, length, PROT_READ | PROT_EXEC) }.map_err(denied)
 }
 
-/// Finds out whether the kernel lets memory that was written become executable (PR_SET_MDWE, SELinux):
-/// better on a page of our own than on the target's code, which could not be given back.
+/// Finds out whether the kernel lets memory that was written become executable (PR_SET_MDWE,
+/// SELinux): better on a page of our own than on the target's code, which could not be given back.
 fn may_become_executable() -> Result<(), Errno> {
     const PAGE: usize = PAGE_SIZE as usize;
     let flags = MAP_PRIVATE | MAP_ANONYMOUS;

@@ -48,7 +48,8 @@ impl ControlBlock {
         unsafe { &*pointer }
     }
 
-    /// Whether the controller has seen a seccomp filter. Without the copy of the whole block that `read` makes.
+    /// Whether the controller has seen a seccomp filter. Without the copy of the whole block that
+    /// `read` makes.
     pub(crate) fn is_filtered(self) -> bool {
         // ORDERING: written by the controller before the call.
         self.word(offset_of!(Control, filtered))
@@ -57,9 +58,9 @@ impl ControlBlock {
     }
 
     /// Number of the patch into whose images the controller has led threads; 0 for none.
-    pub(crate) fn led_into(self) -> u64 {
+    pub(crate) fn moved_into(self) -> u64 {
         // ORDERING: written by the controller while all threads are stopped.
-        self.word(offset_of!(Control, led_into))
+        self.word(offset_of!(Control, moved_into))
             .load(Ordering::Relaxed)
     }
 
@@ -80,7 +81,8 @@ impl ControlBlock {
 
     /// Writes a field of 64 bits.
     pub(crate) fn store(self, offset: usize, value: u64) {
-        // ORDERING: read by the controller after the command has returned and the thread has stopped.
+        // ORDERING: read by the controller after the command has returned and the thread has
+        // stopped.
         self.word(offset).store(value, Ordering::Relaxed);
     }
 
@@ -96,21 +98,22 @@ impl ControlBlock {
         state.store(request_state::AT_WORK, Ordering::Relaxed);
     }
 
-    /// Asks the caller of the present command to write something; one of [`engraft_abi::request_state`].
+    /// Asks the caller of the present command to write something; one of
+    /// [`engraft_abi::request_state`].
     pub(crate) fn request(self, request: WriteRequest) -> u64 {
         let field = self.0 + offset_of!(Control, request) as u64;
         let state = self.request_word(offset_of!(WriteRequest, state));
         // ORDERING: written by this thread, or before the call.
         let may_wait = state.load(Ordering::Relaxed) == request_state::AT_WORK;
-        // SAFETY: the field belongs to the agent while it carries out a command, and the controller does not read
-        // this part of it yet.
+        // SAFETY: the field belongs to the agent while it carries out a command, and the controller
+        // does not read this part of it yet.
         let bytes = unsafe { bytes_mut(field, offset_of!(WriteRequest, state)) };
         bytes
             .iter_mut()
             .zip(request.as_bytes())
             .for_each(|(to, from)| *to = *from);
-        // ORDERING: Release: who sees this sees what is asked for; x86 keeps the order of stores for readers in
-        // other processes too.
+        // ORDERING: Release: who sees this sees what is asked for; x86 keeps the order of stores
+        // for readers in other processes too.
         state.store(request_state::ASKED, Ordering::Release);
         let in_time = may_wait && self.await_answer();
         let next = match in_time {
@@ -121,18 +124,20 @@ impl ControlBlock {
                 request_state::NOTHING
             }
         };
-        // Without a tracer it may be left asked for. With one that has ended all attempts to answer by now, so this
-        // takes nothing back that it may be about to do.
+        // Without a tracer it may be left asked for. With one that has ended all attempts to answer
+        // by now, so this takes nothing back that it may be about to do.
         // ORDERING: Acquire: after an answer, this thread sees what was written.
         state.swap(next, Ordering::Acquire)
     }
 
-    /// Whether the controller answers while this thread waits, for as long as that is less trouble than to stop.
+    /// Whether the controller answers while this thread waits, for as long as that is less trouble
+    /// than to stop.
     fn await_answer(self) -> bool {
-        /// A controller that looks does so every microsecond. One that does not shares our processor, sleeps, or has
-        /// died. How long a turn takes differs by ten between processors.
+        /// A controller that looks does so every microsecond. One that does not shares our
+        /// processor, sleeps, or has died. How long a turn takes differs by ten between processors.
         const TURNS_TO_SEE: u32 = 500;
-        /// From then on it takes some microseconds, unless somebody else needs the controller's processor.
+        /// From then on it takes some microseconds, unless somebody else needs the controller's
+        /// processor.
         const TURNS_TO_ANSWER: u32 = 3000;
         let state = self.request_word(offset_of!(WriteRequest, state));
         let is_still = |expected| {
@@ -189,13 +194,13 @@ impl ControlBlock {
         Outcome::Broken
     }
 
-    /// Points readers to a new snapshot. A reader takes the generation before and after it has read;
-    /// an odd one, or two different ones, mean that it has to read again.
+    /// Points readers to a new snapshot. A reader takes the generation before and after it has
+    /// read; an odd one, or two different ones, mean that it has to read again.
     pub(crate) fn publish_snapshot(self, address: u64, length: u64) {
         let generation = self.word(offset_of!(Control, snapshot_generation));
-        // ORDERING: only the lock holder writes, so Relaxed reads its own last value. A reader that sees
-        // either new field must see the odd generation: each store is Release, and x86 keeps the
-        // order of stores for readers in other processes too.
+        // ORDERING: only the lock holder writes, so Relaxed reads its own last value. A reader that
+        // sees either new field must see the odd generation: each store is Release, and x86 keeps
+        // the order of stores for readers in other processes too.
         let stable = generation.load(Ordering::Relaxed) & !1;
         generation.store(stable + 1, Ordering::Release);
         // ORDERING: Release, as above.
@@ -204,7 +209,8 @@ impl ControlBlock {
         // ORDERING: Release, as above.
         self.word(offset_of!(Control, snapshot_length))
             .store(length, Ordering::Release);
-        // ORDERING: Release: a reader that sees the even generation sees both fields and the buffer.
+        // ORDERING: Release: a reader that sees the even generation sees both fields and the
+        // buffer.
         generation.store(stable + 2, Ordering::Release);
     }
 }

@@ -1,5 +1,5 @@
-//! Why something could not be done, in a form that needs no memory: a kind for programs and a text for
-//! people, which ends up in `dlerror` or in the controller's error message.
+//! Why something could not be done, in a form that needs no memory: a kind for programs and a text
+//! for people, which ends up in `dlerror` or in the controller's error message.
 
 use alloc::vec::Vec;
 
@@ -64,8 +64,9 @@ impl Text {
         core::ffi::CStr::from_bytes_until_nul(&self.bytes).ok()
     }
 
-    /// The same text as a library name that glibc looks up literally: with a slash, so that no search
-    /// path is tried, and without `$`, which would be expanded. Glibc then adds that it cannot open such a file.
+    /// The same text as a library name that glibc looks up literally: with a slash, so that no
+    /// search path is tried, and without `$`, which would be expanded. Glibc then adds that it
+    /// cannot open such a file.
     pub(crate) fn fit_for_library_name(self) -> Self {
         // What matters is at the beginning; this is to fit, too.
         const END: &[u8] = b" (refused; the rest is the loader's) /";

@@ -1,8 +1,8 @@
 //! The agent's gateway to the kernel: raw x86-64 system calls, no libc, no errno variable.
 //!
 //! # Safety
-//! A system call can do anything to the process. Each wrapper takes only what the agent needs and says
-//! what its caller promises; the wrappers that cannot harm memory are safe functions.
+//! A system call can do anything to the process. Each wrapper takes only what the agent needs and
+//! says what its caller promises; the wrappers that cannot harm memory are safe functions.
 
 #![expect(unsafe_code, reason = "system calls are made with inline assembly")]
 
@@ -61,11 +61,13 @@ pub(crate) const MAP_FIXED_NOREPLACE: usize = 0x10_0000;
 /// The process has a seccomp filter.
 static FILTERED: AtomicBool = AtomicBool::new(false);
 
-/// The holder of the agent's lock may only make the calls that every loader makes: mmap, mprotect, munmap.
+/// The holder of the agent's lock may only make the calls that every loader makes: mmap, mprotect,
+/// munmap.
 static RESTRICTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on the loader's hook, which runs under the filters of the program's threads, makes no system
-/// call that the loader itself does not make. (A controller's calls run with the filter suspended.)
+/// From now on the loader's hook, which runs under the filters of the program's threads, makes no
+/// system call that the loader itself does not make. (A controller's calls run with the filter
+/// suspended.)
 pub(crate) fn set_filtered() {
     // ORDERING: a flag that stands for itself; the hook reads it once in each call.
     FILTERED.store(true, Ordering::Relaxed);
@@ -77,8 +79,8 @@ pub(crate) fn is_filtered() -> bool {
     FILTERED.load(Ordering::Relaxed)
 }
 
-/// The process that the holder of the agent's lock runs in; 0 before there was one. Only used while calls are not
-/// restricted.
+/// The process that the holder of the agent's lock runs in; 0 before there was one. Only used while
+/// calls are not restricted.
 static PROCESS: AtomicU64 = AtomicU64::new(0);
 
 /// For the holder of the agent's lock, which runs in this process.
@@ -131,8 +133,8 @@ unsafe fn system_call(number: usize, arguments: [usize; 6]) -> Result<usize, Err
 
 /// Whether this thread is on its alternate signal stack; `None` if the kernel does not say.
 ///
-/// Part of dispatch, which saves general registers only: a call by [`system_call`] would clear its array of
-/// arguments by vector registers, and they are the program's.
+/// Part of dispatch, which saves general registers only: a call by [`system_call`] would clear its
+/// array of arguments by vector registers, and they are the program's.
 pub(crate) fn is_on_alternate_stack() -> Option<bool> {
     /// `SS_ONSTACK` (kernel: include/uapi/linux/signal.h).
     const ON_STACK: u32 = 1;
@@ -149,7 +151,8 @@ pub(crate) fn is_on_alternate_stack() -> Option<bool> {
         _size: MaybeUninit::uninit(),
     };
     let result: usize;
-    // SAFETY: the kernel writes a `stack_t` there, and changes nothing but the registers that are named.
+    // SAFETY: the kernel writes a `stack_t` there, and changes nothing but the registers that are
+    // named.
     unsafe {
         asm!(
             "syscall",
@@ -233,8 +236,8 @@ impl File {
         unsafe { system_call(OPENAT, [AT_FDCWD, path, O_CLOEXEC, 0, 0, 0]) }.map(Self)
     }
 
-    /// Opens the calling thread's own memory as a file, for reading and writing. The thread's, because
-    /// `/proc/self` is the process's leader, which may have exited.
+    /// Opens the calling thread's own memory as a file, for reading and writing. The thread's,
+    /// because `/proc/self` is the process's leader, which may have exited.
     pub(crate) fn own_memory() -> Result<Self, Errno> {
         const O_RDWR_CLOEXEC: usize = 0o2 | 0o2_000_000;
         const AT_FDCWD: usize = -100_isize as usize;
@@ -246,8 +249,9 @@ impl File {
         unsafe { system_call(OPENAT, [AT_FDCWD, path, O_RDWR_CLOEXEC, 0, 0, 0]) }.map(Self)
     }
 
-    /// An anonymous file of `length` bytes that lives only in memory; `name` shows in /proc/PID/maps. Not where
-    /// the process's limit of file sizes is lower: the kernel would send it SIGXFSZ.
+    /// An anonymous file of `length` bytes that lives only in memory; `name` shows in
+    /// /proc/PID/maps. Not where the process's limit of file sizes is lower: the kernel would send
+    /// it SIGXFSZ.
     pub(crate) fn in_memory(name: &core::ffi::CStr, length: usize) -> Result<Self, Errno> {
         const MFD_CLOEXEC: usize = 1;
         if is_restricted() || file_size_limit()? < length as u64 {
@@ -327,8 +331,8 @@ pub(crate) fn read_own_memory(address: u64, buffer: &mut [u8]) -> bool {
         // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`.
         unsafe { system_call(READ_PROCESS_MEMORY, arguments) }
     };
-    // The process's number, known to who holds the lock, means its first thread. That has no memory when it
-    // has ended, and then the calling thread is asked for its own.
+    // The process's number, known to who holds the lock, means its first thread. That has no memory
+    // when it has ended, and then the calling thread is asked for its own.
     let copied = match read(process()) {
         Err(Errno::NO_TASK) => read(thread_id()),
         copied => copied,
@@ -336,8 +340,8 @@ pub(crate) fn read_own_memory(address: u64, buffer: &mut [u8]) -> bool {
     copied == Ok(buffer.len())
 }
 
-/// The same without the call: mmap says whether something is there. A mapping that may not be read is still
-/// a crash, but none of those is behind an address in a loaded file.
+/// The same without the call: mmap says whether something is there. A mapping that may not be read
+/// is still a crash, but none of those is behind an address in a loaded file.
 #[cold]
 fn read_if_mapped(address: u64, buffer: &mut [u8]) -> bool {
     if !is_readable(address, buffer.len() as u64) {
@@ -368,8 +372,9 @@ pub(crate) fn is_readable(address: u64, length: u64) -> bool {
     true
 }
 
-/// Has the kernel read a word, in the cheapest way that there is: as a set of signals for something that cannot be
-/// done with one. It says so only if it could read the set (kernel: `sys_rt_sigprocmask`).
+/// Has the kernel read a word, in the cheapest way that there is: as a set of signals for something
+/// that cannot be done with one. It says so only if it could read the set (kernel:
+/// `sys_rt_sigprocmask`).
 fn is_word_readable(address: u64) -> bool {
     const NOTHING_KNOWN: usize = 99;
     let arguments = [NOTHING_KNOWN, address as usize, 0, size_of::<u64>(), 0, 0];
@@ -383,8 +388,8 @@ fn is_mapped(page: u64, length: usize) -> bool {
     // SAFETY: MAP_FIXED_NOREPLACE never takes a used range.
     match unsafe { map(page, length, PROT_NONE, flags, None, 0) } {
         Ok(address) => {
-            // SAFETY: the mapping was just made and nobody uses it. An error could only mean that it is
-            // gone already.
+            // SAFETY: the mapping was just made and nobody uses it. An error could only mean that
+            // it is gone already.
             let _ = unsafe { unmap(address, length) };
             // A kernel before 4.17 takes the flag for a hint, and so says that the place is taken.
             address != page
@@ -411,8 +416,9 @@ pub(crate) fn yield_now() {
     let _ = unsafe { system_call(SCHED_YIELD, [0; 6]) };
 }
 
-/// Stops at the tracer's with a request at `address`, by a system call that every filter lets pass and that
-/// does nothing: reading from no file. What it returns says nothing; the answer is in the request.
+/// Stops at the tracer's with a request at `address`, by a system call that every filter lets pass
+/// and that does nothing: reading from no file. What it returns says nothing; the answer is in the
+/// request.
 pub(crate) fn call_tracer(address: u64) {
     let no_file = u32::MAX as usize;
     // SAFETY: without a file nothing is read.

@@ -1,11 +1,12 @@
-//! Numbers that somebody who knows the program's memory map cannot guess, for the places of new code.
+//! Numbers that somebody who knows the program's memory map cannot guess, for the places of new
+//! code.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 static STATE: AtomicU64 = AtomicU64::new(0);
 
-/// Takes a random number from the controller, besides what is there: it has the kernel's random numbers, and the agent's
-/// own calls may be bound by a filter.
+/// Takes a random number from the controller, besides what is there: it has the kernel's random
+/// numbers, and the agent's own calls may be bound by a filter.
 pub(crate) fn stir(number: u64) {
     // ORDERING: the holder of the agent's lock is alone here.
     STATE.store(
@@ -25,7 +26,8 @@ pub(crate) fn next() -> u64 {
     mix(state)
 }
 
-/// A permutation in which each bit of the result depends on all bits (the finaliser of the SplitMix64 generator).
+/// A permutation in which each bit of the result depends on all bits (the finaliser of the
+/// SplitMix64 generator).
 fn mix(mut number: u64) -> u64 {
     number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

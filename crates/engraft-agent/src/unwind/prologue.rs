@@ -1,18 +1,18 @@
-//! The first instructions of a compiled function, if they can be executed somewhere else.
+//! Which of a compiled function's first instructions can be executed at another address.
 
 use core::ops::Range;
 
 use engraft_machine::jump;
 
-/// How much of a function is looked at.
+/// How many bytes of a function are examined.
 pub(crate) const LENGTH: usize = 24;
 
-/// The instructions behind the landing pad, if there is one, that a jump may take the place of: what they do is
-/// the same at every address, and no jump of the function leads between them.
+/// The range of instructions that a jump may replace, after the landing pad if there is one. They
+/// do the same at every address, and no jump of the function leads between them. `None` if that is
+/// not certain.
 ///
-/// The last one is a `push` or takes room on the stack. A compiler's code does that once on every path, so nothing
-/// leads to what lies before it in the function's first lines, not even a loop that begins there. Anything
-/// that is not known for certain: none.
+/// The last of them is a `push` or makes room on the stack. Compiled code does that once on every
+/// path. So no jump leads to what precedes it, not even a loop that begins there.
 pub(crate) fn movable(code: &[u8; LENGTH]) -> Option<Range<usize>> {
     let start = match code {
         // endbr64: an indirect call has to find it here.
@@ -29,8 +29,8 @@ pub(crate) fn movable(code: &[u8; LENGTH]) -> Option<Range<usize>> {
     }
 }
 
-/// Length of the first instruction, and whether it moves the stack pointer; `None` unless it is one of those that
-/// functions begin with.
+/// Length of the first instruction, and whether it moves the stack pointer; `None` unless it is one
+/// of those that functions begin with.
 fn instruction(code: &[u8]) -> Option<(usize, bool)> {
     Some(match code {
         // push

@@ -1,11 +1,12 @@
-//! The unwinders of the target, which have to find their way through new code: for an exception, for a thread that is
-//! cancelled, for a backtrace.
+//! The target's unwinders. They unwind new code, too: for an exception, a cancelled thread, a
+//! backtrace.
 //!
-//! libgcc's asks `_Unwind_Find_FDE` for the call frame information of each frame, and that knows what the loader has
-//! loaded. Telling libgcc of more (`__register_frame`) takes a lock or memory, which the thread that the agent
-//! has borrowed may be holding. So the function gets a jump, as a patched one does: to code that asks
-//! [`frames::find`] first, and then goes on with the function's own first instructions and the rest of it. That
-//! neither waits nor allocates, and does not need libgcc to be relocated.
+//! libgcc's unwinder asks `_Unwind_Find_FDE` for the call frame information of each frame. That
+//! function knows only what the loader has loaded. Registering more with libgcc
+//! (`__register_frame`) takes a lock or allocates, and the thread that the agent has borrowed may
+//! be holding that lock. So the function is redirected, as a patched function is: to code that asks
+//! [`frame_info::find`] first, and then runs the function's own first instructions and the rest of
+//! it. That neither waits nor allocates, and libgcc need not be relocated.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -17,31 +18,32 @@ use zerocopy::FromZeros;
 
 use crate::patch::image::{Image, Placement, Symbols};
 use crate::patch::site::Site;
+use crate::system::code_writer::CodeWriter;
 use crate::system::failure::Failure;
 use crate::system::memory::probe;
-use crate::system::writer::Writer;
-use crate::unwind::frames;
+use crate::unwind::frame_info;
 use crate::unwind::prologue;
 
 /// One unwinder.
 pub(crate) struct Unwinder {
-    /// What it is part of.
+    /// The module that it is part of.
     pub module: ModuleId,
     /// The addresses of that module.
     span: Range<u64>,
-    /// Where its `_Unwind_Find_FDE` is.
+    /// Address of its `_Unwind_Find_FDE`.
     function: u64,
-    /// How far we are.
+    /// Whether it can be redirected.
     pub state: State,
 }
 
 /// What was done for an unwinder.
 pub(crate) enum State {
-    /// It can be led through new code.
+    /// It can be redirected.
     Ready {
-        /// In its function.
+        /// The site in its function.
         site: Site,
-        /// Where that leads. Stays as long as the agent or the module: a thread may be inside.
+        /// The code that the site leads to. It stays as long as the agent or the module, because a
+        /// thread may be inside.
         image: Image,
     },
     /// It cannot, or not yet.
@@ -54,7 +56,7 @@ pub(crate) struct Unwinders {
 }
 
 impl Unwinders {
-    /// None.
+    /// No unwinders.
     pub(crate) const fn new() -> Self {
         Self { list: Vec::new() }
     }
@@ -64,18 +66,18 @@ impl Unwinders {
         self.list.iter()
     }
 
-    /// Whether it is known that a module has one.
+    /// Whether a module has a known unwinder.
     pub(crate) fn has(&self, module: ModuleId) -> bool {
         self.list.iter().any(|unwinder| unwinder.module == module)
     }
 
-    /// Whether code of an unwinder that we may write to begins in these addresses.
+    /// Whether the `_Unwind_Find_FDE` of an unwinder begins in this range.
     pub(crate) fn begins_in(&self, range: &Range<u64>) -> bool {
         let mut list = self.list.iter();
         list.any(|unwinder| range.contains(&unwinder.function))
     }
 
-    /// Makes one known that a module was found to have.
+    /// Adds the unwinder of a module.
     pub(crate) fn add(
         &mut self,
         module: ModuleId,
@@ -94,7 +96,7 @@ impl Unwinders {
         Ok(())
     }
 
-    /// Makes all of them ready that can be, without changing anything that threads use.
+    /// Prepares all unwinders for the redirect, without changing anything that threads use.
     pub(crate) fn prepare(&mut self) {
         for unwinder in &mut self.list {
             if let State::Failed(_) = unwinder.state {
@@ -103,7 +105,8 @@ impl Unwinders {
         }
     }
 
-    /// The bytes that [`lead`](Self::lead) is going to write over, and where the same instructions are.
+    /// The bytes that [`redirect`](Self::redirect) will overwrite, and the address of the same
+    /// instructions in the image.
     pub(crate) fn sites(&self) -> impl Iterator<Item = (Range<u64>, u64)> {
         self.list
             .iter()
@@ -116,24 +119,24 @@ impl Unwinders {
             })
     }
 
-    /// Leads all unwinders that are ready through new code, or no longer; or that of one module only. No thread is in
+    /// Turns the redirect on or off in every ready unwinder, or only in `module`'s. No thread is in
     /// the middle of the bytes.
-    pub(crate) fn lead(
+    pub(crate) fn redirect(
         &mut self,
-        writer: Writer,
-        through: bool,
-        only: Option<ModuleId>,
+        writer: CodeWriter,
+        on: bool,
+        module: Option<ModuleId>,
     ) -> Result<(), Failure> {
-        let of = |unwinder: &&mut Unwinder| only.is_none_or(|only| unwinder.module == only);
+        let of = |unwinder: &&mut Unwinder| module.is_none_or(|module| unwinder.module == module);
         let mut list = self.list.iter_mut().filter(of);
         list.try_for_each(|unwinder| match &mut unwinder.state {
-            State::Ready { site, image } => site.lead(writer, through.then_some(image.base)),
+            State::Ready { site, image } => site.redirect(writer, on.then_some(image.base)),
             State::Failed(_) => Ok(()),
         })
     }
 
-    /// Forgets that of a module, which is not mapped any more, or all of them, which lead nowhere any more. No
-    /// thread is inside.
+    /// Forgets the unwinder of `module`, which is unmapped, or all unwinders, whose redirect is
+    /// off. No thread is inside their images.
     pub(crate) fn forget(&mut self, module: Option<ModuleId>) -> Result<(), Failure> {
         let of = |unwinder: &Unwinder| module.is_none_or(|module| unwinder.module == module);
         while let Some(index) = self.list.iter().position(of) {
@@ -181,26 +184,27 @@ impl Unwinder {
     }
 }
 
-/// The code that asks us first. Aligned as payloads are.
+/// The code that asks the agent first. Aligned as payloads are.
 #[repr(C, align(8))]
 struct Detour([u8; Self::LENGTH]);
 
 impl Detour {
     const LENGTH: usize = 72;
-    /// Where the function's own instructions go.
+    /// Offset of the function's own instructions.
     const MOVED: usize = 24;
-    /// Where the address of [`frames::find`] is.
+    /// Offset of the address of [`frame_info::find`].
     const FIND: usize = 64;
 
-    /// Works at any address. `moved` are instructions that do, too, and `rest` is where they go on.
+    /// `moved` are the function's own instructions, which work at any address, as does this code.
+    /// `rest` is the address of the instruction after them.
     fn new(moved: &[u8], rest: u64) -> Self {
         let mut code = [0xcc; Self::LENGTH];
         let mut put = |offset: usize, bytes: &[u8]| {
             let place = code.iter_mut().skip(offset);
             place.zip(bytes).for_each(|(to, from)| *to = *from);
         };
-        // push rdi; push rsi; sub rsp, 8; call [rip + 52]; add rsp, 8; pop rsi; pop rdi; test rax, rax; jz 1f;
-        // ret; 1:
+        // push rdi; push rsi; sub rsp, 8; call [rip + 52]; add rsp, 8; pop rsi; pop rdi; test rax,
+        // rax; jz 1f; ret; 1:
         let ask = [
             0x57, 0x56, 0x48, 0x83, 0xec, 8, 0xff, 0x15, 52, 0, 0, 0, 0x48, 0x83, 0xc4, 8, 0x5e,
             0x5f, 0x48, 0x85, 0xc0, 0x74, 1, 0xc3,
@@ -211,13 +215,13 @@ impl Detour {
         let jump = Self::MOVED + moved.len();
         put(jump, &[0xff, 0x25, 0, 0, 0, 0]);
         put(jump + 6, &rest.to_le_bytes());
-        let find = frames::find as *const () as usize as u64;
+        let find = frame_info::find as *const () as usize as u64;
         put(Self::FIND, &find.to_le_bytes());
         Self(code)
     }
 }
 
-/// A detour has no relocations.
+/// The symbols of a detour, which has no relocations.
 struct NoSymbols;
 
 impl Symbols for NoSymbols {

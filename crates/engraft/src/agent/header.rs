@@ -1,15 +1,15 @@
 //! Where in a process an agent is, or what is left of one that did not come to life.
 //!
 //! Its memory has a name in /proc/PID/maps if it maps a memory file, or if the kernel can name other memory
-//! (CONFIG_ANON_VMA_NAME, Linux 5.17). Where neither is so, it is found by what is in it: a [`Landmark`] at the
+//! (CONFIG_ANON_VMA_NAME, Linux 5.17). Where neither is so, it is found by what is in it: an [`AgentHeader`] at the
 //! start of private memory without a file that may not be written. Few programs have such memory at all, so for
 //! nearly every process the memory map says that there is no agent, and nothing else is read. Between the instant at
-//! which it is mapped and the one at which the landmark is there, it is found by its form.
+//! which it is mapped and the one at which the agent header is there, it is found by its form.
 
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use engraft_abi::{AGENT_MAPPING_NAME, LANDMARK_MAGIC, Landmark, MAPPING_LENGTH};
+use engraft_abi::{AGENT_HEADER_MAGIC, AGENT_MAPPING_NAME, AgentHeader, MAPPING_LENGTH};
 use engraft_process::{Mapping, MemoryError, Process, TargetAddress};
 use rustix::fs::{MemfdFlags, fstat, major, memfd_create, minor};
 use zerocopy::{FromZeros, IntoBytes};
@@ -22,7 +22,7 @@ pub(crate) fn whereabouts(process: &Process) -> Result<Vec<Range<TargetAddress>>
     for mapping in &process.maps()? {
         if is_named(mapping) {
             ranges.push(mapping.range.clone());
-        } else if may_start_with_landmark(mapping) {
+        } else if may_start_with_header(mapping) {
             ranges.extend(marked(process, mapping.range.start)?);
         }
     }
@@ -68,7 +68,7 @@ fn is_unnamed(mapping: &Mapping) -> bool {
     !mapping.shared && !mapping.has_file() && mapping.name.is_empty()
 }
 
-fn may_start_with_landmark(mapping: &Mapping) -> bool {
+fn may_start_with_header(mapping: &Mapping) -> bool {
     mapping.readable && !mapping.writable && is_unnamed(mapping)
 }
 
@@ -92,22 +92,22 @@ fn is_reservation(process: &Process, mapping: &Mapping) -> Result<bool, Error> {
     Ok(start.iter().all(|byte| *byte == 0))
 }
 
-/// The range that the landmark at this address tells of, if there is one.
+/// The range that the agent header at this address tells of, if there is one.
 fn marked(process: &Process, at: TargetAddress) -> Result<Option<Range<TargetAddress>>, Error> {
-    let mut landmark = Landmark::new_zeroed();
-    match process.memory().read(at, landmark.as_mut_bytes()) {
+    let mut header = AgentHeader::new_zeroed();
+    match process.memory().read(at, header.as_mut_bytes()) {
         // It has gone since.
         Err(MemoryError::Unmapped { .. }) => return Ok(None),
         read => read?,
     }
-    let Landmark {
+    let AgentHeader {
         magic,
         address,
         control,
         length,
-    } = landmark;
+    } = header;
     let end = control.checked_add(length);
     let holds_it = end.is_some_and(|end| (control..end).contains(&address));
-    let is_one = magic == LANDMARK_MAGIC && at == TargetAddress::new(address) && holds_it;
+    let is_one = magic == AGENT_HEADER_MAGIC && at == TargetAddress::new(address) && holds_it;
     Ok(is_one.then(|| TargetAddress::new(control).range(length)))
 }

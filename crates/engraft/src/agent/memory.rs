@@ -7,9 +7,9 @@
 //!
 //! Where there are no memory files, anonymous memory is used, and filled from outside. It begins as what no program has
 //! and no program can use: executable memory that holds only zeros, of [`MAPPING_LENGTH`]. The first thing that is
-//! written there is a landmark (see [`crate::agent::header`]).
+//! written there is an agent header (see [`crate::agent::header`]).
 
-use engraft_abi::{AGENT_MAPPING_NAME, LANDMARK_MAGIC, Landmark, MAPPING_LENGTH};
+use engraft_abi::{AGENT_HEADER_MAGIC, AGENT_MAPPING_NAME, AgentHeader, MAPPING_LENGTH};
 use engraft_machine::PAGE_SIZE;
 use engraft_process::{GapRequest, MemoryError, RemoteCallError, TargetAddress};
 use zerocopy::IntoBytes;
@@ -119,7 +119,7 @@ impl Injection {
             flags: libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
             file: None,
         })?;
-        write_protected(calls, base, landmark(base, base).as_bytes())?;
+        write_protected(calls, base, header(base, base).as_bytes())?;
         name_anonymous(calls, base)?;
         let blob = base + self.layout.blob;
         let content = self.content(base);
@@ -131,7 +131,7 @@ impl Injection {
                 protect(calls, blob + offset, length, protection)?;
             }
         }
-        // Only now: the landmark among the constants is to be found before the one at the start is not any more.
+        // Only now: the agent header among the constants is to be found before the one at the start is not any more.
         let end = base + MAPPING_LENGTH;
         protect(calls, base, self.layout.blob, READ_WRITE)?;
         let variables = self.blob.segments.last().map_or(0, |last| last.offset);
@@ -148,10 +148,10 @@ impl Injection {
     fn content(&self, base: TargetAddress) -> Vec<u8> {
         let blob = base + self.layout.blob;
         let mut content = self.blob.at(blob.get());
-        let landmark = landmark(blob, base);
+        let header = header(blob, base);
         content
             .iter_mut()
-            .zip(landmark.as_bytes())
+            .zip(header.as_bytes())
             .for_each(|(to, from)| *to = *from);
         content
     }
@@ -197,9 +197,9 @@ impl Injection {
     }
 }
 
-fn landmark(address: TargetAddress, control: TargetAddress) -> Landmark {
-    Landmark {
-        magic: LANDMARK_MAGIC,
+fn header(address: TargetAddress, control: TargetAddress) -> AgentHeader {
+    AgentHeader {
+        magic: AGENT_HEADER_MAGIC,
         address: address.get(),
         control: control.get(),
         length: MAPPING_LENGTH,
@@ -309,7 +309,7 @@ fn write_protected(
 fn name_anonymous(calls: &mut Calls<'_, '_>, base: TargetAddress) -> Result<(), Error> {
     const PR_SET_VMA: u64 = 0x5356_4d41;
     const PR_SET_VMA_ANON_NAME: u64 = 0;
-    let name = base + size_of::<Landmark>() as u64;
+    let name = base + size_of::<AgentHeader>() as u64;
     write_protected(calls, name, NAME.to_bytes_with_nul())?;
     let arguments = [
         PR_SET_VMA,

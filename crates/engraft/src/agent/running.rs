@@ -144,7 +144,7 @@ impl RunningAgent {
 
     /// Has the agent keep the images of a patch: threads are about to be led into them.
     pub(crate) fn keep_images(&self, patch: u64) -> Result<(), Error> {
-        let field = self.address + offset_of!(Control, led_into) as u64;
+        let field = self.address + offset_of!(Control, moved_into) as u64;
         Ok(self.process.memory().write(field, &patch.to_ne_bytes())?)
     }
 

@@ -193,7 +193,7 @@ impl<'p> Session<'p> {
 
     /// Does as much of giving any command as can be done before those who run are stopped.
     pub(crate) fn prepare_command(&self, sleeping: &mut PartlyStopped) -> Result<(), Error> {
-        let call = self.agent.call(Command::Settle, [0; 2]);
+        let call = self.agent.call(Command::ForgetUnmapped, [0; 2]);
         sleeping.prepare_call(&call)?;
         Ok(())
     }
@@ -232,7 +232,7 @@ impl<'p> Session<'p> {
     ) -> Result<Answer, Error> {
         loop {
             let mut stopped = self.stop()?;
-            let settled = self.command_stopped(&mut stopped, Command::Settle, [0; 2])?;
+            let settled = self.command_stopped(&mut stopped, Command::ForgetUnmapped, [0; 2])?;
             if !settled.is_busy() {
                 settled.done(self.pid())?;
                 let answer = self.command_stopped(&mut stopped, what, arguments)?;

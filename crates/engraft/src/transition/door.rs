@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use engraft_abi::{BehindThread, Command};
+use engraft_abi::{BlockedThread, Command};
 use engraft_process::{StackDoor, StoppedThread, TargetAddress};
 
 use super::stack_check::BlockedThread;
@@ -18,7 +18,7 @@ use crate::session::Session;
 pub(super) fn records(
     blocked: &[BlockedThread],
     pointers: &HashMap<i32, u64>,
-) -> Vec<BehindThread> {
+) -> Vec<BlockedThread> {
     let mut counts = HashMap::new();
     for pointer in pointers.values() {
         *counts.entry(*pointer).or_insert(0) += 1;
@@ -32,10 +32,10 @@ pub(super) fn records(
 }
 
 /// The record of one thread.
-fn record(pointer: u64, door: Option<&StackDoor>) -> BehindThread {
+fn record(pointer: u64, door: Option<&StackDoor>) -> BlockedThread {
     let mut depths = [0; 4];
     let Some(door) = door else {
-        return BehindThread {
+        return BlockedThread {
             pointer,
             low: 0,
             return_to: 0,
@@ -45,7 +45,7 @@ fn record(pointer: u64, door: Option<&StackDoor>) -> BehindThread {
     for (to, from) in depths.iter_mut().zip(&door.depths) {
         *to = from.get();
     }
-    BehindThread {
+    BlockedThread {
         pointer,
         low: door.low.get(),
         return_to: door.return_to.map_or(0, TargetAddress::get),

@@ -3,14 +3,14 @@
 mod layout;
 
 use engraft_abi::{
-    BuildIdBytes, Bytes, PayloadFunction, PayloadHeader, PayloadImport, PayloadObject, PayloadPart,
-    PayloadRelocation, STUB_SIZE, Table, VERSION, WORDS_SIZE, flags, relocation_kind,
+    BuildIdBytes, FlatWriter, PayloadFunction, PayloadHeader, PayloadImport, PayloadObject,
+    PayloadPart, PayloadRelocation, STUB_SIZE, VERSION, WORDS_SIZE, flags, relocation_kind,
     relocation_target,
 };
 use engraft_patch::{
     Function, Import, Object, Patch, Relocation, RelocationKind, RelocationTarget,
 };
-use zerocopy::{FromZeros, Immutable, IntoBytes};
+use zerocopy::FromZeros;
 
 use layout::ImageLayout;
 pub(crate) use layout::image_length;
@@ -20,48 +20,10 @@ use crate::error::TooLarge;
 /// `int3`: what the room for code holds until the agent fills it.
 const TRAP: u8 = 0xcc;
 
-/// A flat buffer under construction; tables are 8-byte aligned.
-#[derive(Default)]
-struct PayloadWriter {
-    buffer: Vec<u8>,
-    too_large: bool,
-}
-
-impl PayloadWriter {
-    fn number(&mut self, value: usize) -> u32 {
-        u32::try_from(value).unwrap_or_else(|_| {
-            self.too_large = true;
-            0
-        })
-    }
-
-    fn size(&mut self, value: u64) -> usize {
-        usize::try_from(value).unwrap_or_else(|_| {
-            self.too_large = true;
-            0
-        })
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> Bytes {
-        let offset = self.number(self.buffer.len());
-        let length = self.number(bytes.len());
-        self.buffer.extend_from_slice(bytes);
-        Bytes { offset, length }
-    }
-
-    fn table<T: IntoBytes + Immutable>(&mut self, records: &[T]) -> Table {
-        self.buffer.resize(self.buffer.len().next_multiple_of(8), 0);
-        let count = self.number(records.len());
-        let Bytes { offset, .. } = self.bytes(records.as_bytes());
-        Table { offset, count }
-    }
-}
-
 /// The patch as a payload.
 pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>, TooLarge> {
-    let mut writer = PayloadWriter::default();
+    let mut writer = FlatWriter::with_header::<PayloadHeader>();
     let mut header = PayloadHeader::new_zeroed();
-    writer.table(std::slice::from_ref(&header));
     header.version = VERSION;
     header.name = writer.bytes(patch.name.as_bytes());
     let mut objects: Vec<_> = patch
@@ -75,22 +37,14 @@ pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>, TooLarge> {
             .for_each(|object| object.flags |= flags::PARTIAL);
     }
     header.objects = writer.table(&objects);
-    header.length = writer.buffer.len() as u64;
-    let PayloadWriter {
-        mut buffer,
-        too_large,
-    } = writer;
-    if too_large {
-        return Err(TooLarge {
-            name: patch.name.clone(),
-        });
-    }
-    let start = size_of::<PayloadHeader>();
-    buffer.splice(..start, header.as_bytes().iter().copied());
-    Ok(buffer)
+    header.length = writer.length();
+    // There is memory for any patch that is not too large.
+    writer.finish(&header).map_err(|_| TooLarge {
+        name: patch.name.clone(),
+    })
 }
 
-fn encode_object(writer: &mut PayloadWriter, object: &Object) -> PayloadObject {
+fn encode_object(writer: &mut FlatWriter, object: &Object) -> PayloadObject {
     let layout = ImageLayout::of(object);
     let functions: Vec<_> = (0..)
         .zip(&object.functions)
@@ -99,7 +53,10 @@ fn encode_object(writer: &mut PayloadWriter, object: &Object) -> PayloadObject {
     let image = &object.image;
     let mut text = image.text.clone();
     let stubs_end = layout.stubs + STUB_SIZE * functions.len() as u64;
-    text.resize(writer.size(stubs_end), TRAP);
+    match usize::try_from(stubs_end) {
+        Ok(end) => text.resize(end, TRAP),
+        Err(_) => writer.fail_too_large(),
+    }
     let unwind = image.unwind;
     let unwind = unwind.map(|unwind| (layout.offset(unwind.start), unwind.size));
     let (unwind_offset, unwind_size) = unwind.unwrap_or_default();
@@ -154,7 +111,7 @@ pub(crate) fn build_id_bytes(id: &[u8]) -> BuildIdBytes {
 }
 
 fn encode_function(
-    writer: &mut PayloadWriter,
+    writer: &mut FlatWriter,
     layout: &ImageLayout,
     index: u64,
     function: &Function,

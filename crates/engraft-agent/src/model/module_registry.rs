@@ -12,7 +12,7 @@ use crate::loader::namespaces::{LinkMap, Namespace};
 use crate::system::failure::Failure;
 
 /// One loaded ELF file.
-pub(crate) struct Module {
+pub(crate) struct RegisteredModule {
     /// Its name in the core.
     pub id: ModuleId,
     /// Its name in the loader; `None` for a program without a loader.
@@ -50,19 +50,21 @@ fn build_id(found: &LoadedModule) -> Option<BuildId> {
     BuildId::new(bytes.get(..*length as usize)?)
 }
 
-impl Module {
-    /// Whether the loader means this module. Not by the address of its dynamic section, which is edited
-    /// to refuse a load.
+impl RegisteredModule {
+    /// Whether the loader means this module. Not by the address of its dynamic section, which is
+    /// edited to refuse a load.
     fn is(&self, link_map: LinkMap) -> bool {
         self.link_map == Some(link_map) && self.elf.load_bias == link_map.load_bias()
     }
 
-    /// The function of its unwinder that finds call frame information, if it has one: as libgcc exports it.
+    /// The function of its unwinder that finds call frame information, if it has one: as libgcc
+    /// exports it.
     pub(crate) fn find_fde(&self) -> Option<u64> {
         if self.find_fde != 0 {
             return Some(self.find_fde);
         }
-        // Looking for a symbol takes many system calls, and every library that comes would have to bear them.
+        // Looking for a symbol takes many system calls, and every library that comes would have to
+        // bear them.
         let name = self.path.rsplit(|byte| *byte == b'/').next()?;
         name.starts_with(b"libgcc_s").then_some(())?;
         self.elf.exported_function(b"_Unwind_Find_FDE", b"GCC_3.0")
@@ -75,15 +77,15 @@ impl Module {
 }
 
 /// All modules.
-pub(crate) struct Modules {
-    list: Vec<Module>,
+pub(crate) struct ModuleRegistry {
+    list: Vec<RegisteredModule>,
     next_id: u32,
     program: LoadedElf,
     /// The numbers of the modules that the loader's last call has brought.
     pub added_last: Range<u32>,
 }
 
-impl Modules {
+impl ModuleRegistry {
     /// An empty registry for a process whose main program is `program`.
     pub(crate) fn new(program: LoadedElf) -> Self {
         Self {
@@ -95,19 +97,19 @@ impl Modules {
     }
 
     /// The modules, in the order in which they were loaded.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Module> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &RegisteredModule> {
         self.list.iter()
     }
 
     /// The module with this name in the core.
-    pub(crate) fn get(&self, id: ModuleId) -> Option<&Module> {
+    pub(crate) fn get(&self, id: ModuleId) -> Option<&RegisteredModule> {
         self.list.iter().find(|module| module.id == id)
     }
 
-    /// A module that is not among those that the controller has found, after a time in which nobody looked: not
-    /// loaded any more, or another file at the same place.
+    /// A module that is not among those that the controller has found, after a time in which nobody
+    /// looked: not loaded any more, or another file at the same place.
     pub(crate) fn find_missing(&self, found: &[LoadedModule]) -> Option<ModuleId> {
-        let same = |module: &Module, found: &LoadedModule| {
+        let same = |module: &RegisteredModule, found: &LoadedModule| {
             module.link_map.map_or(0, |map| map.0) == found.link_map
                 && module.elf.load_bias == found.load_bias
                 && module.dynamic == found.dynamic
@@ -118,10 +120,11 @@ impl Modules {
         missing.map(|module| module.id)
     }
 
-    /// Adds a module that the controller has found, unless it is known. `list` is what its path refers to.
+    /// Adds a module that the controller has found, unless it is known. `list` is what its path
+    /// refers to.
     pub(crate) fn adopt(&mut self, found: &LoadedModule, list: &[u8]) -> Result<(), Failure> {
         let link_map = (found.link_map != 0).then_some(LinkMap(found.link_map));
-        let known = |module: &Module| {
+        let known = |module: &RegisteredModule| {
             module.link_map == link_map && module.elf.load_bias == found.load_bias
         };
         if self.list.iter().any(known) {
@@ -145,8 +148,8 @@ impl Modules {
         .map(drop)
     }
 
-    /// Adds an object that the loader lists, unless it is known; its core name. `None` if there is nothing to
-    /// patch in it; `hint` is as for [`Self::position`].
+    /// Adds an object that the loader lists, unless it is known; its core name. `None` if there is
+    /// nothing to patch in it; `hint` is as for [`Self::position`].
     pub(crate) fn add_if_new(
         &mut self,
         link_map: LinkMap,
@@ -154,7 +157,7 @@ impl Modules {
     ) -> Result<Option<ModuleId>, Failure> {
         let dynamic = link_map.dynamic();
         // An object that is listed twice is the loader's mirror of itself in another namespace.
-        let mirror = |module: &Module| module.dynamic == dynamic;
+        let mirror = |module: &RegisteredModule| module.dynamic == dynamic;
         if dynamic == 0 || self.position(link_map, hint).is_some() || self.list.iter().any(mirror) {
             return Ok(None);
         }
@@ -196,7 +199,7 @@ impl Modules {
             .map_err(|_| Failure::out_of_memory())?;
         let id = ModuleId(self.next_id);
         self.next_id += 1;
-        let module = Module {
+        let module = RegisteredModule {
             id,
             link_map: known.link_map,
             dynamic: known.dynamic,
@@ -222,10 +225,11 @@ impl Modules {
         self.list.retain(|module| module.id != id);
     }
 
-    /// Where the module of a link map is in our list. The loader's lists have almost the same order, so that
-    /// one who goes along them finds each module behind the last one, which `hint` remembers.
+    /// Where the module of a link map is in our list. The loader's lists have almost the same
+    /// order, so that one who goes along them finds each module behind the last one, which `hint`
+    /// remembers.
     fn position(&self, link_map: LinkMap, hint: &mut usize) -> Option<usize> {
-        let is = |module: &Module| module.is(link_map);
+        let is = |module: &RegisteredModule| module.is(link_map);
         let position = match self.list.get(*hint).is_some_and(is) {
             true => *hint,
             false => self.list.iter().position(is)?,
@@ -263,8 +267,8 @@ impl Modules {
             .for_each(|module| module.seen_at = None);
     }
 
-    /// The first definition of a symbol, in load order. Only modules in use count: a coming one is not
-    /// relocated.
+    /// The first definition of a symbol, in load order. Only modules in use count: a coming one is
+    /// not relocated.
     pub(crate) fn exported_symbol(&self, name: &[u8], version: &[u8]) -> Option<u64> {
         self.list
             .iter()

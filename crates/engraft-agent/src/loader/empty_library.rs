@@ -1,27 +1,28 @@
-//! A library without anything in it, for the loader to find.
+//! An empty library, which a refused library seems to need.
 //!
-//! glibc from 2.35 on announces a load when the library is mapped already, and takes the library back only if the
-//! load fails after that. It would fail on a need that is not found, but then the loader adds words of its own to the
-//! reason: "cannot open shared object file", and the error number of the open. No path avoids that. So the refused
-//! library seems to need this one, which is found; the loader announces it, too, and for that announcement, in the
-//! middle of the search for needs, the hook raises an error of its own. The loader then takes both back.
+//! glibc from 2.35 on announces a load when the library is already mapped, and unmaps it only if
+//! the load fails after that. A need that is not found would make it fail. But then the loader adds
+//! words of its own to the reason: "cannot open shared object file", and the error number of the
+//! open. No path avoids that. So the refused library seems to need this one, which is found. The
+//! loader announces it as well, while it searches for needs, and at that announcement the hook
+//! raises an error of its own. The loader then unmaps both.
 //!
-//! The library is a file in memory. Where there can be none, or where the loader could not open it, the reason stands
-//! for the name of a library that is not found.
+//! The library is a file in memory. Where the process can have none, or the loader could not open
+//! it, the refused library seems to need a library that is not found, whose name is the reason.
 
 use crate::loader::namespaces::LinkMap;
 use crate::system::File;
 use crate::system::failure::Text;
 
 /// A file that the loader takes for a library.
-pub(crate) struct Decoy {
-    /// Closed when the load has failed.
+pub(crate) struct EmptyLibrary {
+    /// Stays open until the load has failed.
     _file: File,
     path: Text,
 }
 
-impl Decoy {
-    /// None if the loader could not open it.
+impl EmptyLibrary {
+    /// `None` if the loader could not open it.
     // Not inlined: refusals are rare.
     #[inline(never)]
     pub(crate) fn new() -> Option<Self> {
@@ -30,25 +31,25 @@ impl Decoy {
         #[expect(unsafe_code, reason = "the file could be the process's memory")]
         let written = unsafe { file.write_at(zerocopy::IntoBytes::as_bytes(&LIBRARY), 0) };
         written.ok()?;
-        // The thread's own, because the process's leader may have exited.
+        // The path of the thread, because the process's leader may have exited.
         let path = Text::EMPTY.push(b"/proc/thread-self/fd/");
         let mut path = path.push_decimal(file.number());
         File::open(path.as_c_str()?).ok()?;
         Some(Self { _file: file, path })
     }
 
-    /// Its path, as a C string that lives as long as this.
+    /// Its path, as a C string that lives as long as `self`.
     pub(crate) fn path(&mut self) -> *const u8 {
         self.path.as_c_string()
     }
 
-    /// Whether this is what the loader has mapped.
+    /// Whether `link_map` is this library.
     pub(crate) fn is(&self, link_map: LinkMap) -> bool {
         self.path.as_bytes() == link_map.name()
     }
 }
 
-/// Its size in bytes, and where its dynamic section, its strings and its symbols are in it.
+/// The size of the file in bytes, and where its dynamic section, its strings and its symbols start.
 const SIZE: u64 = 43 * 8;
 const DYNAMIC: u64 = 29 * 8;
 const STRINGS: u64 = 39 * 8;
@@ -56,8 +57,9 @@ const SYMBOLS: u64 = 40 * 8;
 
 const READ_WRITE: u64 = 6 << 32;
 
-/// The file, for a little-endian machine. The loader writes into the dynamic section. What says nothing of its stack
-/// would make the loader ask for one that can be executed.
+/// The file, for a little-endian machine. Its one segment is writable because the loader writes
+/// into the dynamic section. Without `PT_GNU_STACK` the loader would make the program's stacks
+/// executable.
 static LIBRARY: [u64; 43] = [
     // The header: ELF, 64 bits, version 1;
     0x0001_0102_464c_457f,

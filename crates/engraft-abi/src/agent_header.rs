@@ -2,15 +2,16 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// The first bytes of the agent's constants, in the place of the ELF header that nobody needs any more. They are
-/// the start of a mapping: memory that may only be read lies between memory that may be written or executed.
+/// The first bytes of the agent's constants, in the place of the ELF header that nobody needs any
+/// more. They are the start of a mapping: memory that may only be read lies between memory that may
+/// be written or executed.
 ///
-/// Nothing else can be taken for one: it holds its own address, besides 16 random bytes, so that even a copy of it
-/// is none. It is the same in all versions; the version is in the control block.
+/// Nothing else can be taken for one: it holds its own address, besides 16 random bytes, so that
+/// even a copy of it is none. It is the same in all versions; the version is in the control block.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Landmark {
-    /// [`LANDMARK_MAGIC`].
+pub struct AgentHeader {
+    /// [`AGENT_HEADER_MAGIC`].
     pub magic: [u8; 16],
     /// Its own address.
     pub address: u64,
@@ -21,9 +22,9 @@ pub struct Landmark {
 }
 
 /// Bytes from a random number generator.
-pub const LANDMARK_MAGIC: [u8; 16] = [
+pub const AGENT_HEADER_MAGIC: [u8; 16] = [
     0x8d, 0x95, 0x98, 0x7d, 0x57, 0x6c, 0x14, 0x74, 0x97, 0x66, 0x52, 0xe5, 0x5c, 0xc1, 0x21, 0xf6,
 ];
 
 // The ELF header's size.
-const _: () = assert!(size_of::<Landmark>() <= 64);
+const _: () = assert!(size_of::<AgentHeader>() <= 64);

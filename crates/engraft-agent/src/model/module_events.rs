@@ -1,5 +1,5 @@
-//! Modules that come and go, as the calls of the dynamic loader tell: which are new, which have gone, and which are
-//! refused.
+//! ModuleRegistry that come and go, as the calls of the dynamic loader tell: which are new, which
+//! have gone, and which are refused.
 
 #![expect(unsafe_code, reason = "ends a call of the loader's")]
 
@@ -12,9 +12,9 @@ use crate::loader::hook::{Hook, Raise};
 use crate::loader::namespaces::{self, Activity, LinkMap, Namespace};
 use crate::loader::{broken, calls};
 use crate::model::agent::Agent;
-use crate::model::modules::Module;
+use crate::model::module_registry::RegisteredModule;
+use crate::system::code_writer::CodeWriter;
 use crate::system::failure::{Failure, Text};
-use crate::system::writer::Writer;
 
 impl Agent {
     /// The loader has done something; finds out what.
@@ -25,7 +25,7 @@ impl Agent {
             return null();
         };
         // Nobody runs the code of a module that is coming, and no controller is asked.
-        let controller = core::mem::replace(&mut self.host.writer, Writer::Agent);
+        let controller = core::mem::replace(&mut self.host.writer, CodeWriter::Agent);
         let lists = namespaces::fingerprint(debug);
         let activity = Activity::of(debug);
         calls::count(matches!(activity, Activity::None));
@@ -44,7 +44,7 @@ impl Agent {
         let mut raise = self
             .hook
             .as_mut()
-            .and_then(|hook| hook.decoy_seen(&call.activity));
+            .and_then(|hook| hook.empty_library_seen(&call.activity));
         for namespace in Namespace::all(debug) {
             for link_map in namespace.link_maps() {
                 if raise.is_none() {
@@ -61,7 +61,7 @@ impl Agent {
         };
         changes.any |= lapsed || !new.is_empty();
         self.host.modules.added_last = new;
-        calls::settle(lists, base);
+        calls::set_known(lists, base);
         if changes.any {
             self.modules_changed();
         }
@@ -73,9 +73,9 @@ impl Agent {
     }
 
     /// Before a patch is enabled or disabled, with all threads stopped: forgets what the loader has
-    /// unmapped without having said so yet. While it is about to unmap something, nobody can tell what
-    /// may still be touched; that is soon over.
-    pub(crate) fn settle(&mut self) -> Result<(), Failure> {
+    /// unmapped without having said so yet. While it is about to unmap something, nobody can tell
+    /// what may still be touched; that is soon over.
+    pub(crate) fn forget_unmapped(&mut self) -> Result<(), Failure> {
         let Some(debug) = self.hook.as_ref().map(Hook::debug) else {
             return Ok(());
         };
@@ -85,14 +85,14 @@ impl Agent {
         }
         if self.forget_vanished(debug).any {
             // No list has exactly what is left until the loader says so.
-            calls::settle(0, 0);
+            calls::set_known(0, 0);
             self.modules_changed();
         }
         Ok(())
     }
 
-    /// Modules that came last, concerned nobody and have lapsed. Whether there were any. After this they cannot
-    /// lapse, so a command may do something with them.
+    /// ModuleRegistry that came last, concerned nobody and have lapsed. Whether there were any.
+    /// After this they cannot lapse, so a command may do something with them.
     pub(crate) fn forget_lapsed(&mut self) -> bool {
         let lapsed = calls::take_lapsed();
         if lapsed {
@@ -109,7 +109,8 @@ impl Agent {
         self.host.forget_module(module);
     }
 
-    /// Modules that were unmapped since the last call. Their code is gone, so nothing is written there.
+    /// ModuleRegistry that were unmapped since the last call. Their code is gone, so nothing is
+    /// written there.
     fn forget_vanished(&mut self, debug: u64) -> Changes {
         let mut changes = Changes::default();
         self.host.modules.note_listed(debug);
@@ -142,7 +143,7 @@ impl Agent {
             Ok(module) => module?,
             Err(failure) => return self.refuse(link_map, None, &failure, call),
         };
-        changes.shown |= self.lead_unwinder(module);
+        changes.shown |= self.redirect_unwinder(module);
         let build_id = self.host.modules.get(module)?.build_id?;
         let come = self.core.module_coming(&mut self.host, module, build_id);
         changes.shown |= come.is_err() || self.is_shown(module);
@@ -150,22 +151,23 @@ impl Agent {
         self.refuse(link_map, Some(module), &failure, call)
     }
 
-    /// Leads the unwinder of a module that is coming, if it is one, through new code. If that is not possible,
-    /// the module comes all the same, and the snapshot says so. Whether it is one.
-    fn lead_unwinder(&mut self, module: ModuleId) -> bool {
+    /// Leads the unwinder of a module that is coming, if it is one, through new code. If that is
+    /// not possible, the module comes all the same, and the snapshot says so. Whether it is one.
+    fn redirect_unwinder(&mut self, module: ModuleId) -> bool {
         let host = &mut self.host;
-        let has_one = |module: &Module| module.find_fde().is_some();
+        let has_one = |module: &RegisteredModule| module.find_fde().is_some();
         let is_one = host.modules.get(module).is_some_and(has_one);
         if is_one && host.prepare_unwinders().is_ok() {
             // Threads may be in all others.
-            let _ = host.unwinders.lead(host.writer, true, Some(module));
+            let _ = host.unwinders.redirect(host.writer, true, Some(module));
         }
         is_one
     }
 
-    /// Makes the load fail: while objects are added, by a need that leads to a decoy, or cannot be met; after
-    /// that, and before relocation, by raising the loader's own error. At other times (the clean-up of a load that
-    /// failed, a dlclose) raising would skip the loader's own work, and nothing new comes in.
+    /// Makes the load fail: while objects are added, by a need that leads to a decoy, or cannot be
+    /// met; after that, and before relocation, by raising the loader's own error. At other times
+    /// (the clean-up of a load that failed, a dlclose) raising would skip the loader's own work,
+    /// and nothing new comes in.
     fn refuse(
         &mut self,
         link_map: LinkMap,
@@ -208,7 +210,7 @@ struct Call {
 /// What a call of the loader has brought.
 #[derive(Default)]
 struct Changes {
-    /// Modules have come or gone.
+    /// ModuleRegistry have come or gone.
     any: bool,
     /// A snapshot shows them.
     shown: bool,

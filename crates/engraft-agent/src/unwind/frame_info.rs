@@ -1,9 +1,9 @@
-//! Call frame information of new code, for the unwinder of the target: which images there are, and where each has
-//! its `.eh_frame`.
+//! Call frame information of new code, for the target's unwinder: which images there are, and where
+//! the `.eh_frame` of each is.
 //!
-//! [`find`] is called for every frame of every exception, by any thread, at any point: in a signal handler, or
-//! while another thread brings or takes an image. So it takes no lock and no memory. The list only grows; an
-//! entry whose image has gone is used again for another one.
+//! Any thread may call [`find`] at any point, for every frame of an exception: in a signal handler,
+//! or while another thread adds or removes an image. So it takes no lock and allocates nothing. The
+//! list only grows. The entry of an image that is gone is used again for another one.
 
 #![expect(
     unsafe_code,
@@ -21,9 +21,9 @@ use crate::system::memory::read;
 
 /// One image.
 ///
-/// Which code it has is one word, so that nobody sees half of a change. Whoever is asked for an address inside
-/// has a frame there, and images in which a frame may be are not taken away: what belongs to the word stays
-/// as it is meanwhile.
+/// The range of its code is one word, so that no reader sees half of a change. A thread that asks
+/// for an address in the code has a frame there, and an image with a frame in it is not removed. So
+/// the other two words do not change while they are read.
 struct Entry {
     /// See [`packed`]; 0 for none.
     code: AtomicU64,
@@ -49,8 +49,8 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
 const PAGE_BITS: u32 = PAGE_SIZE.trailing_zeros();
 const LENGTH_BITS: u32 = 20;
 
-/// Where code starts, and how many pages it has: images start at a page, end within reach of a 32-bit jump, and
-/// have nothing but code in these pages.
+/// The start and the number of pages of code, in one word. An image starts at a page, is shorter
+/// than 2 GiB, and has nothing but code in these pages.
 fn packed(code: &Range<u64>) -> u64 {
     let pages = (code.end - code.start).div_ceil(1 << PAGE_BITS);
     (code.start >> PAGE_BITS) << LENGTH_BITS | pages
@@ -61,15 +61,15 @@ fn contains(packed: u64, address: u64) -> bool {
     (address >> PAGE_BITS).wrapping_sub(packed >> LENGTH_BITS) < pages
 }
 
-/// Makes an image's call frame information known. Only for the holder of the agent's lock, as is [`remove`].
+/// Adds the call frame information of an image. Only for the holder of the agent's lock.
 pub(crate) fn add(code: &Range<u64>, unwind: Range<u64>) -> Result<(), Failure> {
     let fill = |entry: &Entry| {
-        // ORDERING: before the word that says that they count.
+        // ORDERING: the Release of `code` below orders it.
         entry.unwind.store(unwind.start, Ordering::Relaxed);
         entry
             .size
             .store(unwind.end - unwind.start, Ordering::Relaxed);
-        // ORDERING: Release: whoever sees the word sees the other two; the peer is `find`.
+        // ORDERING: Release: a thread that sees this word sees the other two; the peer is `find`.
         entry.code.store(packed(code), Ordering::Release);
     };
     // ORDERING: only the holder of the lock writes.
@@ -90,23 +90,26 @@ pub(crate) fn add(code: &Range<u64>, unwind: Range<u64>) -> Result<(), Failure> 
     };
     fill(&entry);
     room.push(entry);
-    // ORDERING: Release, so that whoever sees the address sees the entry; the peer is `entries`.
+    // ORDERING: Release, so that a thread that sees the address sees the entry; the peer is
+    // `entries`.
     LIST.store(room.leak().as_mut_ptr(), Ordering::Release);
     Ok(())
 }
 
-/// Forgets the image that starts here, if it is known: it is about to go.
+/// Removes the image that starts at `base`, if it is listed. Only for the holder of the agent's
+/// lock, before the image is unmapped.
 pub(crate) fn remove(base: u64) {
     for entry in entries() {
         // ORDERING: only the holder of the lock writes.
         if contains(entry.code.load(Ordering::Relaxed), base) {
-            // ORDERING: nobody has a frame in it, so nobody asks.
+            // ORDERING: no thread has a frame in it, so no thread asks.
             entry.code.store(0, Ordering::Relaxed);
         }
     }
 }
 
-/// `struct dwarf_eh_bases` of libgcc: what addresses in an FDE may be relative to, and where its function starts.
+/// `struct dwarf_eh_bases` of libgcc: what addresses in an FDE may be relative to, and where its
+/// function starts.
 #[repr(C)]
 pub(crate) struct Bases {
     text: u64,
@@ -119,7 +122,7 @@ pub(crate) struct Bases {
 /// # Safety
 /// In place of `_Unwind_Find_FDE`: `address` is inside the code of a frame of the calling thread.
 pub(crate) unsafe extern "C" fn find(address: u64, bases: *mut Bases) -> u64 {
-    // ORDERING: Acquire: the other two words are those that belong to this one; the peer is `add`.
+    // ORDERING: Acquire, so that the other two words belong to this one; the peer is `add`.
     let mut known = entries().filter(|entry| contains(entry.code.load(Ordering::Acquire), address));
     let Some(entry) = known.next() else {
         return 0;
@@ -132,7 +135,7 @@ pub(crate) unsafe extern "C" fn find(address: u64, bases: *mut Bases) -> u64 {
     let Some((fde, function)) = (unsafe { fde(start..end, address) }) else {
         return 0;
     };
-    // No pointer of ours is relative to the other two.
+    // No pointer in the agent's FDEs is relative to the other two.
     let found = Bases {
         text: 0,
         data: 0,
@@ -143,8 +146,9 @@ pub(crate) unsafe extern "C" fn find(address: u64, bases: *mut Bases) -> u64 {
     fde
 }
 
-/// The FDE for an address among the entries of an `.eh_frame` section, and where its function starts. The builder
-/// makes sure that all of them have their function's address as a PC-relative word, and its size as a word.
+/// The FDE for an address in an `.eh_frame` section, and where its function starts. The builder
+/// makes sure that every FDE has its function's address as a PC-relative word, and its size as a
+/// word.
 ///
 /// # Safety
 /// The range is readable.
@@ -158,7 +162,7 @@ unsafe fn fde(section: Range<u64>, address: u64) -> Option<(u64, u64)> {
             return None;
         }
         let function = (entry + 8).wrapping_add_signed(i64::from(start.cast_signed()));
-        // What has no distance to a CIE is one itself.
+        // An entry without a distance to a CIE is a CIE itself.
         if id != 0 && address.wrapping_sub(function) < u64::from(size) {
             return Some((entry, function));
         }

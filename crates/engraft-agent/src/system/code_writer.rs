@@ -1,9 +1,10 @@
 //! Writing what other threads may be about to run: code, and the words that say where threads go.
 //!
-//! While a controller's command runs, all threads are stopped, but only as long as the controller lives: if it
-//! is killed, they run on while the command goes on in its thread. So the agent never writes such things in a
-//! command itself; it asks the controller, who writes while it holds the threads, or has gone and does not.
-//! In the loader's hook nobody is stopped, nobody runs the module's code yet, and the agent writes itself.
+//! While a controller's command runs, all threads are stopped, but only as long as the controller
+//! lives: if it is killed, they run on while the command goes on in its thread. So the agent never
+//! writes such things in a command itself; it asks the controller, who writes while it holds the
+//! threads, or has gone and does not. In the loader's hook nobody is stopped, nobody runs the
+//! module's code yet, and the agent writes itself.
 
 #![expect(unsafe_code, reason = "writes code and words that others use")]
 
@@ -19,23 +20,23 @@ use crate::system::memory;
 
 /// Who writes.
 #[derive(Clone, Copy)]
-pub(crate) enum Writer {
+pub(crate) enum CodeWriter {
     /// The controller that gave the command.
     Controller(ControlBlock),
     /// The agent.
     Agent,
 }
 
-impl Writer {
-    /// Replaces code that is expected to be `from`, of the same length, at most 16 bytes: by a whole jump, or by
-    /// what was there before.
+impl CodeWriter {
+    /// Replaces code that is expected to be `from`, of the same length, at most 16 bytes: by a
+    /// whole jump, or by what was there before.
     pub(crate) fn write_code(self, address: u64, from: &[u8], to: &[u8]) -> Result<(), Failure> {
         match self {
             Self::Controller(control) => ask(control, address, from, to),
             Self::Agent => {
                 memory::equals(address, from).map_err(|_| changed_by_somebody(address))?;
-                // SAFETY: the module is coming or going, so nobody executes its code; and what is written is
-                // complete code.
+                // SAFETY: the module is coming or going, so nobody executes its code; and what is
+                // written is complete code.
                 unsafe { write_code(address, to) }
             }
         }
