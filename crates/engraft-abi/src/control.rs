@@ -143,7 +143,7 @@ pub struct Response {
 
 /// What a controller can ask for.
 ///
-/// A *list of threads* is a word with their number, followed by a [`BlockedThread`] for each.
+/// A *list of threads* is a word with their number, followed by a [`ThreadRecord`] for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, TryFromBytes)]
 #[repr(u64)]
 pub enum Command {
@@ -258,7 +258,7 @@ pub enum Outcome {
 /// A thread that is not clear, and how it may switch by itself (see `engraft_core::door`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct BlockedThread {
+pub struct ThreadRecord {
     /// Its thread pointer; 0 stands for all threads that have none.
     pub pointer: u64,
     /// The lowest address that is known to belong to its stack; 0 if it may not switch by itself.

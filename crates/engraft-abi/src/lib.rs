@@ -22,8 +22,8 @@ mod table;
 
 pub use agent_header::{AGENT_HEADER_MAGIC, AgentHeader};
 pub use control::{
-    AGENT_MAPPING_NAME, BlockedThread, CodeRange, Command, Control, LoadedModule, MAGIC,
-    MAPPING_LENGTH, Outcome, Response, VERSION, WriteRequest, range_kind, request_state,
+    AGENT_MAPPING_NAME, CodeRange, Command, Control, LoadedModule, MAGIC, MAPPING_LENGTH, Outcome,
+    Response, ThreadRecord, VERSION, WriteRequest, range_kind, request_state,
 };
 pub use flat::{FlatError, FlatWriter};
 pub use payload::{

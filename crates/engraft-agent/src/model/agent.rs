@@ -1,4 +1,4 @@
-//! All that the agent knows, and how it answers to a controller.
+//! The agent of one process: its state, and the commands that do not belong to a transition.
 
 use alloc::vec::Vec;
 use core::mem::offset_of;
@@ -25,9 +25,9 @@ pub(crate) struct Agent {
     control: ControlBlock,
     /// The model: all decisions.
     pub core: Livepatch,
-    /// Its hands.
+    /// What carries its decisions out.
     pub host: Host,
-    /// What it needs to be part of the loader's work.
+    /// The hook in the loader; `None` while it is not installed.
     pub hook: Option<Hook>,
     attached: bool,
     generation: u64,
@@ -38,7 +38,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// An agent that knows nothing yet.
+    /// An agent that knows no module and no patch.
     pub(crate) fn new(control: ControlBlock) -> Self {
         let facts = control.read();
         let program = LoadedElf::with_program_headers(
@@ -60,9 +60,9 @@ impl Agent {
         }
     }
 
-    /// Takes over the modules that the controller has found, and part in the loader's work from now
-    /// on. All threads are stopped. The loader's own lists are not looked at: they may change under
-    /// us if the controller dies.
+    /// Adopts the modules that the controller has found, and installs the hook in the loader. All
+    /// threads are stopped. The loader's own lists are not read: if the controller dies, they may
+    /// change meanwhile.
     pub(crate) fn attach(&mut self, list: &[u8]) -> Answer {
         if self.attached {
             return Ok((Outcome::AlreadyThere, 0));
@@ -84,7 +84,8 @@ impl Agent {
         Ok((Outcome::Done, 0))
     }
 
-    /// Knows these modules, after a time in which modules could come and go unseen.
+    /// Replaces the known modules by those in `list`: while the agent was not attached, modules may
+    /// have come and gone.
     fn adopt_modules(&mut self, list: &[u8]) -> Result<(), Failure> {
         let (table, _) = Table::read_from_prefix(list).map_err(|_| Failure::bad_payload())?;
         let found = table
@@ -108,7 +109,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Lets go of the loader. All threads are stopped, and there is no patch.
+    /// Removes the hook from the loader. All threads are stopped, and there is no patch.
     pub(crate) fn detach(&mut self) -> Answer {
         if !self.core.patches().is_empty() || self.core.prepared().is_some() {
             return Err(Failure::new(Outcome::NotAllowed, b"there are patches"));
@@ -123,7 +124,7 @@ impl Agent {
         if let Some(hook) = self.hook.take() {
             let detached = hook.uninstall(self.host.writer);
             if detached.is_err() {
-                // Still called by the loader.
+                // The loader still calls it.
                 self.hook = Some(hook);
             }
             detached?;
@@ -132,10 +133,10 @@ impl Agent {
         Ok((Outcome::Done, 0))
     }
 
-    /// The same, and the last of what the agent has mapped besides itself goes. No other controller
-    /// is there, and no thread in what unwinders were led through.
+    /// Detaches, and unmaps what the agent has mapped besides its own mapping. There is no other
+    /// controller, and no thread is inside an unwinder's image.
     pub(crate) fn leave(&mut self) -> Answer {
-        // Nothing is written to a libgcc that has just gone.
+        // So that nothing is written to a libgcc that has been unmapped.
         self.forget_unmapped()?;
         let detached = self.detach()?;
         self.host.unwinders.forget(None)?;
@@ -143,7 +144,7 @@ impl Agent {
         Ok(detached)
     }
 
-    /// What was planned for the modules before is out of date.
+    /// Notes that modules have come or gone: ranges that were planned before are out of date.
     pub(crate) fn modules_changed(&mut self) {
         self.generation += 1;
         self.control
@@ -156,7 +157,7 @@ impl Agent {
             .store(offset_of!(Control, attached), attached.into());
     }
 
-    /// Takes a payload over and prepares it for all modules that are alive.
+    /// Adds a payload, and prepares its patch for all modules that are alive.
     pub(crate) fn prepare(&mut self, address: u64, length: u64) -> Answer {
         let new = PatchId(self.next_patch);
         self.host.payloads.add(new, address, length)?;
@@ -165,7 +166,7 @@ impl Agent {
             self.host.payloads.remove(new)?;
             return Ok((Outcome::AlreadyThere, known.0.into()));
         }
-        // The same patch once more: what is left of it is used again.
+        // A payload with the same content is kept of a disabled patch: its images are used again.
         let patch = match self.host.payloads.same_content(new) {
             Some(known) => {
                 self.host.payloads.remove(new)?;
@@ -200,7 +201,7 @@ impl Agent {
         Some(patch.id())
     }
 
-    /// Lists what must be clear before threads switch to a patch, or back from it.
+    /// Lists the code that must be clear before threads switch to a patch, or back from it.
     pub(crate) fn plan(&mut self, patch: PatchId, to_patched: bool) -> Answer {
         let target = match to_patched {
             true => PatchState::Patched,
@@ -210,7 +211,7 @@ impl Agent {
         Ok((Outcome::Done, patch.0.into()))
     }
 
-    /// Notes what must be clear before threads can switch to `target`.
+    /// Collects the code that must be clear before threads can switch to `target`.
     fn collect_ranges(&mut self, patch: PatchId, target: PatchState) -> Result<(), Failure> {
         let (mut ranges, mut sites) = (Vec::new(), Vec::new());
         let host = &self.host;
@@ -222,7 +223,7 @@ impl Agent {
             }
         });
         visited.map_err(refusal)?;
-        // Where nothing is left, nobody can be on the way to it.
+        // If no code is to be left, no thread can be on its way to some.
         let result = match ranges.is_empty() {
             true => result,
             false => result.and_then(|()| host.push_own_range(&mut ranges)),
@@ -234,7 +235,7 @@ impl Agent {
         result
     }
 
-    /// Puts the core's error into words.
+    /// The failure for an error of the core.
     pub(crate) fn describe(&self, error: Error<Failure>) -> Failure {
         match error {
             Error::Refused(reason) => refusal(reason),
@@ -254,8 +255,8 @@ impl Agent {
         }
     }
 
-    /// Tells the controller how a command ended: the outcome for the return register, the rest
-    /// through the control block.
+    /// Tells the controller how a command ended. The outcome is for the return register; the rest
+    /// is written to the control block.
     pub(crate) fn respond(&mut self, answer: Answer) -> Outcome {
         self.publish();
         let control = self.control;
@@ -266,7 +267,7 @@ impl Agent {
         control.respond(answer)
     }
 
-    /// Publishes what is true now. Without memory for it, the last snapshot stays.
+    /// Publishes a snapshot of the state. If there is no memory for it, the last one stays.
     pub(crate) fn publish(&mut self) {
         self.core.note_switched(&mut self.host);
         let objects = self.core.patches().iter().flat_map(|patch| patch.objects());
@@ -281,13 +282,15 @@ impl Agent {
         let before = core::mem::replace(&mut self.snapshot, snapshot);
         let (address, length) = (self.snapshot.as_ptr() as u64, self.snapshot.len() as u64);
         self.control.publish_snapshot(address, length);
-        // A controller that was still reading the old one finds another generation and reads again.
+        // A controller that is still reading the old snapshot finds another generation and reads
+        // again.
         drop(before);
     }
 }
 
-/// What the core wants to know of a payload.
+/// The definition of a payload's patch for the core.
 pub(crate) fn definition(payload: &Payload) -> Result<PatchDefinition, Failure> {
+    // No states and the default replace set: a payload cannot carry others yet.
     let mut definition = PatchDefinition::default();
     extend(&mut definition.name, payload.name().iter().copied())?;
     for view in payload.objects() {
@@ -307,6 +310,7 @@ pub(crate) fn definition(payload: &Payload) -> Result<PatchDefinition, Failure> 
         let object = ObjectDefinition {
             build_id,
             funcs,
+            // A payload cannot carry callbacks yet.
             callbacks: Callbacks::default(),
         };
         extend(&mut definition.objects, [object])?;
@@ -314,7 +318,8 @@ pub(crate) fn definition(payload: &Payload) -> Result<PatchDefinition, Failure> 
     Ok(definition)
 }
 
-/// The core's refusals in words. Those that a controller's own checks exclude share one text.
+/// The failure for a refusal of the core. Refusals that a controller's own checks exclude share one
+/// text.
 pub(crate) fn refusal(reason: Refusal) -> Failure {
     let text: &[u8] = match reason {
         Refusal::OutOfMemory => return Failure::out_of_memory(),
@@ -339,7 +344,7 @@ pub(crate) fn refusal(reason: Refusal) -> Failure {
     Failure::new(Outcome::NotAllowed, text)
 }
 
-/// Appends, if there is memory for it.
+/// Appends items. The failure is that there is no memory.
 pub(crate) fn extend<T>(
     list: &mut Vec<T>,
     items: impl IntoIterator<Item = T>,

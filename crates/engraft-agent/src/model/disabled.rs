@@ -1,7 +1,7 @@
-//! Patches that are disabled: nothing leads to them any more, but they are kept, as the kernel
-//! keeps a disabled patch's module, because new code may have passed on addresses of its constants
-//! and variables. They can be enabled again from what was kept, and removed when the controller has
-//! seen that no thread refers to their memory.
+//! Disabled patches. No site leads to their code, but they are kept, as the kernel keeps a disabled
+//! patch's module: new code may have passed on addresses of its constants and variables. A disabled
+//! patch can be enabled again from what was kept. It can be removed when the controller has seen
+//! that no thread refers to its memory.
 
 use alloc::vec::Vec;
 
@@ -28,15 +28,15 @@ impl Agent {
         Ok((Outcome::Done, patch.0.into()))
     }
 
-    /// Lists the memory that [`Self::remove`] would take away.
+    /// Lists the memory that [`Self::remove`] would unmap.
     pub(crate) fn plan_removal(&mut self, patch: PatchId) -> Answer {
         let name = self.disabled_payload(patch)?.name();
         let (mut data, mut code) = (Vec::new(), Vec::new());
         for placed in &self.host.images {
             let image = &placed.image;
             if placed.object.patch == patch && !image.escapes() {
-                // The exact start of a range counts as the address of a function that will still be
-                // entered in the old way, but here it is a pointer like any other.
+                // The exact start of a range usually counts as clear: it is the address of a
+                // function that has not begun. Here it is a pointer like any other.
                 push_inside(&mut code, image.code(), name)?;
                 push_inside(
                     &mut data,
@@ -49,9 +49,9 @@ impl Agent {
         Ok((Outcome::Done, patch.0.into()))
     }
 
-    /// Takes the memory of a disabled patch away, except images whose addresses the program may
-    /// hold. All threads are stopped and refer to none of it. After a failure it can be tried
-    /// again.
+    /// Unmaps the memory of a disabled patch and forgets it, except images whose addresses the
+    /// program may hold. All threads are stopped, and none refers to the memory. After a failure it
+    /// can be tried again.
     pub(crate) fn remove(&mut self, patch: PatchId) -> Answer {
         self.disabled_payload(patch)?;
         let mut stays = 0;

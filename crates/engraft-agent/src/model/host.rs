@@ -1,4 +1,4 @@
-//! How the core acts on the target: images, detours, and the bookkeeping that belongs to them.
+//! What the core acts on in the target: modules, payloads, images, sites, unwinders.
 //!
 //! Nothing is decided here; [`engraft_core`] says what and when.
 
@@ -25,43 +25,43 @@ use crate::system::memory;
 use crate::unwind::frame_info;
 use crate::unwind::unwinders::Unwinders;
 
-/// The agent's side of the model.
+/// All that the core's decisions are carried out with.
 pub(crate) struct Host {
-    /// What is loaded.
+    /// The loaded modules.
     pub modules: ModuleRegistry,
-    /// What was handed over.
+    /// The patches that controllers have handed over.
     pub payloads: Payloads,
     pub images: Vec<PlacedImage>,
     pub(super) sites: Sites,
-    /// Who follows stacks through new code.
+    /// The target's unwinders.
     pub unwinders: Unwinders,
     /// Who writes code.
     pub writer: CodeWriter,
     pub(super) control: ControlBlock,
-    /// The agent's own code, and where stubs go in it.
+    /// The agent's own code,
     pub(super) text: Range<u64>,
     pub(super) dispatch: u64,
     /// What could not be undone since the last command.
     pub trouble: Option<Failure>,
-    /// The patch that had the last module refused.
+    /// The patch because of which the last module was refused.
     pub refusing: Option<PatchId>,
 }
 
-/// An image and what it is for.
+/// An image, with the object and the module that it is for.
 pub(crate) struct PlacedImage {
     pub object: ObjectId,
     pub(super) module: ModuleId,
     pub image: Image,
-    /// Sites, or the controller, have led threads here. From then on the program may hold pointers
-    /// to its data: constants and variables of new code are passed on like any others. So it stays
-    /// after its patch has been disabled, for as long as the module does (the kernel, too, keeps a
-    /// disabled patch's module), and is used again if the same patch comes again.
+    /// A site has led here, or the controller has moved threads here. From then on the program may
+    /// hold pointers to its data, because new code passes on addresses of its constants and
+    /// variables. So the image stays after its patch has been disabled, for as long as the module
+    /// is loaded. It is used again if the same patch is enabled again.
     pub(super) used: bool,
 }
 
 impl PlacedImage {
-    /// An image that was placed for an object of a payload. How the frames of its code are unwound
-    /// is known from now on. After an error the image is gone.
+    /// Notes an image that was placed, and adds its call frame information. After an error the
+    /// image is unmapped.
     pub(super) fn new(
         id: ObjectId,
         module: ModuleId,
@@ -85,7 +85,7 @@ impl PlacedImage {
         })
     }
 
-    /// Takes the image away, unless the program may still hold a pointer into it.
+    /// Unmaps the image, unless the program may still hold a pointer into it.
     pub(super) fn release(&self) -> Result<(), Failure> {
         if self.image.escapes() {
             return Ok(());
@@ -137,8 +137,7 @@ impl Host {
         })
     }
 
-    /// Forgets a module that is not mapped any more, and takes the images away that were made for
-    /// it.
+    /// Forgets a module that has been unmapped, and unmaps the images that were made for it.
     pub(crate) fn forget_module(&mut self, module: ModuleId) {
         self.sites.forget_module(module);
         self.modules.remove(module);
@@ -152,7 +151,7 @@ impl Host {
         }
     }
 
-    /// Finds the unwinders of all modules, and makes them ready to be led through new code.
+    /// Finds the unwinders of all modules, and prepares them for the redirect.
     pub(crate) fn prepare_unwinders(&mut self) -> Result<(), Failure> {
         for module in self.modules.iter() {
             if !self.unwinders.has(module.id)
@@ -192,7 +191,7 @@ impl Host {
         self.payloads.view(object)?.function_at(function)
     }
 
-    /// What some patch knows of an old function of a module: they all know the same.
+    /// What the patches say of an old function of a module. All that change it say the same.
     pub(super) fn old_function(
         &self,
         module: &RegisteredModule,
@@ -214,8 +213,8 @@ impl Host {
         self.modules.get(id).ok_or_else(Failure::bad_payload)
     }
 
-    /// That the module's code is what the patch was built against. Our own detours count as the
-    /// bytes that they replaced.
+    /// Checks that the module's code is what the patch was built against. A site counts as the
+    /// bytes that its jump has replaced.
     pub(super) fn check_code(
         &self,
         view: PayloadView<'_>,
@@ -271,7 +270,7 @@ impl Host {
         }
     }
 
-    /// Where a body is in memory; the old function's, by the way in the image of `with`.
+    /// The address of a body. That of the old function is the trampoline in the image of `with`.
     pub(super) fn body(
         &self,
         code: Code,
@@ -289,7 +288,7 @@ impl Host {
         })
     }
 
-    /// Where a choice leads, by the ways in the image of `with`.
+    /// The addresses of the two bodies of a choice, with the trampoline in the image of `with`.
     pub(super) fn bodies(
         &self,
         module: ModuleId,
@@ -312,7 +311,7 @@ impl Host {
         let words = self.place(module, function, with, place)? as usize;
         let words = core::ptr::with_exposed_provenance::<SiteWords>(words);
         // SAFETY: `Payload::check` has made sure that they are aligned words of the image's data,
-        // which are for nothing else; whoever releases the image has forgotten its sites.
+        // which are for nothing else. The image is released after its sites were forgotten.
         Ok(unsafe { &*words })
     }
 
@@ -326,7 +325,7 @@ impl Host {
         self.place(module, function, with, |known| known.stub_offset)
     }
 
-    /// A place in the image of `with` that belongs to a function.
+    /// The address of something in the image of `with` that belongs to a function.
     pub(super) fn place(
         &self,
         module: ModuleId,
@@ -340,7 +339,8 @@ impl Host {
         Ok(image.base + offset(known.ok_or_else(Failure::bad_payload)?))
     }
 
-    /// The image that has the stub for a choice: that of the newer body, or else of the older one.
+    /// The object whose image has the stub for a choice: that of the newer body, or else that of
+    /// the older one.
     pub(super) fn chooser(target: SiteTarget) -> Option<ObjectId> {
         let SiteTarget::Dispatch { old, new } = target else {
             return None;
@@ -351,7 +351,7 @@ impl Host {
         })
     }
 
-    /// Makes a site known, before anything leads through it.
+    /// Adds a site for a function, unless there is one.
     pub(super) fn add_site(
         &mut self,
         module: ModuleId,
@@ -378,8 +378,8 @@ impl Host {
         })
     }
 
-    /// Sites have led, or are about to lead, into an image: it stays for as long as its patch is
-    /// known.
+    /// Marks an image as used: a site is about to lead into it. It stays for as long as its patch
+    /// is known.
     pub(super) fn mark_used(&mut self, object: ObjectId, module: ModuleId) {
         let mut images = self.images.iter_mut();
         if let Some(placed) = images.find(|it| it.object == object && it.module == module) {

@@ -1,5 +1,6 @@
-//! ModuleRegistry that come and go, as the calls of the dynamic loader tell: which are new, which
-//! have gone, and which are refused.
+//! Modules that come and go. Each call of the dynamic loader is compared with what is known: which
+//! modules are new, and which have gone. Modules that cannot be patched are refused. The kernel's
+//! counterparts are `klp_module_coming` and `klp_module_going`.
 
 #![expect(unsafe_code, reason = "ends a call of the loader's")]
 
@@ -17,14 +18,14 @@ use crate::system::code_writer::CodeWriter;
 use crate::system::failure::{Failure, Text};
 
 impl Agent {
-    /// The loader has done something; finds out what.
+    /// Handles a call of the loader: the error to raise, or null.
     // Not inlined: a test makes it panic.
     #[inline(never)]
     pub(crate) fn loader_event(&mut self) -> *const Raise {
         let Some(debug) = self.hook.as_ref().map(Hook::debug) else {
             return null();
         };
-        // Nobody runs the code of a module that is coming, and no controller is asked.
+        // No thread runs the code of a module that is coming, so the agent writes itself.
         let controller = core::mem::replace(&mut self.host.writer, CodeWriter::Agent);
         let lists = namespaces::fingerprint(debug);
         let activity = Activity::of(debug);
@@ -72,9 +73,10 @@ impl Agent {
         raise.unwrap_or(null())
     }
 
-    /// Before a patch is enabled or disabled, with all threads stopped: forgets what the loader has
-    /// unmapped without having said so yet. While it is about to unmap something, nobody can tell
-    /// what may still be touched; that is soon over.
+    /// Forgets the modules that the loader has unmapped and not reported yet. All threads are
+    /// stopped; a patch is about to be enabled or disabled. While the loader is about to unmap a
+    /// module, it is not known what may still be written to. So this fails, and the controller
+    /// tries again.
     pub(crate) fn forget_unmapped(&mut self) -> Result<(), Failure> {
         let Some(debug) = self.hook.as_ref().map(Hook::debug) else {
             return Ok(());
@@ -84,15 +86,16 @@ impl Agent {
             return Err(Failure::new(Outcome::LoaderBusy, text));
         }
         if self.forget_vanished(debug).any {
-            // No list has exactly what is left until the loader says so.
+            // No fingerprint is known for what is left, until the loader calls again.
             calls::set_known(0, 0);
             self.modules_changed();
         }
         Ok(())
     }
 
-    /// ModuleRegistry that came last, concerned nobody and have lapsed. Whether there were any.
-    /// After this they cannot lapse, so a command may do something with them.
+    /// Forgets the modules that have lapsed: those that were added last, if no patch concerns them
+    /// and they have gone. Returns whether there were any. After this the modules that were added
+    /// last cannot lapse, so a command may use them.
     pub(crate) fn forget_lapsed(&mut self) -> bool {
         let lapsed = calls::take_lapsed();
         if lapsed {
@@ -109,8 +112,8 @@ impl Agent {
         self.host.forget_module(module);
     }
 
-    /// ModuleRegistry that were unmapped since the last call. Their code is gone, so nothing is
-    /// written there.
+    /// Forgets the modules that were unmapped since the last call. Their code is gone, so nothing
+    /// is written there.
     fn forget_vanished(&mut self, debug: u64) -> Changes {
         let mut changes = Changes::default();
         self.host.modules.note_listed(debug);
@@ -122,7 +125,7 @@ impl Agent {
         changes
     }
 
-    /// Whether a snapshot has something of a module.
+    /// Whether a snapshot shows a module.
     fn is_shown(&self, module: ModuleId) -> bool {
         let mut modules = self.core.modules().iter();
         let known = modules.find(|known| known.id() == module);
@@ -131,7 +134,7 @@ impl Agent {
             || self.host.unwinders.has(module)
     }
 
-    /// Patches an object if it is new. The error to raise, if it must not come in.
+    /// Patches an object if it is new. The error to raise, if it is refused.
     fn module_seen(
         &mut self,
         link_map: LinkMap,
@@ -151,23 +154,23 @@ impl Agent {
         self.refuse(link_map, Some(module), &failure, call)
     }
 
-    /// Leads the unwinder of a module that is coming, if it is one, through new code. If that is
-    /// not possible, the module comes all the same, and the snapshot says so. Whether it is one.
+    /// Redirects the unwinder of a module that is coming. Returns whether the module has one. If it
+    /// cannot be redirected, the module is not refused, and the snapshot says why.
     fn redirect_unwinder(&mut self, module: ModuleId) -> bool {
         let host = &mut self.host;
         let has_one = |module: &RegisteredModule| module.find_fde().is_some();
         let is_one = host.modules.get(module).is_some_and(has_one);
         if is_one && host.prepare_unwinders().is_ok() {
-            // Threads may be in all others.
+            // Only this one: threads may be in all others.
             let _ = host.unwinders.redirect(host.writer, true, Some(module));
         }
         is_one
     }
 
-    /// Makes the load fail: while objects are added, by a need that leads to a decoy, or cannot be
-    /// met; after that, and before relocation, by raising the loader's own error. At other times
-    /// (the clean-up of a load that failed, a dlclose) raising would skip the loader's own work,
-    /// and nothing new comes in.
+    /// Makes a load fail. While objects are added, the refused one gets a need that leads to an
+    /// empty library or cannot be met. After that, and before relocation, the loader's own error is
+    /// raised. At other times (the clean-up of a load that failed, a dlclose) nothing new comes,
+    /// and raising would skip the loader's own work.
     fn refuse(
         &mut self,
         link_map: LinkMap,
@@ -189,7 +192,7 @@ impl Agent {
             Activity::Adding(_) => {
                 let poisoned = hook.poison(link_map, text);
                 if let (false, Some(module)) = (poisoned, module) {
-                    // Then it is new once more when the loader says "consistent".
+                    // So it is new again, and refused, when the loader says "consistent".
                     self.host.modules.remove(module);
                 }
                 None
@@ -203,14 +206,14 @@ impl Agent {
 /// What a call of the loader says.
 struct Call {
     activity: Activity,
-    /// The call before it announced that objects are added: a load is under way.
+    /// The call before this one said that objects are being added: a load is under way.
     was_adding: bool,
 }
 
-/// What a call of the loader has brought.
+/// What a call of the loader has changed.
 #[derive(Default)]
 struct Changes {
-    /// ModuleRegistry have come or gone.
+    /// Modules have come or gone.
     any: bool,
     /// A snapshot shows them.
     shown: bool,

@@ -1,4 +1,5 @@
-//! The agent's registry of modules: what is loaded, and as which core module.
+//! The registry of modules: which ELF files are loaded, and which module of the core each of them
+//! is.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -13,28 +14,28 @@ use crate::system::failure::Failure;
 
 /// One loaded ELF file.
 pub(crate) struct RegisteredModule {
-    /// Its name in the core.
+    /// Its number in the core.
     pub id: ModuleId,
-    /// Its name in the loader; `None` for a program without a loader.
+    /// The loader's record of it; `None` for a program without a loader.
     link_map: Option<LinkMap>,
     dynamic: u64,
     /// Its headers and symbols.
     pub elf: LoadedElf,
     /// First to last loaded byte.
     pub span: Range<u64>,
-    /// `None` if the file has none: then no patch can mean it.
+    /// `None` if the file has none: then no patch concerns it.
     pub build_id: Option<BuildId>,
     /// The loader's name of it; empty for the main program.
     pub path: Vec<u8>,
     /// The `_Unwind_Find_FDE` of an unwinder that it does not export; 0 if none is known.
     find_fde: u64,
-    /// The loader's call at which it was first seen; `None` if it was in use already.
+    /// The number of the loader's call at which it was first seen; `None` if it was in use before.
     seen_at: Option<u64>,
-    /// The loader lists it.
+    /// The loader lists it, as far as [`ModuleRegistry::note_listed`] has seen.
     listed: bool,
 }
 
-/// What is known of a module that is to be added.
+/// What is known of a module before it is added.
 struct Known<'a> {
     link_map: Option<LinkMap>,
     dynamic: u64,
@@ -51,26 +52,24 @@ fn build_id(found: &LoadedModule) -> Option<BuildId> {
 }
 
 impl RegisteredModule {
-    /// Whether the loader means this module. Not by the address of its dynamic section, which is
-    /// edited to refuse a load.
+    /// Whether `link_map` is this module's. The address of its dynamic section does not count,
+    /// because a refusal changes it.
     fn is(&self, link_map: LinkMap) -> bool {
         self.link_map == Some(link_map) && self.elf.load_bias == link_map.load_bias()
     }
 
-    /// The function of its unwinder that finds call frame information, if it has one: as libgcc
-    /// exports it.
+    /// The `_Unwind_Find_FDE` of its unwinder, if it has one.
     pub(crate) fn find_fde(&self) -> Option<u64> {
         if self.find_fde != 0 {
             return Some(self.find_fde);
         }
-        // Looking for a symbol takes many system calls, and every library that comes would have to
-        // bear them.
+        // Looking a symbol up takes many system calls, too many for every library that comes.
         let name = self.path.rsplit(|byte| *byte == b'/').next()?;
         name.starts_with(b"libgcc_s").then_some(())?;
         self.elf.exported_function(b"_Unwind_Find_FDE", b"GCC_3.0")
     }
 
-    /// Whether it is relocated for certain.
+    /// Whether it is relocated for certain: see [`calls::is_relocated`].
     pub(crate) fn is_live(&self) -> bool {
         self.seen_at.is_none_or(calls::is_relocated)
     }
@@ -81,7 +80,7 @@ pub(crate) struct ModuleRegistry {
     list: Vec<RegisteredModule>,
     next_id: u32,
     program: LoadedElf,
-    /// The numbers of the modules that the loader's last call has brought.
+    /// The numbers of the modules that were new at the loader's last call.
     pub added_last: Range<u32>,
 }
 
@@ -101,13 +100,13 @@ impl ModuleRegistry {
         self.list.iter()
     }
 
-    /// The module with this name in the core.
+    /// The module with this number in the core.
     pub(crate) fn get(&self, id: ModuleId) -> Option<&RegisteredModule> {
         self.list.iter().find(|module| module.id == id)
     }
 
-    /// A module that is not among those that the controller has found, after a time in which nobody
-    /// looked: not loaded any more, or another file at the same place.
+    /// A module that is not among those that the controller has found: it is not loaded any more,
+    /// or another file is at its place.
     pub(crate) fn find_missing(&self, found: &[LoadedModule]) -> Option<ModuleId> {
         let same = |module: &RegisteredModule, found: &LoadedModule| {
             module.link_map.map_or(0, |map| map.0) == found.link_map
@@ -120,8 +119,7 @@ impl ModuleRegistry {
         missing.map(|module| module.id)
     }
 
-    /// Adds a module that the controller has found, unless it is known. `list` is what its path
-    /// refers to.
+    /// Adds a module that the controller has found, unless it is known. Its path refers to `list`.
     pub(crate) fn adopt(&mut self, found: &LoadedModule, list: &[u8]) -> Result<(), Failure> {
         let link_map = (found.link_map != 0).then_some(LinkMap(found.link_map));
         let known = |module: &RegisteredModule| {
@@ -148,15 +146,15 @@ impl ModuleRegistry {
         .map(drop)
     }
 
-    /// Adds an object that the loader lists, unless it is known; its core name. `None` if there is
-    /// nothing to patch in it; `hint` is as for [`Self::position`].
+    /// Adds an object that the loader lists, and returns its number in the core. `None` if it is
+    /// known, or has nothing to patch. `hint` is as for [`Self::position`].
     pub(crate) fn add_if_new(
         &mut self,
         link_map: LinkMap,
         hint: &mut usize,
     ) -> Result<Option<ModuleId>, Failure> {
         let dynamic = link_map.dynamic();
-        // An object that is listed twice is the loader's mirror of itself in another namespace.
+        // The loader lists itself once more in other namespaces.
         let mirror = |module: &RegisteredModule| module.dynamic == dynamic;
         if dynamic == 0 || self.position(link_map, hint).is_some() || self.list.iter().any(mirror) {
             return Ok(None);
@@ -173,7 +171,7 @@ impl ModuleRegistry {
             build_id,
         }) = found
         else {
-            // Perhaps it is not there yet.
+            // Perhaps it is not mapped yet.
             calls::look_again();
             return Ok(None);
         };
@@ -225,9 +223,8 @@ impl ModuleRegistry {
         self.list.retain(|module| module.id != id);
     }
 
-    /// Where the module of a link map is in our list. The loader's lists have almost the same
-    /// order, so that one who goes along them finds each module behind the last one, which `hint`
-    /// remembers.
+    /// The index of a link map's module. The loader's lists have almost the same order as this one.
+    /// So `hint`, the index after the last module that was found, is mostly right.
     fn position(&self, link_map: LinkMap, hint: &mut usize) -> Option<usize> {
         let is = |module: &RegisteredModule| module.is(link_map);
         let position = match self.list.get(*hint).is_some_and(is) {
@@ -238,7 +235,7 @@ impl ModuleRegistry {
         Some(position)
     }
 
-    /// Looks which modules the loader lists.
+    /// Notes which modules the loader lists.
     pub(crate) fn note_listed(&mut self, debug: u64) {
         for module in &mut self.list {
             module.listed = module.link_map.is_none();
@@ -260,15 +257,15 @@ impl ModuleRegistry {
         vanished.map(|module| module.id)
     }
 
-    /// All modules are in use: nothing is being loaded.
+    /// Notes that all modules are in use: no load is under way.
     pub(crate) fn set_live(&mut self) {
         self.list
             .iter_mut()
             .for_each(|module| module.seen_at = None);
     }
 
-    /// The first definition of a symbol, in load order. Only modules in use count: a coming one is
-    /// not relocated.
+    /// The first definition of a symbol, in load order. A module that is coming does not count,
+    /// because it is not relocated.
     pub(crate) fn exported_symbol(&self, name: &[u8], version: &[u8]) -> Option<u64> {
         self.list
             .iter()

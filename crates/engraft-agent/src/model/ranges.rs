@@ -1,5 +1,5 @@
-//! Which addresses matter to a transition: code that threads have to leave, and bytes that will be
-//! overwritten.
+//! The addresses that matter to a transition: code that threads have to leave, and bytes that will
+//! be overwritten.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -13,7 +13,8 @@ use crate::patch::dispatch;
 use crate::system::failure::Failure;
 
 impl Host {
-    /// Adds the addresses of a body that threads have to leave, and of the ways to it.
+    /// Adds the code of a body that threads have to leave, and of the stubs and trampolines on the
+    /// way to it.
     pub(crate) fn push_ranges(
         &self,
         ranges: &mut Vec<CodeRange>,
@@ -23,8 +24,8 @@ impl Host {
         let (view, old) = self.old_function(module, leaving.function)?;
         let name = view.name(old);
         match leaving.code {
-            // All of the image, since the new code of a function may have several parts, and what
-            // only the image has goes away with it.
+            // All of the image: the new code of a function may have several parts, and the
+            // functions that only the image has are unmapped with it.
             Code::Func(FuncId { patch, object, .. }) => {
                 let image = self.image(ObjectId { patch, object }, module.id);
                 let code = image.ok_or_else(Failure::bad_payload)?.code();
@@ -48,8 +49,8 @@ impl Host {
                 }
             }
         }
-        // A thread in a stub has not decided, or has decided and not gone yet; one in a trampoline
-        // is in the old function.
+        // A thread in a stub has not chosen a body, or has not entered it yet. A thread in a
+        // trampoline is in the old function.
         for placed in self.images.iter().filter(|it| it.module == module.id) {
             let Some(function) = self.function(placed.object, leaving.function) else {
                 continue;
@@ -71,8 +72,8 @@ impl Host {
         push_deciding(ranges, self.text.clone(), b"engraft's own code")
     }
 
-    /// Adds the bytes that will be overwritten for a body that is the old function itself: no
-    /// thread may be about to execute the middle of them. `patch` has trampolines to lead it to.
+    /// Adds the bytes of the site of a function that has none yet: no thread may be about to
+    /// execute the middle of them. `patch` has the trampoline that such a thread is moved to.
     pub(crate) fn push_site(
         &self,
         sites: &mut Vec<CodeRange>,
@@ -101,15 +102,15 @@ impl Host {
         })
     }
 
-    /// Adds the bytes of unwinders that will be overwritten before a patch comes into effect.
+    /// Adds the bytes of unwinders that will be overwritten before a patch takes effect.
     pub(crate) fn push_unwinder_sites(&self, sites: &mut Vec<CodeRange>) -> Result<(), Failure> {
         let mut ranges = self.unwinders.sites();
         ranges.try_for_each(|(range, moved)| push(sites, range, moved, b"_Unwind_Find_FDE"))
     }
 }
 
-/// The same for code whose very start counts as inside: one byte more in front. (At the start of a
-/// range a thread counts as clear, because it has executed nothing there and will go through the
+/// Adds code whose very start counts as inside, by starting the range one byte earlier. (A thread
+/// at the start of a range counts as clear: it has executed nothing there and will go through the
 /// site. Here it is past the site.)
 pub(crate) fn push_inside(
     ranges: &mut Vec<CodeRange>,
@@ -119,7 +120,7 @@ pub(crate) fn push_inside(
     push_range(ranges, range.start - 1..range.end, name)
 }
 
-/// The same for code that decides where a call goes.
+/// Adds code that decides where a call goes.
 fn push_deciding(
     ranges: &mut Vec<CodeRange>,
     range: Range<u64>,

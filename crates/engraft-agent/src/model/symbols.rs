@@ -1,4 +1,4 @@
-//! What the code of an image refers to.
+//! The symbols that an image's relocations refer to.
 
 use engraft_abi::Outcome;
 
@@ -7,7 +7,7 @@ use crate::patch::image::Symbols;
 use crate::patch::payloads::PayloadView;
 use crate::system::failure::{Failure, Text};
 
-/// The symbols that an image for one module can refer to.
+/// The symbols for an image of one module.
 pub(super) struct ModuleSymbols<'a> {
     pub(super) modules: &'a ModuleRegistry,
     pub(super) module: &'a RegisteredModule,

@@ -1,9 +1,8 @@
-//! The transition as a controller drives it: most threads switch while all are stopped, the rest
-//! one by one.
+//! The commands of a transition: most threads switch while all are stopped, the others one by one.
 
 use alloc::vec::Vec;
 
-use engraft_abi::{BlockedThread, Outcome};
+use engraft_abi::{Outcome, ThreadRecord};
 use engraft_core::door::Door;
 use engraft_core::{Behind, Error, PatchId, ThreadId, Transition};
 
@@ -14,7 +13,7 @@ use crate::system::failure::Failure;
 
 impl Agent {
     /// Enables a prepared patch. All threads are stopped; those in `behind` are not clear.
-    pub(crate) fn enable(&mut self, patch: PatchId, behind: &[BlockedThread]) -> Answer {
+    pub(crate) fn enable(&mut self, patch: PatchId, behind: &[ThreadRecord]) -> Answer {
         self.forget_unmapped()?;
         // Before new code can be on a stack.
         self.host.unwinders.redirect(self.host.writer, true, None)?;
@@ -24,16 +23,16 @@ impl Agent {
     }
 
     /// Disables a patch. All threads are stopped; those in `behind` are not clear of its code.
-    pub(crate) fn disable(&mut self, patch: PatchId, behind: &[BlockedThread]) -> Answer {
+    pub(crate) fn disable(&mut self, patch: PatchId, behind: &[ThreadRecord]) -> Answer {
         self.forget_unmapped()?;
         let begun = self.core.disable(&mut self.host, patch);
         begun.map_err(|error| self.describe(error))?;
         self.start_or_undo(patch, behind)
     }
 
-    /// Lets threads go in a transition that was opened or turned round. All are stopped; those in
-    /// `behind` are not clear.
-    pub(crate) fn start(&mut self, patch: PatchId, behind: &[BlockedThread]) -> Answer {
+    /// Starts a transition that was opened or reversed: switches all threads but those in `behind`,
+    /// which are not clear. All threads are stopped.
+    pub(crate) fn start(&mut self, patch: PatchId, behind: &[ThreadRecord]) -> Answer {
         dispatch::reserve(behind.len())?;
         let mut threads = Vec::new();
         extend(
@@ -50,8 +49,9 @@ impl Agent {
         }
     }
 
-    /// The same for one that has just begun: if nobody could be let go, it goes back.
-    fn start_or_undo(&mut self, patch: PatchId, behind: &[BlockedThread]) -> Answer {
+    /// Starts a transition that has just been opened. If no thread could be switched, the
+    /// transition is undone.
+    fn start_or_undo(&mut self, patch: PatchId, behind: &[ThreadRecord]) -> Answer {
         let started = self.start(patch, behind);
         let is_open = |transition: &Transition| transition.is_started();
         if started.is_err() && self.core.transition().is_some_and(|it| !is_open(it)) {
@@ -59,16 +59,16 @@ impl Agent {
             if let Some(target) = target
                 && self.core.reverse(&mut self.host, patch, target).is_ok()
             {
-                // If that fails too, the transition stays open for the next controller.
+                // If that fails as well, the transition stays open for the next controller.
                 let _ = self.complete(patch);
             }
         }
         started
     }
 
-    /// Turns the transition of a patch round. All threads are stopped; those in `behind` are not
-    /// clear of what is left now.
-    pub(crate) fn reverse(&mut self, patch: PatchId, behind: &[BlockedThread]) -> Answer {
+    /// Reverses the transition of a patch. All threads are stopped; those in `behind` are not clear
+    /// of the code that is to be left now.
+    pub(crate) fn reverse(&mut self, patch: PatchId, behind: &[ThreadRecord]) -> Answer {
         let transition = self.in_transition(patch)?;
         let target = transition.target().other();
         let reversed = self.core.reverse(&mut self.host, patch, target);
@@ -76,8 +76,7 @@ impl Agent {
         let transition = self.in_transition(patch)?;
         match (transition.is_started(), transition.waiting().count()) {
             (false, _) => self.start(patch, behind),
-            // It was turned round before anybody was let go; those who stayed behind before that
-            // are waited for.
+            // The blocked threads of the transition before are waited for.
             (true, 0) => self.complete(patch),
             (true, waiting) => Ok((Outcome::Done, waiting as u64)),
         }
@@ -90,8 +89,8 @@ impl Agent {
         Ok((Outcome::Done, waiting as u64))
     }
 
-    /// Lets a thread that stayed behind, and is stopped, switch by itself: the one in the list.
-    pub(crate) fn set_door(&mut self, patch: PatchId, list: &[BlockedThread]) -> Answer {
+    /// Notes how the one blocked thread of the list may switch by itself. It is stopped.
+    pub(crate) fn set_door(&mut self, patch: PatchId, list: &[ThreadRecord]) -> Answer {
         let mut waiting = self.core.note_switched(&mut self.host);
         for it in list {
             if let Some(door) = door(it) {
@@ -103,7 +102,7 @@ impl Agent {
         Ok((Outcome::Done, waiting as u64))
     }
 
-    /// Takes note that the last thread with a thread pointer has ended.
+    /// Notes that the last thread with a thread pointer has ended.
     pub(crate) fn thread_exited(&mut self, patch: PatchId, thread: ThreadId) -> Answer {
         self.in_transition(patch)?;
         let exited = self.core.thread_exited(&mut self.host, thread);
@@ -111,11 +110,10 @@ impl Agent {
         Ok((Outcome::Done, waiting as u64))
     }
 
-    /// Ends a transition that waits for nobody. All threads are stopped.
+    /// Completes a transition that waits for no thread. All threads are stopped.
     pub(crate) fn complete(&mut self, patch: PatchId) -> Answer {
         self.forget_unmapped()?;
-        // What an earlier command could not undo was for that to report. Its controller may have
-        // died.
+        // What an earlier command could not undo, that command has reported.
         self.host.trouble = None;
         let completed = self.core.complete(&mut self.host, patch);
         completed.map_err(|error| self.describe(error))?;
@@ -123,13 +121,13 @@ impl Agent {
             return Err(failure);
         }
         if self.core.patches().is_empty() && self.core.forced().next().is_none() {
-            // The loader gets its own bytes back too.
+            // The loader gets its own bytes back, too.
             self.detach()?;
         }
         Ok((Outcome::Done, 0))
     }
 
-    /// Ends a transition wherever threads are. All are stopped.
+    /// Completes a transition wherever threads are. All threads are stopped.
     pub(crate) fn force(&mut self, patch: PatchId) -> Answer {
         let forced = self.core.force(&mut self.host, patch);
         forced.map_err(|error| self.describe(error))?;
@@ -146,8 +144,8 @@ impl Agent {
     }
 }
 
-/// What a controller says of a thread's stack.
-fn door(thread: &BlockedThread) -> Option<Door> {
+/// The door of a thread, if the controller has found one.
+fn door(thread: &ThreadRecord) -> Option<Door> {
     let door = Door {
         low: thread.low,
         return_to: thread.return_to,

@@ -1,4 +1,4 @@
-//! What the core has done to the target.
+//! How the core's decisions are carried out in the target.
 
 use engraft_abi::Outcome;
 use engraft_core::dispatch::{Listed, SiteWords, encode};
@@ -51,7 +51,8 @@ impl World for Host {
     fn release_object(&mut self, object: ObjectId, module: ModuleId) -> Result<(), Failure> {
         self.sites.forget_original();
         if self.control.moved_into() == u64::from(object.patch.0) {
-            // A thread may be in a trampoline, although no site has led there.
+            // The controller has moved threads into trampolines of the patch, although no site
+            // leads there.
             self.mark_used(object, module);
         }
         let unused = |placed: &PlacedImage| {
@@ -67,8 +68,10 @@ impl World for Host {
         self.release_payload(patch);
     }
 
+    /// Does nothing: the core has states and shadow variables, but a payload cannot carry any yet.
     fn release_state(&mut self, _: PatchId, _: StateId) {}
 
+    /// Does nothing: the core has callbacks, but a payload cannot carry any yet.
     fn callback(&mut self, _: Callback, _: CallbackScope) -> Result<(), Failure> {
         Ok(())
     }
@@ -80,7 +83,7 @@ impl World for Host {
         target: SiteTarget,
     ) -> Result<(), Failure> {
         self.add_site(module, function)?;
-        // If that image has been removed, no thread was inside.
+        // If that image has been removed, no thread was inside the stub.
         let before = self.sites.get(module, function).and_then(|site| site.stub);
         let before = before.filter(|with| self.image(*with, module).is_some());
         let stub = Self::chooser(target);
@@ -102,8 +105,8 @@ impl World for Host {
                 Some(self.stub(module, function, with)?)
             }
         };
-        // Where a site begins to choose, its words come first. If the site cannot be written, they
-        // are as they were: a thread may be in the stub from the last time.
+        // Where a site begins to choose, its words are written before the jump. If the jump cannot
+        // be written, they are restored: a thread may be in the stub since an earlier transition.
         let bodies = |with| self.bodies(module, function, with, (old, new));
         let (words, bodies_then) = match stub {
             Some(with) => (Some(self.words(module, function, with)?), bodies(with)?),
@@ -123,8 +126,9 @@ impl World for Host {
             return Err(failure);
         }
         site.stub = stub.or(before);
-        // Where it ceases to choose, or chooses elsewhere, the words come after, for threads that
-        // are still inside the stub: until this transition closes, their state says the same.
+        // Where a site ceases to choose, or chooses by another stub, the old stub's words are
+        // written after the jump, for threads that are still inside. Until this transition closes,
+        // their state leads to the same body.
         if let Some(with) = before.filter(|_| stub != before) {
             let (old, new) = self.bodies(module, function, with, (old, new))?;
             self.words(module, function, with)?.write(old, new);

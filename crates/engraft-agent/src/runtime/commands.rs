@@ -5,7 +5,7 @@
 use core::mem::offset_of;
 use core::sync::atomic::Ordering;
 
-use engraft_abi::{BlockedThread, Command, Control, Outcome};
+use engraft_abi::{Command, Control, Outcome, ThreadRecord};
 use engraft_core::{PatchId, ThreadId};
 use zerocopy::TryFromBytes;
 
@@ -138,11 +138,11 @@ unsafe fn carry_out(agent: &mut Agent, command: Command, first: u64, second: u64
 ///
 /// # Safety
 /// The controller wrote one to `address`, 8-byte aligned, and leaves it there during the command.
-unsafe fn threads<'a>(address: u64) -> &'a [BlockedThread] {
+unsafe fn threads<'a>(address: u64) -> &'a [ThreadRecord] {
     // SAFETY: the caller's promise.
     let count = unsafe { read::<u64>(address) } as usize;
     let first = address as usize + size_of::<u64>();
-    let first = core::ptr::with_exposed_provenance::<BlockedThread>(first);
+    let first = core::ptr::with_exposed_provenance::<ThreadRecord>(first);
     // SAFETY: `count` records follow, made of words.
     unsafe { core::slice::from_raw_parts(first, count) }
 }

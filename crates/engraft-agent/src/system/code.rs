@@ -1,4 +1,4 @@
-//! Writing to code: the detour at an old function's entry, and the bytes that come back.
+//! Writing to code: jumps at old functions' entries, and the bytes that they have replaced.
 
 #![expect(unsafe_code, reason = "overwrites code and changes page protection")]
 
@@ -14,7 +14,8 @@ use crate::system::{
 /// Replaces code.
 ///
 /// # Safety
-/// No thread may be executing these bytes, and whoever executes them later must find valid code.
+/// No thread may be executing these bytes, and a thread that executes them later must find valid
+/// code.
 pub(crate) unsafe fn write_code(address: u64, code: &[u8]) -> Result<(), Failure> {
     let through_file = File::own_memory().and_then(|memory| {
         // SAFETY: the caller allows these bytes to be replaced. The kernel writes through a
@@ -23,14 +24,14 @@ pub(crate) unsafe fn write_code(address: u64, code: &[u8]) -> Result<(), Failure
     });
     match through_file {
         Ok(()) => Ok(()),
-        // No /proc here, no descriptor left, or the process may not see its own memory.
+        // There is no /proc, no descriptor is left, or the process may not open its own memory.
         // SAFETY: the caller's promise.
         Err(_) => unsafe { write_by_protection(address, code) },
     }
 }
 
-/// The way that needs no file: the pages are not executable for a moment, so it is the second
-/// choice.
+/// Writes without a file. It is the second choice, because the pages are not executable for a
+/// moment.
 ///
 /// # Safety
 /// As for [`write_code`]; and nobody may execute anything in these pages meanwhile.
@@ -53,7 +54,8 @@ unsafe fn write_by_protection(address: u64, code: &[u8]) -> Result<(), Failure> 
 }
 
 /// Finds out whether the kernel lets memory that was written become executable (PR_SET_MDWE,
-/// SELinux): better on a page of our own than on the target's code, which could not be given back.
+/// SELinux). It tries with a page of the agent's own: on the target's code, a refusal could not be
+/// undone.
 fn may_become_executable() -> Result<(), Errno> {
     const PAGE: usize = PAGE_SIZE as usize;
     let flags = MAP_PRIVATE | MAP_ANONYMOUS;
@@ -66,7 +68,7 @@ fn may_become_executable() -> Result<(), Errno> {
     answer
 }
 
-/// The error for a function whose detour does not reach its new code.
+/// The error for a function from which a jump does not reach its new code.
 pub(crate) fn out_of_reach() -> Failure {
     Failure::new(
         Outcome::NoRoom,

@@ -1,10 +1,10 @@
-//! Writing what other threads may be about to run: code, and the words that say where threads go.
+//! Who writes what other threads may be about to run: code, and the words that dispatch reads.
 //!
-//! While a controller's command runs, all threads are stopped, but only as long as the controller
-//! lives: if it is killed, they run on while the command goes on in its thread. So the agent never
-//! writes such things in a command itself; it asks the controller, who writes while it holds the
-//! threads, or has gone and does not. In the loader's hook nobody is stopped, nobody runs the
-//! module's code yet, and the agent writes itself.
+//! While a command runs, all threads are stopped, but only as long as the controller lives. If it
+//! is killed, the threads run, and so does the command. So in a command the agent never writes such
+//! things itself. It asks the controller, which writes while it holds the threads, or has died and
+//! does not write. In the loader's hook no thread is stopped, but no thread runs the module's code
+//! yet, so the agent writes itself.
 
 #![expect(unsafe_code, reason = "writes code and words that others use")]
 
@@ -28,8 +28,8 @@ pub(crate) enum CodeWriter {
 }
 
 impl CodeWriter {
-    /// Replaces code that is expected to be `from`, of the same length, at most 16 bytes: by a
-    /// whole jump, or by what was there before.
+    /// Replaces the code `from` by `to`: a whole jump, or the bytes that it had replaced. Both have
+    /// the same length, at most 16 bytes.
     pub(crate) fn write_code(self, address: u64, from: &[u8], to: &[u8]) -> Result<(), Failure> {
         match self {
             Self::Controller(control) => ask(control, address, from, to),
@@ -42,7 +42,7 @@ impl CodeWriter {
         }
     }
 
-    /// Sets a word that dispatch reads. In a command only: the hook switches nobody.
+    /// Sets a word that dispatch reads. Only in a command: the hook switches no thread.
     pub(crate) fn store(self, word: &AtomicU64, value: u64) -> Result<(), Failure> {
         let Self::Controller(control) = self else {
             return Err(Failure::bad_payload());
@@ -72,7 +72,7 @@ fn ask(control: ControlBlock, address: u64, from: &[u8], to: &[u8]) -> Result<()
     });
     let text: &[u8] = match state {
         request_state::DONE => return Ok(()),
-        // It may have been killed, or have failed, when it had written and was about to say so.
+        // The controller may have written, and died or failed before it could say so.
         _ if from != to && memory::equals(address, to).is_ok() => return Ok(()),
         request_state::DIFFERS => return Err(changed_by_somebody(address)),
         request_state::FAILED => b"the controller failed to write at ",

@@ -1,4 +1,4 @@
-//! The agent's end of the control block.
+//! The agent's access to the control block.
 
 #![expect(
     unsafe_code,
@@ -31,13 +31,13 @@ impl ControlBlock {
         Self(address)
     }
 
-    /// What the controller wrote.
+    /// A copy of the whole block.
     pub(crate) fn read(self) -> Control {
         // SAFETY: the block exists, and only the agent's own lock holder writes to it now.
         unsafe { read(self.0) }
     }
 
-    /// Where it is.
+    /// Its address.
     pub(crate) fn address(self) -> u64 {
         self.0
     }
@@ -48,8 +48,7 @@ impl ControlBlock {
         unsafe { &*pointer }
     }
 
-    /// Whether the controller has seen a seccomp filter. Without the copy of the whole block that
-    /// `read` makes.
+    /// Whether the controller has seen a seccomp filter.
     pub(crate) fn is_filtered(self) -> bool {
         // ORDERING: written by the controller before the call.
         self.word(offset_of!(Control, filtered))
@@ -57,7 +56,7 @@ impl ControlBlock {
             != 0
     }
 
-    /// Number of the patch into whose images the controller has led threads; 0 for none.
+    /// Number of the patch into whose trampolines the controller has moved threads; 0 for none.
     pub(crate) fn moved_into(self) -> u64 {
         // ORDERING: written by the controller while all threads are stopped.
         self.word(offset_of!(Control, moved_into))
@@ -98,8 +97,7 @@ impl ControlBlock {
         state.store(request_state::AT_WORK, Ordering::Relaxed);
     }
 
-    /// Asks the caller of the present command to write something; one of
-    /// [`engraft_abi::request_state`].
+    /// Asks the controller to write something; one of [`engraft_abi::request_state`].
     pub(crate) fn request(self, request: WriteRequest) -> u64 {
         let field = self.0 + offset_of!(Control, request) as u64;
         let state = self.request_word(offset_of!(WriteRequest, state));
@@ -112,37 +110,39 @@ impl ControlBlock {
             .iter_mut()
             .zip(request.as_bytes())
             .for_each(|(to, from)| *to = *from);
-        // ORDERING: Release: who sees this sees what is asked for; x86 keeps the order of stores
-        // for readers in other processes too.
+        // ORDERING: Release: a reader that sees this sees the request; x86 keeps the order of
+        // stores for readers in other processes, too.
         state.store(request_state::ASKED, Ordering::Release);
         let in_time = may_wait && self.await_answer();
         let next = match in_time {
             true => request_state::AT_WORK,
             false => {
                 system::call_tracer(field);
-                // It may well be that we share a processor: no more waiting in this command.
+                // The controller may share this thread's processor: no more waiting in this
+                // command.
                 request_state::NOTHING
             }
         };
-        // Without a tracer it may be left asked for. With one that has ended all attempts to answer
-        // by now, so this takes nothing back that it may be about to do.
+        // Without a tracer the request may still stand. A tracer has answered or given up by now,
+        // so this does not withdraw a request that is about to be served.
         // ORDERING: Acquire: after an answer, this thread sees what was written.
         state.swap(next, Ordering::Acquire)
     }
 
-    /// Whether the controller answers while this thread waits, for as long as that is less trouble
-    /// than to stop.
+    /// Whether the controller answers while this thread spins, for as long as that costs less than
+    /// a stop.
     fn await_answer(self) -> bool {
-        /// A controller that looks does so every microsecond. One that does not shares our
-        /// processor, sleeps, or has died. How long a turn takes differs by ten between processors.
+        /// A controller that is watching looks every microsecond. Otherwise it shares this thread's
+        /// processor, sleeps, or has died. A turn takes ten times as long on some processors as on
+        /// others.
         const TURNS_TO_SEE: u32 = 500;
-        /// From then on it takes some microseconds, unless somebody else needs the controller's
-        /// processor.
+        /// A controller that has seen the request answers within some microseconds, unless it loses
+        /// its processor.
         const TURNS_TO_ANSWER: u32 = 3000;
         let state = self.request_word(offset_of!(WriteRequest, state));
         let is_still = |expected| {
             core::hint::spin_loop();
-            // ORDERING: who takes the answer sees what was written.
+            // ORDERING: the exchange that takes the answer is an Acquire.
             state.load(Ordering::Relaxed) == expected
         };
         let seen = (0..TURNS_TO_SEE).any(|_| !is_still(request_state::ASKED));
@@ -179,7 +179,7 @@ impl ControlBlock {
         outcome
     }
 
-    /// The response of an agent that is broken, for which no memory is needed.
+    /// Writes the response of an agent that is broken, without allocating.
     pub(crate) fn respond_broken(self) -> Outcome {
         const TEXT: &[u8] = b"the agent found its own state damaged";
         let response = offset_of!(Control, response);

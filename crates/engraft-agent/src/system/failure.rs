@@ -1,5 +1,5 @@
-//! Why something could not be done, in a form that needs no memory: a kind for programs and a text
-//! for people, which ends up in `dlerror` or in the controller's error message.
+//! Failures: a kind for programs, and a text for people that ends up in `dlerror` or in the
+//! controller's error message. A failure can be made without memory; then it has no text.
 
 use alloc::vec::Vec;
 
@@ -7,7 +7,7 @@ use engraft_abi::Outcome;
 
 use crate::system::Errno;
 
-/// A message of bounded length. Where there is no memory for a part, the part is missing.
+/// A message of bounded length. A part for which there is no memory is missing.
 #[derive(Default)]
 pub(crate) struct Text {
     bytes: Vec<u8>,
@@ -17,7 +17,7 @@ impl Text {
     /// No text.
     pub(crate) const EMPTY: Self = Self { bytes: Vec::new() };
 
-    /// What fits into a response, and into the loader's error with a zero byte behind it.
+    /// The longest text that fits into a response, and with a zero byte into the loader's error.
     const LONGEST: usize = 399;
 
     /// Appends what fits.
@@ -58,17 +58,17 @@ impl Text {
         text.push(&[b'0' + (value % 10) as u8])
     }
 
-    /// The same text, in a C string. None if there is no memory for its end.
+    /// The text as a C string. `None` if there is no memory for its end.
     pub(crate) fn as_c_str(&mut self) -> Option<&core::ffi::CStr> {
         self.as_c_string();
         core::ffi::CStr::from_bytes_until_nul(&self.bytes).ok()
     }
 
-    /// The same text as a library name that glibc looks up literally: with a slash, so that no
-    /// search path is tried, and without `$`, which would be expanded. Glibc then adds that it
-    /// cannot open such a file.
+    /// The text as a library name that glibc looks up literally. It has a slash, so that no search
+    /// path is tried, and no `$`, which would be expanded. glibc adds that it cannot open such a
+    /// file.
     pub(crate) fn fit_for_library_name(self) -> Self {
-        // What matters is at the beginning; this is to fit, too.
+        // The beginning matters most, but the end has to fit, too.
         const END: &[u8] = b" (refused; the rest is the loader's) /";
         let mut name = self;
         name.bytes.truncate(Self::LONGEST - END.len());
@@ -121,7 +121,7 @@ impl Failure {
         }
     }
 
-    /// The text, or what it means that there is none.
+    /// The text. A failure without one has found no memory for it.
     pub(crate) fn words(&self) -> &[u8] {
         match self.text.as_bytes() {
             b"" => b"the agent's memory is used up",

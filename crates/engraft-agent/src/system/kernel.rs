@@ -65,8 +65,8 @@ static FILTERED: AtomicBool = AtomicBool::new(false);
 /// munmap.
 static RESTRICTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on the loader's hook, which runs under the filters of the program's threads, makes no
-/// system call that the loader itself does not make. (A controller's calls run with the filter
+/// Notes that the process has a seccomp filter. From now on the loader's hook, which runs under it,
+/// makes no system call that the loader itself does not make. (Commands run with the filter
 /// suspended.)
 pub(crate) fn set_filtered() {
     // ORDERING: a flag that stands for itself; the hook reads it once in each call.
@@ -79,11 +79,12 @@ pub(crate) fn is_filtered() -> bool {
     FILTERED.load(Ordering::Relaxed)
 }
 
-/// The process that the holder of the agent's lock runs in; 0 before there was one. Only used while
-/// calls are not restricted.
+/// Number of the process that the holder of the agent's lock runs in; 0 before the first one. It is
+/// used only while calls are not restricted.
 static PROCESS: AtomicU64 = AtomicU64::new(0);
 
-/// For the holder of the agent's lock, which runs in this process.
+/// Notes in which process the new holder of the agent's lock runs, and whether its calls are
+/// restricted.
 pub(crate) fn set_caller(process: u64, restricted: bool) {
     // ORDERING: read by this same thread, or by a later holder after it has set it.
     PROCESS.store(process, Ordering::Relaxed);
@@ -133,12 +134,12 @@ unsafe fn system_call(number: usize, arguments: [usize; 6]) -> Result<usize, Err
 
 /// Whether this thread is on its alternate signal stack; `None` if the kernel does not say.
 ///
-/// Part of dispatch, which saves general registers only: a call by [`system_call`] would clear its
-/// array of arguments by vector registers, and they are the program's.
+/// This is part of dispatch, which saves general registers only. [`system_call`] would clear its
+/// array of arguments with vector registers, and these are the program's.
 pub(crate) fn is_on_alternate_stack() -> Option<bool> {
     /// `SS_ONSTACK` (kernel: include/uapi/linux/signal.h).
     const ON_STACK: u32 = 1;
-    /// `stack_t` of the kernel. Not cleared before, for the same reason.
+    /// `stack_t` of the kernel. It is not cleared, for the same reason.
     #[repr(C)]
     struct SignalStack {
         _address: MaybeUninit<u64>,
@@ -236,8 +237,8 @@ impl File {
         unsafe { system_call(OPENAT, [AT_FDCWD, path, O_CLOEXEC, 0, 0, 0]) }.map(Self)
     }
 
-    /// Opens the calling thread's own memory as a file, for reading and writing. The thread's,
-    /// because `/proc/self` is the process's leader, which may have exited.
+    /// Opens the calling thread's own memory as a file, for reading and writing. Not by
+    /// `/proc/self`: that is the process's leader, which may have exited.
     pub(crate) fn own_memory() -> Result<Self, Errno> {
         const O_RDWR_CLOEXEC: usize = 0o2 | 0o2_000_000;
         const AT_FDCWD: usize = -100_isize as usize;
@@ -249,9 +250,8 @@ impl File {
         unsafe { system_call(OPENAT, [AT_FDCWD, path, O_RDWR_CLOEXEC, 0, 0, 0]) }.map(Self)
     }
 
-    /// An anonymous file of `length` bytes that lives only in memory; `name` shows in
-    /// /proc/PID/maps. Not where the process's limit of file sizes is lower: the kernel would send
-    /// it SIGXFSZ.
+    /// Makes an anonymous file of `length` bytes in memory; `name` shows in /proc/PID/maps. It
+    /// fails if the process's limit of file sizes is lower, because the kernel would send SIGXFSZ.
     pub(crate) fn in_memory(name: &core::ffi::CStr, length: usize) -> Result<Self, Errno> {
         const MFD_CLOEXEC: usize = 1;
         if is_restricted() || file_size_limit()? < length as u64 {
@@ -310,7 +310,8 @@ impl Drop for File {
 
 /// Copies memory of this process into `buffer`; false if not all of it is mapped and readable.
 ///
-/// For addresses that come from the target's own structures: a wrong one is an answer, not a crash.
+/// For addresses that come from the target's own structures: a wrong address is an answer, not a
+/// crash.
 // Not inlined: it is used for many types, and the agent is to be small.
 #[inline(never)]
 pub(crate) fn read_own_memory(address: u64, buffer: &mut [u8]) -> bool {
@@ -331,8 +332,8 @@ pub(crate) fn read_own_memory(address: u64, buffer: &mut [u8]) -> bool {
         // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`.
         unsafe { system_call(READ_PROCESS_MEMORY, arguments) }
     };
-    // The process's number, known to who holds the lock, means its first thread. That has no memory
-    // when it has ended, and then the calling thread is asked for its own.
+    // The process's number stands for its first thread. When that thread has ended, it has no
+    // memory, and the calling thread's number is used.
     let copied = match read(process()) {
         Err(Errno::NO_TASK) => read(thread_id()),
         copied => copied,
@@ -340,8 +341,8 @@ pub(crate) fn read_own_memory(address: u64, buffer: &mut [u8]) -> bool {
     copied == Ok(buffer.len())
 }
 
-/// The same without the call: mmap says whether something is there. A mapping that may not be read
-/// is still a crash, but none of those is behind an address in a loaded file.
+/// The same without that call: mmap says whether something is mapped. A mapping that may not be
+/// read is still a crash, but no address in a loaded file leads to one.
 #[cold]
 fn read_if_mapped(address: u64, buffer: &mut [u8]) -> bool {
     if !is_readable(address, buffer.len() as u64) {
@@ -372,9 +373,9 @@ pub(crate) fn is_readable(address: u64, length: u64) -> bool {
     true
 }
 
-/// Has the kernel read a word, in the cheapest way that there is: as a set of signals for something
-/// that cannot be done with one. It says so only if it could read the set (kernel:
-/// `sys_rt_sigprocmask`).
+/// Whether a word can be read. The cheapest call that makes the kernel read one is rt_sigprocmask
+/// with an unknown operation: the kernel refuses the operation only after it has read the set of
+/// signals.
 fn is_word_readable(address: u64) -> bool {
     const NOTHING_KNOWN: usize = 99;
     let arguments = [NOTHING_KNOWN, address as usize, 0, size_of::<u64>(), 0, 0];
@@ -410,15 +411,14 @@ fn thread_id() -> usize {
     unsafe { system_call(GETTID, [0; 6]) }.unwrap_or(0)
 }
 
-/// Lets somebody else run.
+/// Gives the processor to another thread.
 pub(crate) fn yield_now() {
     // SAFETY: sched_yield touches no memory; it cannot fail.
     let _ = unsafe { system_call(SCHED_YIELD, [0; 6]) };
 }
 
-/// Stops at the tracer's with a request at `address`, by a system call that every filter lets pass
-/// and that does nothing: reading from no file. What it returns says nothing; the answer is in the
-/// request.
+/// Stops for the tracer, with a request at `address` ([`engraft_machine::request`]). Every filter
+/// allows the call, and it does nothing: it reads from no file. The answer is in the request.
 pub(crate) fn call_tracer(address: u64) {
     let no_file = u32::MAX as usize;
     // SAFETY: without a file nothing is read.

@@ -1,12 +1,11 @@
-//! Numbers that somebody who knows the program's memory map cannot guess, for the places of new
-//! code.
+//! Random numbers for the places of new code. They cannot be guessed from the program's memory map.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 static STATE: AtomicU64 = AtomicU64::new(0);
 
-/// Takes a random number from the controller, besides what is there: it has the kernel's random
-/// numbers, and the agent's own calls may be bound by a filter.
+/// Mixes in a random number from the controller. It is the kernel's; a filter may forbid the agent
+/// to ask for one.
 pub(crate) fn stir(number: u64) {
     // ORDERING: the holder of the agent's lock is alone here.
     STATE.store(

@@ -1,4 +1,6 @@
 //! Shadow variables: data that patches attach to the program's objects from outside.
+//!
+//! Users cannot reach them yet: no patch file names a shadow variable.
 
 use alloc::vec::Vec;
 

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use engraft_abi::{BlockedThread, Command};
+use engraft_abi::{Command, ThreadRecord};
 use engraft_process::{StackDoor, StoppedThread, TargetAddress};
 
 use super::stack_check::BlockedThread;
@@ -18,7 +18,7 @@ use crate::session::Session;
 pub(super) fn records(
     blocked: &[BlockedThread],
     pointers: &HashMap<i32, u64>,
-) -> Vec<BlockedThread> {
+) -> Vec<ThreadRecord> {
     let mut counts = HashMap::new();
     for pointer in pointers.values() {
         *counts.entry(*pointer).or_insert(0) += 1;
@@ -32,10 +32,10 @@ pub(super) fn records(
 }
 
 /// The record of one thread.
-fn record(pointer: u64, door: Option<&StackDoor>) -> BlockedThread {
+fn record(pointer: u64, door: Option<&StackDoor>) -> ThreadRecord {
     let mut depths = [0; 4];
     let Some(door) = door else {
-        return BlockedThread {
+        return ThreadRecord {
             pointer,
             low: 0,
             return_to: 0,
@@ -45,7 +45,7 @@ fn record(pointer: u64, door: Option<&StackDoor>) -> BlockedThread {
     for (to, from) in depths.iter_mut().zip(&door.depths) {
         *to = from.get();
     }
-    BlockedThread {
+    ThreadRecord {
         pointer,
         low: door.low.get(),
         return_to: door.return_to.map_or(0, TargetAddress::get),

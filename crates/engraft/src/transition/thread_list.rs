@@ -1,6 +1,6 @@
 //! The list of blocked threads that the agent reads, in memory of the target.
 
-use engraft_abi::BlockedThread;
+use engraft_abi::ThreadRecord;
 use engraft_process::{Process, TargetAddress};
 use zerocopy::IntoBytes;
 
@@ -11,7 +11,7 @@ use crate::session::target_memory::TargetMemory;
 /// Size of the number of records, which comes first.
 const COUNT: usize = size_of::<u64>();
 /// Size of a record.
-const RECORD: usize = size_of::<BlockedThread>();
+const RECORD: usize = size_of::<ThreadRecord>();
 
 /// Room for threads that are born after they were counted.
 const SPARE_THREADS: usize = 64;
@@ -63,7 +63,7 @@ impl<'p> ThreadList<'p> {
     }
 
     /// Writes the list.
-    pub(super) fn write(&self, threads: &[BlockedThread]) -> Result<(), Error> {
+    pub(super) fn write(&self, threads: &[ThreadRecord]) -> Result<(), Error> {
         let mut bytes = (threads.len() as u64).to_ne_bytes().to_vec();
         bytes.extend(threads.as_bytes());
         Ok(self.process.memory().write(self.address, &bytes)?)

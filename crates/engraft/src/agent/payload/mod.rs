@@ -180,6 +180,7 @@ mod tests {
         BuildId, Concessions, Image, ImageAddress, ImageRange, LinkAddress, OldPart, Segment,
         Trampoline,
     };
+    use zerocopy::IntoBytes;
 
     use super::*;
 
