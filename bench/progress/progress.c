@@ -5,6 +5,7 @@
 //     tiny       calls a function of a few instructions over and over
 //     elsewhere  computes, and calls nothing
 //     inside     calls a function over and over that computes for some 50 ms
+//     stuck      computes as with elsewhere; one more never comes back from the function that sleeps
 // Commands, one a line:
 //     version    what version() says, which the fix changes too
 #include <poll.h>
@@ -20,9 +21,9 @@ NOIPA int version(void)
     return 1;
 }
 
-NOIPA int sleep_in_it(void)
+NOIPA int sleep_in_it(int milliseconds)
 {
-    return poll(NULL, 0, 300) + 1000;
+    return poll(NULL, 0, milliseconds) + 1000;
 }
 
 NOIPA int tiny(int n)
@@ -40,7 +41,13 @@ NOIPA unsigned compute_in_it(unsigned turns)
 static void *asleep(void *unused)
 {
     for (;;)
-        sleep_in_it();
+        sleep_in_it(300);
+    return unused;
+}
+
+static void *stay(void *unused)
+{
+    sleep_in_it(-1);
     return unused;
 }
 
@@ -70,7 +77,8 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void *(*run)(void *);
-    } kinds[] = {{"asleep", asleep}, {"tiny", call_tiny}, {"elsewhere", elsewhere}, {"inside", inside}};
+    } kinds[] = {{"asleep", asleep}, {"tiny", call_tiny}, {"elsewhere", elsewhere}, {"inside", inside},
+                 {"stuck", elsewhere}};
     char line[100];
     int threads = argc == 3 ? atoi(argv[2]) : 0;
     for (unsigned kind = 0; argc == 3 && kind < sizeof kinds / sizeof kinds[0]; kind++)
@@ -79,6 +87,9 @@ int main(int argc, char **argv)
             if (pthread_create(&thread, NULL, kinds[kind].run, NULL))
                 return 1;
         }
+    pthread_t thread;
+    if (argc == 3 && strcmp(argv[1], "stuck") == 0 && pthread_create(&thread, NULL, stay, NULL))
+        return 1;
     setvbuf(stdout, NULL, _IOLBF, 0);
     puts("ready");
     while (fgets(line, sizeof line, stdin))

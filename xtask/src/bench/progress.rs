@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use engraft_testkit::{Engraft, exit, run};
 
 use super::report::{Row, Section};
@@ -52,6 +52,12 @@ const CASES: [Case; 11] = [
     case("inside", 64, INSIDE, "under 2000"),
 ];
 
+/// Programs with a thread that never leaves, by how many threads compute next to it.
+const STUCK: [u32; 3] = [0, 64, 256];
+
+/// What a command gets where a thread never leaves, in seconds; it may take one more.
+const SHORT: &str = "1";
+
 /// What came of one apply.
 struct Outcome {
     all_have_switched: bool,
@@ -72,12 +78,18 @@ pub(super) fn measure(engraft: &Engraft, processes: usize) -> Result<Section> {
         each.for_each(|(of_case, outcome)| of_case.push(outcome));
     }
     let rows = CASES.iter().zip(&outcomes);
+    let mut rows: Vec<Row> = rows
+        .flat_map(|(case, outcomes)| rows_of(case, outcomes))
+        .collect();
+    for threads in STUCK {
+        let took = in_each("time limit", processes, || stuck(&scene, &patch, threads))?;
+        let what = format!("one thread never leaves, {threads} compute elsewhere: --timeout 1");
+        rows.push(Row::new(what, "ms", took).reaching("under 2000"));
+    }
     Ok(Section {
         title: "Until every thread has switched",
         meaning: MEANING,
-        rows: rows
-            .flat_map(|(case, outcomes)| rows_of(case, outcomes))
-            .collect(),
+        rows,
     })
 }
 
@@ -85,7 +97,7 @@ const MEANING: &str = "\
 Wall time of a first `engraft apply --timeout 10`, from the start of its process to its end, at which every thread has
 switched. Only those that succeeded; the rows with % say how many did. *Asleep in a function in a loop* are threads that
 call the function again as soon as it has returned: it sleeps in poll for 300 ms. *Computing elsewhere* are threads that
-never call what is replaced.";
+never call what is replaced. *One thread never leaves*: how long the command takes that is given one second, and fails.";
 
 fn rows_of(case: &Case, outcomes: &[Outcome]) -> [Row; 2] {
     let what = format!("{}, {} threads", case.what, case.threads);
@@ -104,18 +116,33 @@ fn rows_of(case: &Case, outcomes: &[Outcome]) -> [Row; 2] {
 }
 
 fn one(scene: &Scene<'_>, patch: &Path, case: &Case) -> Result<Outcome> {
-    let mut program = scene.start(&[case.kind, &case.threads.to_string()])?;
+    let (code, took) = apply(scene, patch, (case.kind, case.threads), PATIENCE)?;
+    Ok(Outcome {
+        all_have_switched: code == Some(exit::OK),
+        took,
+    })
+}
+
+/// How long a command takes that cannot succeed.
+fn stuck(scene: &Scene<'_>, patch: &Path, threads: u32) -> Result<f64> {
+    let (code, took) = apply(scene, patch, ("stuck", threads), SHORT)?;
+    ensure!(code == Some(exit::TARGET_BUSY), "exit code {code:?}");
+    Ok(took)
+}
+
+/// Applies the patch to a fresh process. Returns the exit code and how long the command took, in milliseconds.
+fn apply(
+    scene: &Scene<'_>,
+    patch: &Path,
+    (kind, threads): (&str, u32),
+    timeout: &str,
+) -> Result<(Option<i32>, f64)> {
+    let mut program = scene.start(&[kind, &threads.to_string()])?;
     ask(&mut program, "version", "version")?;
     let pid = program.pid().to_string();
     let mut apply = scene.engraft.command(["apply"]);
-    apply
-        .arg(patch)
-        .args(["--pid", &pid, "--timeout", PATIENCE]);
+    apply.arg(patch).args(["--pid", &pid, "--timeout", timeout]);
     let started = Instant::now();
     let outcome = run(&mut apply, LIMIT)?;
-    let took = milliseconds(started.elapsed());
-    Ok(Outcome {
-        all_have_switched: outcome.code == Some(exit::OK),
-        took,
-    })
+    Ok((outcome.code, milliseconds(started.elapsed())))
 }

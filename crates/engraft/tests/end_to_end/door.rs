@@ -10,17 +10,17 @@ use engraft_testkit::{Engraft, Outcome, Program, Snapshot, TIME_LIMIT, Victim, e
 use crate::{engraft, victim};
 
 /// The program, a patch for it, and what is in memory without it.
-struct Door {
+pub(crate) struct Door {
     engraft: Engraft,
     /// Holds the files.
     _victim: Victim,
     patch: PathBuf,
-    program: Program,
-    before: Snapshot,
+    pub(crate) program: Program,
+    pub(crate) before: Snapshot,
 }
 
 impl Door {
-    fn new(threads: &[(&str, usize)]) -> Result<Self> {
+    pub(crate) fn new(threads: &[(&str, usize)]) -> Result<Self> {
         let (engraft, victim) = (engraft(), victim("door")?);
         let patch = victim.patch(&engraft, "fix.patch", "door", &["door"])?;
         let mut program = victim.start("door", &[])?;
@@ -38,7 +38,7 @@ impl Door {
     }
 
     /// `apply`, or `disable` of the patch, which does not wait for long: all threads are inside.
-    fn begin(&self, command: &str) -> Result<Outcome> {
+    pub(crate) fn begin(&self, command: &str) -> Result<Outcome> {
         let mut change = self.engraft.command([command]);
         match command {
             "apply" => change.arg(&self.patch),
@@ -48,18 +48,29 @@ impl Door {
         run(&mut change, TIME_LIMIT)?.exits(exit::TARGET_BUSY)
     }
 
-    fn waiting(&self) -> Result<Option<u64>> {
+    /// `disable` of the patch with a time limit in seconds, and a variable that makes one of its effects special.
+    pub(crate) fn disable(&self, timeout: u64, variable: Option<(&str, usize)>) -> Result<Outcome> {
+        let mut disable = self.engraft.command(["disable", "door"]);
+        disable.args(["--pid", &self.program.pid().to_string()]);
+        disable.args(["--timeout", &timeout.to_string()]);
+        if let Some((name, value)) = variable {
+            disable.env(name, value.to_string());
+        }
+        run(&mut disable, TIME_LIMIT)
+    }
+
+    pub(crate) fn waiting(&self) -> Result<Option<u64>> {
         let status = self.engraft.status(self.program.pid())?;
         Ok(status["transition"]["waiting"].as_u64())
     }
 
     /// Lets all go on until they are inside again.
-    fn turn(&mut self, expected: &str) -> Result<()> {
+    pub(crate) fn turn(&mut self, expected: &str) -> Result<()> {
         self.program.expect("turn", expected)
     }
 
     /// Waits for the end of the transition, for which nothing is left to happen.
-    fn wait(&self) -> Result<()> {
+    pub(crate) fn wait(&self) -> Result<()> {
         let pid = self.program.pid().to_string();
         let wait = ["wait", "door", "--timeout", "50", "--pid", &pid];
         self.engraft.run(wait)?.exits(exit::OK)?;

@@ -14,6 +14,7 @@ mod confined;
 mod coroutines;
 mod crowd;
 mod door;
+mod door_matrix;
 mod door_storm;
 mod dry_run;
 mod entries;
