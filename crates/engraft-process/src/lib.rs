@@ -105,6 +105,6 @@ pub use stop::stopped_thread::StoppedThread;
 pub use stop::stopped_threads::StoppedThreads;
 pub use sys::address::TargetAddress;
 pub use sys::registers::Registers;
-pub use sys::time_slice::LongSlice;
+pub use sys::time_slice::{LongSlice, time_waited};
 pub use trace::stop_error::StopError;
 pub use trace::thread_state::ThreadState;

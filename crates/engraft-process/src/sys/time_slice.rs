@@ -99,7 +99,7 @@ impl LongSlice {
     /// Begins a long slice. Of several values that live at a time, the first one ends it; each
     /// begins anew to count how long the thread waits.
     pub fn begin() -> Self {
-        Self::begin_after(waited())
+        Self::begin_after(time_waited())
     }
 
     /// Begins a long slice of a thread that was made for the command alone. The time that it has
@@ -153,7 +153,7 @@ pub(crate) fn end_long_slice_when_due() {
     if state.is_over {
         return;
     }
-    let is_over = waited() >= state.until;
+    let is_over = time_waited() >= state.until;
     LONG_SLICE.set(Some(LongSliceState {
         is_over,
         asked: Instant::now(),
@@ -230,9 +230,9 @@ impl Drop for ShortSlice {
     }
 }
 
-/// How long this thread has waited for processors, in all; zero where the kernel does not say
-/// (`SCHED_INFO`).
-fn waited() -> Duration {
+/// How long this thread has waited for processors since its birth; zero where the kernel does not
+/// say (`SCHED_INFO`).
+pub fn time_waited() -> Duration {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     // Time on a processor, time of waiting for one, number of slices.
     let waited = text.split_ascii_whitespace().nth(1);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     fn is_patient() -> bool {
-        LONG_SLICE.get().is_some_and(|it| waited() < it.until)
+        LONG_SLICE.get().is_some_and(|it| time_waited() < it.until)
     }
 
     /// In a thread of its own: what is tested stays with it. A kernel before 6.12 says 0 always.

@@ -196,14 +196,26 @@ enum ScanMemoryArgument {
 }
 
 impl WaitArguments {
-    /// How long to wait. From now on memory is looked through as was asked for.
+    /// How long to wait. What the command has waited for a processor until now counts: next to
+    /// hundreds of threads that compute, the start of a program takes a second. From now on memory
+    /// is looked through as was asked for.
     fn duration(&self) -> Duration {
         engraft::set_scan_memory(match self.scan_memory {
             ScanMemoryArgument::Auto => ScanMemory::Auto,
             ScanMemoryArgument::On => ScanMemory::On,
             ScanMemoryArgument::Off => ScanMemory::Off,
         });
-        Duration::from_secs(self.timeout)
+        Duration::from_secs(self.timeout).saturating_sub(late())
+    }
+}
+
+/// How late the command has begun, in whole milliseconds; zero if nobody would notice.
+fn late() -> Duration {
+    const NOTICED: Duration = Duration::from_millis(20);
+    let late = engraft_process::time_waited();
+    match late < NOTICED {
+        true => Duration::ZERO,
+        false => Duration::from_millis(late.as_millis().try_into().unwrap_or(u64::MAX)),
     }
 }
 

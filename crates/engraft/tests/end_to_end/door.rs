@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use engraft_testkit::{Engraft, Outcome, Program, Snapshot, TIME_LIMIT, Victim, exit, run};
@@ -12,8 +13,7 @@ use crate::{engraft, victim};
 /// The program, a patch for it, and what is in memory without it.
 pub(crate) struct Door {
     engraft: Engraft,
-    /// Holds the files.
-    _victim: Victim,
+    victim: Rc<Victim>,
     patch: PathBuf,
     pub(crate) program: Program,
     pub(crate) before: Snapshot,
@@ -23,6 +23,20 @@ impl Door {
     pub(crate) fn new(threads: &[(&str, usize)]) -> Result<Self> {
         let (engraft, victim) = (engraft(), victim("door")?);
         let patch = victim.patch(&engraft, "fix.patch", "door", &["door"])?;
+        Self::start(engraft, Rc::new(victim), patch, threads)
+    }
+
+    /// A fresh process of the same program.
+    pub(crate) fn another(&self, threads: &[(&str, usize)]) -> Result<Self> {
+        Self::start(engraft(), self.victim.clone(), self.patch.clone(), threads)
+    }
+
+    fn start(
+        engraft: Engraft,
+        victim: Rc<Victim>,
+        patch: PathBuf,
+        threads: &[(&str, usize)],
+    ) -> Result<Self> {
         let mut program = victim.start("door", &[])?;
         for (kind, count) in threads {
             program.expect(&format!("start {kind} {count}"), "ok")?;
@@ -30,7 +44,7 @@ impl Door {
         let before = Snapshot::take(program.pid())?;
         Ok(Self {
             engraft,
-            _victim: victim,
+            victim,
             patch,
             program,
             before,
@@ -39,12 +53,18 @@ impl Door {
 
     /// `apply`, or `disable` of the patch, which does not wait for long: all threads are inside.
     pub(crate) fn begin(&self, command: &str) -> Result<Outcome> {
+        self.begin_within(command, 1)
+    }
+
+    /// The same with a time limit in seconds.
+    pub(crate) fn begin_within(&self, command: &str, timeout: u64) -> Result<Outcome> {
         let mut change = self.engraft.command([command]);
         match command {
             "apply" => change.arg(&self.patch),
             _ => change.arg("door"),
         };
-        change.args(["--pid", &self.program.pid().to_string(), "--timeout", "1"]);
+        change.args(["--pid", &self.program.pid().to_string()]);
+        change.args(["--timeout", &timeout.to_string()]);
         run(&mut change, TIME_LIMIT)?.exits(exit::TARGET_BUSY)
     }
 

@@ -15,9 +15,9 @@ const STRIDE: usize = 13;
 const THREADS: usize = 2;
 
 /// Both threads have switched at the door and are inside new code; the transition is still open.
-fn set() -> Result<Door> {
-    let mut door = Door::new(&[("plain", THREADS)])?;
-    door.begin("apply")?;
+fn set(first: &Door) -> Result<Door> {
+    let mut door = first.another(&[("plain", THREADS)])?;
+    door.begin_within("apply", 0)?;
     door.turn("ended 1=2 2=0 mixed=0, inside 1=0 2=2")?;
     ensure!(door.waiting()? == Some(0), "{:?}", door.waiting());
     Ok(door)
@@ -44,9 +44,10 @@ fn each_effect(variable: &str, happened: impl Fn(&engraft_testkit::Outcome) -> b
         Some(_) => 1,
         None => STRIDE,
     };
+    let first = Door::new(&[])?;
     let mut effects = 0;
     for effect in (1..).step_by(stride) {
-        let door = set()?;
+        let door = set(&first)?;
         let outcome = door.disable(1, Some((variable, effect)))?;
         let has_happened = happened(&outcome);
         bring_to_an_end(door).with_context(|| format!("effect {effect}, after {outcome}"))?;
