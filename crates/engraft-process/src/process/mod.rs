@@ -18,6 +18,7 @@ pub(crate) mod interrupted_calls;
 pub mod limits;
 pub(crate) mod lock;
 pub(crate) mod obstacles;
+pub(crate) mod open_error;
 pub(crate) mod task;
 pub(crate) mod time_limit;
 pub(crate) mod wake_rate;

@@ -167,7 +167,7 @@ impl<'s> MemoryScan<'s> {
                     for run in touched_pages(pages.as_ref(), &(start..end)) {
                         let length = (run.end - run.start) as usize;
                         let place = buffer.get_mut(..length).unwrap_or_default();
-                        match Memory::new(&self.process).read(run.start, place) {
+                        match Memory::new(self.process).read(run.start, place) {
                             // The program cannot read it either.
                             Err(MemoryError::Unmapped { .. }) => continue,
                             read => read?,

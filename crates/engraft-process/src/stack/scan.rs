@@ -212,7 +212,7 @@ impl<'s> StackScan<'s> {
         let mut at = start;
         while at < end {
             let length = (end - at).min(PIECE - at.get() % PIECE);
-            let bytes = Memory::new(&self.process).read_bytes(at, length, PIECE)?;
+            let bytes = Memory::new(self.process).read_bytes(at, length, PIECE)?;
             if let Some(verdict) = self.check_piece(at, &bytes, progress)? {
                 return Ok(Some(verdict));
             }
@@ -301,7 +301,7 @@ impl<'s> StackScan<'s> {
             .collect();
         let what = "code addresses on its stacks";
         limits::within(self.process.pid(), what, seen.len(), CODE_ADDRESSES)?;
-        let memory = Memory::new(&self.process);
+        let memory = Memory::new(self.process);
         let mut places: Vec<_> = code
             .iter_mut()
             .map(|(at, code)| (*at, code.as_mut_slice()))
@@ -328,7 +328,7 @@ impl<'s> StackScan<'s> {
         frame: TargetAddress,
         progress: &mut Progress,
     ) -> Result<(), Unreliable> {
-        let saved = Memory::new(&self.process).read_u64(frame + SAVED_STACK_POINTER)?;
+        let saved = Memory::new(self.process).read_u64(frame + SAVED_STACK_POINTER)?;
         let stack_pointer = TargetAddress::new(saved);
         let known = progress
             .done
