@@ -1,7 +1,7 @@
 //! The rules that a patch obeys beyond what its types say.
 //!
-//! The writer refuses to write a patch that breaks one and the reader refuses to return one, so whoever
-//! holds a [`Patch`] that came out of a file can rely on all of them.
+//! The writer refuses to write a patch that breaks one and the reader refuses to return one, so
+//! whoever holds a [`Patch`] that came out of a file can rely on all of them.
 
 mod inconsistency;
 
@@ -257,8 +257,8 @@ fn check_symbol(name: &str) -> Result<(), Inconsistency> {
     check_name(name, "symbol name", not_in_symbol)
 }
 
-/// Whether a character shows as what it is: no control, no mark of direction, nothing without width. A name is shown
-/// to people, and must not forge what they see.
+/// Whether a character shows as what it is: no control, no mark of direction, nothing without
+/// width. A name is shown to people, and must not forge what they see.
 fn is_shown(c: char) -> bool {
     // After another character, so that a combining mark is one.
     let quoted = matches!(c, '\'' | '"' | '\\');

@@ -56,7 +56,7 @@ impl Part {
 }
 
 /// The number of a relocation kind in the x86-64 psABI, table 4.9.
-fn relocation_type(kind: RelocationKind) -> u32 {
+fn relocation_type(kind: RelocationKind) -> elf::RelocationType {
     match kind {
         RelocationKind::Absolute64 => elf::R_X86_64_64,
         RelocationKind::Absolute32 => elf::R_X86_64_32,
@@ -67,7 +67,7 @@ fn relocation_type(kind: RelocationKind) -> u32 {
 }
 
 /// The inverse of [`relocation_type`].
-fn relocation_kind(r_type: u32) -> Option<RelocationKind> {
+fn relocation_kind(r_type: elf::RelocationType) -> Option<RelocationKind> {
     match r_type {
         elf::R_X86_64_64 => Some(RelocationKind::Absolute64),
         elf::R_X86_64_32 => Some(RelocationKind::Absolute32),

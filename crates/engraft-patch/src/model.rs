@@ -76,8 +76,8 @@ pub struct Function {
     pub trampoline: Trampoline,
 }
 
-/// The old function's instructions that its site overwrites, moved into the image, and a jump to the rest of it.
-/// Calling it is calling the old function.
+/// The old function's instructions that its site overwrites, moved into the image, and a jump to
+/// the rest of it. Calling it is calling the old function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trampoline {
     /// Its first instruction, always in [`Segment::Text`].
@@ -91,7 +91,8 @@ pub struct Trampoline {
 pub struct OldPart {
     /// Where it starts.
     pub address: LinkAddress,
-    /// Its bytes in the binary that the patch was built against. A module whose bytes differ is refused.
+    /// Its bytes in the binary that the patch was built against. A module whose bytes differ is
+    /// refused.
     pub code: Vec<u8>,
 }
 
@@ -111,9 +112,9 @@ pub struct Image {
     pub bss_size: u64,
     /// To be applied, in any order, when the addresses are known.
     pub relocations: Vec<Relocation>,
-    /// Call frame information of the new code, always in [`Segment::ReadOnly`]: in the form of an `.eh_frame`
-    /// section, once relocated, and ended by a zero word. What it does not describe, trampolines among it, has
-    /// frames that cannot be walked.
+    /// Call frame information of the new code, always in [`Segment::ReadOnly`]: in the form of an
+    /// `.eh_frame` section, once relocated, and ended by a zero word. What it does not describe,
+    /// trampolines among it, has frames that cannot be walked.
     pub unwind: Option<ImageRange>,
     /// True if the address of a function that exists only in this image may be kept by the program
     /// (it is stored or passed on, not only called): such an image is never unmapped while the
@@ -254,7 +255,8 @@ pub enum RelocationTarget {
     /// Something in the same image.
     Image(ImageAddress),
     /// Something in the old binary, by its address there. A patched function is always named this
-    /// way, by its old entry, from new code too: pointers stay equal, and a later patch on top is seen.
+    /// way, by its old entry, from new code too: pointers stay equal, and a later patch on top is
+    /// seen.
     Object {
         /// Name of the symbol, for people and for `readelf`.
         name: String,

@@ -1,7 +1,7 @@
 //! The site: where in an old function the jump to new code is written.
 //!
-//! There is one rule, and it is here: the builder, the controller and the trampolines that a patch brings must
-//! mean the same bytes.
+//! There is one rule, and it is here: the builder, the controller and the trampolines that a patch
+//! brings must mean the same bytes.
 
 use std::ops::Range;
 
@@ -15,8 +15,9 @@ pub const LENGTH: u64 = jump::LENGTH as u64;
 /// `endbr64`, which indirect calls land on where the processor enforces branch tracking.
 const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
-/// The bytes of a function's entry part that the jump replaces, from its start: the first ones, or those behind
-/// a leading `endbr64` if there is room, so that the landing pad stays. `None` if the code is too short.
+/// The bytes of a function's entry part that the jump replaces, from its start: the first ones, or
+/// those behind a leading `endbr64` if there is room, so that the landing pad stays. `None` if the
+/// code is too short.
 pub fn of(code: &[u8]) -> Option<Range<u64>> {
     let length = code.len() as u64;
     let pad = ENDBR64.len() as u64;

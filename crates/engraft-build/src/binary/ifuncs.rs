@@ -62,7 +62,7 @@ fn chosen(elf: &ElfFile64<'_, LittleEndian>) -> Result<HashMap<u64, LinkAddress>
     }
     let mut slots = HashMap::new();
     for section in elf.elf_section_table().iter() {
-        let allocated = section.sh_flags(LittleEndian) & u64::from(elf::SHF_ALLOC) != 0;
+        let allocated = section.sh_flags(LittleEndian).contains(elf::SHF_ALLOC);
         let Some((relocations, _)) = section
             .rela(LittleEndian, elf.data())?
             .filter(|_| allocated)

@@ -93,8 +93,8 @@ impl Binary {
         if ![elf::ET_EXEC, elf::ET_DYN].contains(&e_type) || machine != elf::EM_X86_64 {
             return Err(BinaryError::Unsupported {
                 path: path.to_owned(),
-                e_type,
-                machine,
+                e_type: e_type.0,
+                machine: machine.0,
             });
         }
         let build_id = elf.build_id().map_err(malformed)?.and_then(BuildId::new);
@@ -158,8 +158,8 @@ fn is_dynamic(elf: &Elf<'_>) -> Result<bool, object::Error> {
             .unwrap_or_default()
         {
             dynamic = true;
-            is_program |= entry.d_tag(LittleEndian) == u64::from(elf::DT_FLAGS_1)
-                && entry.d_val(LittleEndian) & u64::from(elf::DF_1_PIE) != 0;
+            is_program |= entry.d_tag(LittleEndian) == elf::DT_FLAGS_1
+                && elf::DynamicFlags1(entry.d_val(LittleEndian)).contains(elf::DF_1_PIE);
         }
     }
     Ok(dynamic && (interpreter || !is_program))
@@ -170,7 +170,10 @@ fn segments(elf: &Elf<'_>) -> Result<Vec<Segment>, object::Error> {
         Ok(Segment {
             address: segment.address(),
             bytes: segment.data()?.to_vec(),
-            is_executable: segment.elf_program_header().p_flags(LittleEndian) & elf::PF_X != 0,
+            is_executable: segment
+                .elf_program_header()
+                .p_flags(LittleEndian)
+                .contains(elf::PF_X),
         })
     };
     elf.segments().map(segment).collect()
@@ -257,7 +260,7 @@ fn versions(elf: &Elf<'_>) -> Result<HashMap<String, String>, object::Error> {
     };
     for symbol in elf.dynamic_symbols().filter(|symbol| symbol.is_undefined()) {
         let index = table.version_index(LittleEndian, symbol.index());
-        if let Some(version) = table.version(index)? {
+        if let Some(version) = table.version(index.index())? {
             let name = String::from_utf8_lossy(version.name()).into_owned();
             versions.insert(symbol.name()?.to_owned(), name);
         }

@@ -23,18 +23,18 @@ pub(super) fn same_program(first: &Path, second: &Path) -> bool {
 struct Contents {
     sections: Vec<Section>,
     /// Name, section, value, size, type and binding.
-    symbols: Vec<(String, String, u64, u64, u8, u8)>,
+    symbols: Vec<(String, String, u64, u64, elf::SymbolType, elf::SymbolBind)>,
 }
 
 #[derive(PartialEq)]
 struct Section {
     name: String,
-    flags: u64,
+    flags: elf::SectionFlags,
     alignment: u64,
     size: u64,
     bytes: Vec<u8>,
     /// Place, type, symbol (or section) name, addend.
-    relocations: Vec<(u64, u32, String, i64)>,
+    relocations: Vec<(u64, elf::RelocationType, String, i64)>,
 }
 
 type Elf<'a> = ElfFile64<'a, LittleEndian>;
@@ -44,13 +44,13 @@ fn contents(bytes: &[u8]) -> Result<Option<Contents>, object::Error> {
     let elf = Elf::parse(bytes)?;
     let mut sections = Vec::new();
     for section in elf.sections() {
-        let SectionFlags::Elf { sh_flags } = section.flags() else {
+        let SectionFlags::Elf { sh_flags, .. } = section.flags() else {
             continue;
         };
         if section.name()?.starts_with(LTO_SECTIONS) {
             return Ok(None);
         }
-        if sh_flags & u64::from(elf::SHF_ALLOC) == 0 {
+        if !sh_flags.contains(elf::SHF_ALLOC) {
             continue;
         }
         let mut relocations = Vec::new();

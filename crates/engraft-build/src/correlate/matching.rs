@@ -59,7 +59,7 @@ pub(crate) enum Class {
     TlsOffset,
     /// The address of a GOT entry of another TLS model, by relocation type; for `R_X86_64_DTPOFF32` the distance
     /// from where the module's variables begin, or, with [`Class::TlsFromThreadPointer`], from the thread pointer.
-    TlsEntry(u32),
+    TlsEntry(elf::RelocationType),
     /// Nothing: where the module's variables begin is no longer asked for, the thread pointer does.
     TlsFromThreadPointer,
 }

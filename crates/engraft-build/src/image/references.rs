@@ -67,7 +67,7 @@ impl Builder<'_> {
                 return Err(Refusal::UnsupportedRelocation {
                     function,
                     symbol,
-                    r_type,
+                    r_type: r_type.0,
                 });
             }
         };

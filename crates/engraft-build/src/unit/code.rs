@@ -94,7 +94,7 @@ pub(super) fn add_references_to_itself(item: &mut Item, id: ItemId) {
 }
 
 /// Fields that mean the GOT slot of a symbol.
-fn is_got_slot(r_type: u32) -> bool {
+fn is_got_slot(r_type: elf::RelocationType) -> bool {
     matches!(
         r_type,
         elf::R_X86_64_GOTPCREL | elf::R_X86_64_GOTPCRELX | elf::R_X86_64_REX_GOTPCRELX
@@ -102,7 +102,7 @@ fn is_got_slot(r_type: u32) -> bool {
 }
 
 /// Fields that the processor adds to the address of the next instruction.
-fn is_pc_relative(r_type: u32) -> bool {
+fn is_pc_relative(r_type: elf::RelocationType) -> bool {
     is_got_slot(r_type)
         || matches!(
             r_type,

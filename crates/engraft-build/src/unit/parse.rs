@@ -145,12 +145,11 @@ impl Parser<'_, '_> {
         section: &object::read::elf::ElfSection64<'_, '_, LittleEndian>,
         named: BTreeMap<u64, Vec<Start>>,
     ) -> Result<(), object::Error> {
-        let SectionFlags::Elf { sh_flags } = section.flags() else {
+        let SectionFlags::Elf { sh_flags, sh_type } = section.flags() else {
             return Ok(());
         };
-        let sh_type = section.elf_section_header().sh_type.get(LittleEndian);
         let name = section.name()?;
-        if sh_flags & u64::from(elf::SHF_ALLOC) == 0 || !is_program(sh_type, name) {
+        if !sh_flags.contains(elf::SHF_ALLOC) || !is_program(sh_type, name) {
             return Ok(());
         }
         let data = section.data()?;
@@ -349,7 +348,7 @@ impl Parser<'_, '_> {
 }
 
 /// Sections that the program's code sees, and tables of cleanups, as opposed to notes and call frame information.
-fn is_program(sh_type: u32, name: &str) -> bool {
+fn is_program(sh_type: elf::SectionType, name: &str) -> bool {
     let data = [
         elf::SHT_PROGBITS,
         elf::SHT_NOBITS,
@@ -360,8 +359,7 @@ fn is_program(sh_type: u32, name: &str) -> bool {
     data.contains(&sh_type) && !name.starts_with(".eh_frame")
 }
 
-fn section_kind(name: &str, sh_type: u32, sh_flags: u64) -> Kind {
-    let has = |flag: u32| sh_flags & u64::from(flag) != 0;
+fn section_kind(name: &str, sh_type: elf::SectionType, sh_flags: elf::SectionFlags) -> Kind {
     if [
         elf::SHT_INIT_ARRAY,
         elf::SHT_FINI_ARRAY,
@@ -371,15 +369,15 @@ fn section_kind(name: &str, sh_type: u32, sh_flags: u64) -> Kind {
     {
         return Kind::LoaderCalls;
     }
-    if has(elf::SHF_TLS) {
+    if sh_flags.contains(elf::SHF_TLS) {
         Kind::Tls
-    } else if has(elf::SHF_EXECINSTR) {
+    } else if sh_flags.contains(elf::SHF_EXECINSTR) {
         Kind::Function
-    } else if has(elf::SHF_MERGE) {
+    } else if sh_flags.contains(elf::SHF_MERGE) {
         Kind::Constant
     } else if sh_type == elf::SHT_NOBITS {
         Kind::Bss
-    } else if has(elf::SHF_WRITE) && !name.starts_with(".data.rel.ro") {
+    } else if sh_flags.contains(elf::SHF_WRITE) && !name.starts_with(".data.rel.ro") {
         Kind::Data
     } else {
         // Constants with pointers are written by the loader only, which then protects them (RELRO).
@@ -416,7 +414,7 @@ fn ranges(size: u64, named: BTreeMap<u64, Vec<Start>>) -> Vec<(std::ops::Range<u
 /// The elements of a mergeable section: strings, or constants of one size.
 fn constants(
     data: &[u8],
-    sh_flags: u64,
+    sh_flags: elf::SectionFlags,
     section: &object::read::elf::ElfSection64<'_, '_, LittleEndian>,
 ) -> Vec<(u64, u64)> {
     let entry = section
@@ -425,7 +423,7 @@ fn constants(
         .get(LittleEndian)
         .max(1);
     let entry = usize::try_from(entry).unwrap_or(1);
-    let strings = sh_flags & u64::from(elf::SHF_STRINGS) != 0;
+    let strings = sh_flags.contains(elf::SHF_STRINGS);
     let mut elements = Vec::new();
     let (mut start, mut position) = (0u64, 0u64);
     for element in data.chunks(entry) {

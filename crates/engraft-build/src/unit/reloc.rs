@@ -10,7 +10,7 @@ pub(crate) struct Reloc {
     /// Offset in the item.
     pub(crate) place: u64,
     /// `R_X86_64_*`.
-    pub(crate) r_type: u32,
+    pub(crate) r_type: elf::RelocationType,
     pub(crate) referent: Referent,
     /// Offset in the referent that is meant, the distance of a PC-relative field from the end of
     /// its instruction taken out.

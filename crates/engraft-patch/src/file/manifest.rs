@@ -1,5 +1,5 @@
-//! The manifest: the part of a patch file that people read. Its fields mirror the model; addresses are
-//! hexadecimal strings, as in `nm` and `readelf`.
+//! The manifest: the part of a patch file that people read. Its fields mirror the model; addresses
+//! are hexadecimal strings, as in `nm` and `readelf`.
 
 use std::collections::BTreeMap;
 
@@ -190,8 +190,8 @@ impl Reference {
     }
 }
 
-/// The undefined symbol that stands for something in the old binary of object number `index`. One name
-/// for each target, because the rules for names keep the separators out of them.
+/// The undefined symbol that stands for something in the old binary of object number `index`. One
+/// name for each target, because the rules for names keep the separators out of them.
 pub(super) fn object_symbol(index: usize, name: &str, address: LinkAddress) -> String {
     format!(".engraft.sym.{index}.{name},{:#x}", address.0)
 }

@@ -108,7 +108,7 @@ fn check_architecture(bytes: &[u8]) -> Result<(), ReadError> {
     let class = bytes.get(4).copied().unwrap_or_default();
     let low_high = bytes.get(18..20).and_then(|field| field.try_into().ok());
     let machine = u16::from_le_bytes(low_high.unwrap_or_default());
-    if class != object::elf::ELFCLASS64 || machine != object::elf::EM_X86_64 {
+    if class != object::elf::ELFCLASS64.0 || machine != object::elf::EM_X86_64.0 {
         return Err(ReadError::UnsupportedArchitecture { class, machine });
     }
     Ok(())
@@ -243,7 +243,7 @@ impl<'a> Reader<'a> {
                 return Err(bad("not ELF relocations".to_owned()));
             };
             let kind = relocation_kind(r_type)
-                .ok_or_else(|| bad(format!("type {r_type} at {offset:#x} is not supported")))?;
+                .ok_or_else(|| bad(format!("type {} at {offset:#x} is not supported", r_type.0)))?;
             let ElfTarget::Symbol(symbol) = relocation.target() else {
                 return Err(bad(format!("no symbol at {offset:#x}")));
             };

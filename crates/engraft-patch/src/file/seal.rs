@@ -1,8 +1,8 @@
 //! The seal: what makes any flipped byte and any missing tail visible.
 //!
-//! It is the first section, so it stands right behind the ELF header, where it is found without trusting
-//! anything else in the file. Its layout is the same in all format versions, so that a newer file is
-//! called newer and not damaged. All numbers are little-endian.
+//! It is the first section, so it stands right behind the ELF header, where it is found without
+//! trusting anything else in the file. Its layout is the same in all format versions, so that a
+//! newer file is called newer and not damaged. All numbers are little-endian.
 
 use sha2::{Digest as _, Sha256};
 

@@ -17,8 +17,8 @@ use crate::model::{
     Image, ImageAddress, Object, Patch, Relocation, RelocationTarget, Segment, Trampoline,
 };
 
-/// Alignment of an image's sections in the file, for readers that map it. In memory each segment starts
-/// on a page of its own, whatever this says.
+/// Alignment of an image's sections in the file, for readers that map it. In memory each segment
+/// starts on a page of its own, whatever this says.
 const ALIGNMENT: u64 = 16;
 
 /// Why a patch cannot be written.

@@ -59,10 +59,10 @@ fn end_of_needed(file: &ElfFile64<'_, LittleEndian>, segment: std::ops::Range<u6
             .name()
             .is_ok_and(|name| name.starts_with(".eh_frame"));
         // What is not loaded (symbols and strings for tools) has the address 0, which is in the first segment.
-        let SectionFlags::Elf { sh_flags } = section.flags() else {
+        let SectionFlags::Elf { sh_flags, .. } = section.flags() else {
             return false;
         };
-        let is_loaded = sh_flags & u64::from(SHF_ALLOC) != 0;
+        let is_loaded = sh_flags.contains(SHF_ALLOC);
         is_loaded && segment.contains(&section.address()) && section.size() > 0 && !is_unwind
     };
     let ends = file
@@ -94,11 +94,12 @@ impl Blob {
             }
             let start = header.p_vaddr(endian);
             let end = end_of_needed(&file, start..start + header.p_memsz(endian));
-            let protection = match (header.p_flags(endian) & PF_W, header.p_flags(endian) & PF_X) {
-                (0, 0) => Protection::Read,
-                (0, _) => Protection::ReadExecute,
-                (_, 0) => Protection::ReadWrite,
-                _ => return Err(BadBlob("a segment is writable and executable")),
+            let flags = header.p_flags(endian);
+            let protection = match (flags.contains(PF_W), flags.contains(PF_X)) {
+                (false, false) => Protection::Read,
+                (false, true) => Protection::ReadExecute,
+                (true, false) => Protection::ReadWrite,
+                (true, true) => return Err(BadBlob("a segment is writable and executable")),
             };
             content.resize(end.next_multiple_of(PAGE_SIZE) as usize, 0);
             let data = header

@@ -11,14 +11,14 @@ pub(crate) fn program_headers(process: &Process, program: &Module) -> Result<Tar
     if let Some(header) = program
         .program_headers
         .iter()
-        .find(|header| header.kind == PT_PHDR)
+        .find(|header| header.kind == PT_PHDR.0)
     {
         return Ok(program.address(header.address));
     }
     let first = program
         .program_headers
         .iter()
-        .find(|header| header.kind == PT_LOAD && header.offset == 0)
+        .find(|header| header.kind == PT_LOAD.0 && header.offset == 0)
         .ok_or(Error::NoProgram { pid: process.pid() })?;
     let start = program.address(first.address);
     Ok(start + process.memory().read_u64(start + E_PHOFF)?)
