@@ -15,8 +15,8 @@
 //! allocator (the target's runtime serves it from its own mapping, the host from `std`). The model
 //! is a handful of short lists whose sizes only the patches know; fixed arrays would either refuse
 //! honest patches or cost every target their worst case. In exchange, running out of memory has to
-//! be an ordinary error in somebody else's process: every growth of a list goes through
-//! the module `grow`, which reserves fallibly and reports [`OutOfMemory`], only `Vec` is used, and whatever
+//! be an ordinary error in somebody else's process: every growth of a list goes through the module
+//! `grow`, which reserves fallibly and reports [`OutOfMemory`], only `Vec` is used, and whatever
 //! undoes or completes something allocates nothing. A test fails each allocation in turn.
 //!
 //! Two parts stand apart, because patched code uses them at any time, without the lock that

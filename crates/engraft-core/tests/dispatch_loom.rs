@@ -2,8 +2,8 @@
 //! allows, against a controller that inserts, switches and removes.
 //!
 //! X is the original, Y what the first transition brings, Z what the second does. "Stopped and
-//! clear" is a lock that a thread holds from dispatch to the end of the body: the controller gets it
-//! only while the thread is outside.
+//! clear" is a lock that a thread holds from dispatch to the end of the body: the controller gets
+//! it only while the thread is outside.
 
 #![expect(
     clippy::expect_used,
@@ -286,8 +286,8 @@ fn a_sleeper_is_not_moved_by_the_transition_back() {
     });
 }
 
-/// The same with a table that is replaced in between: the sleeper may have the old one in hand, where
-/// nobody lists it any more.
+/// The same with a table that is replaced in between: the sleeper may have the old one in hand,
+/// where nobody lists it any more.
 #[test]
 fn a_sleeper_with_the_old_table_is_not_moved() {
     loom::model(|| {
@@ -319,8 +319,8 @@ fn a_sleeper_that_the_old_table_lists_is_not_moved() {
     });
 }
 
-/// Threads run while they are listed, and the start may fail after that; then others are listed, and
-/// only then somebody moves. Nobody has seen anything but the old code, except who is moved.
+/// Threads run while they are listed, and the start may fail after that; then others are listed,
+/// and only then somebody moves. Nobody has seen anything but the old code, except who is moved.
 #[test]
 fn listing_moves_nobody() {
     bounded(|| {
@@ -374,8 +374,8 @@ fn nobody_runs_what_is_released() {
     });
 }
 
-/// The thread switches by itself when it comes from outside, once, and nothing that is only for those who
-/// stayed behind is run after that. The driver sees it, and only then goes on.
+/// The thread switches by itself when it comes from outside, once, and nothing that is only for
+/// those who stayed behind is run after that. The driver sees it, and only then goes on.
 #[test]
 fn a_thread_switches_at_the_door() {
     bounded(|| {
@@ -396,8 +396,8 @@ fn a_thread_switches_at_the_door() {
     });
 }
 
-/// The door is shut while the thread comes: either it has switched, and whoever shut it knows, or it never
-/// does. Then the transition leads back, and the thread is where it was seen to be.
+/// The door is shut while the thread comes: either it has switched, and whoever shut it knows, or
+/// it never does. Then the transition leads back, and the thread is where it was seen to be.
 #[test]
 fn a_door_is_shut_before_a_transition_is_turned_round() {
     bounded(|| {
@@ -426,8 +426,8 @@ fn a_door_is_shut_before_a_transition_is_turned_round() {
     });
 }
 
-/// Listed with a door, and the others do not move, since whoever was about to move them has died. The
-/// thread stays where it is, and closes the door: what was seen of its stack is no longer true.
+/// Listed with a door, and the others do not move, since whoever was about to move them has died.
+/// The thread stays where it is, and closes the door: what was seen of its stack is no longer true.
 #[test]
 fn a_door_is_of_no_use_before_the_others_have_moved() {
     bounded(|| {
@@ -435,8 +435,8 @@ fn a_door_is_of_no_use_before_the_others_have_moved() {
         shared.begin(PatchState::Unpatched, X, Y);
         let caller = Arc::clone(&shared);
         let caller = thread::spawn(move || {
-            // Once only: loom lets a thread that has exchanged a value read stores of another thread out of
-            // their order afterwards.
+            // Once only: loom lets a thread that has exchanged a value read stores of another
+            // thread out of their order afterwards.
             assert_eq!(caller.call_from(OLD, OUTER), X);
         });
         shared.list_with_door(PatchState::Unpatched, OLD);
@@ -446,7 +446,8 @@ fn a_door_is_of_no_use_before_the_others_have_moved() {
     });
 }
 
-/// A table is replaced while a thread is in `dispatch` with the old one in hand, where it has a door.
+/// A table is replaced while a thread is in `dispatch` with the old one in hand, where it has a
+/// door.
 #[test]
 fn a_door_in_an_old_table_is_shut() {
     bounded(|| {
@@ -466,8 +467,8 @@ fn a_door_in_an_old_table_is_shut() {
     });
 }
 
-/// A thread that had no other with its thread pointer gets one, on a stack of its own: it closes the door
-/// before it runs the old code, or runs the new one.
+/// A thread that had no other with its thread pointer gets one, on a stack of its own: it closes
+/// the door before it runs the old code, or runs the new one.
 #[test]
 fn a_second_thread_with_the_pointer_closes_the_door() {
     bounded(|| {

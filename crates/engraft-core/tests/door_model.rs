@@ -1,9 +1,10 @@
-//! The door on random stacks: the shipped dispatch decides for a thread that calls, jumps, returns, is interrupted on both
-//! kinds of stack, leaves frames with longjmp and changes between coroutines, while a controller opens a
-//! transition, looks again, and turns it round.
+//! The door on random stacks: the shipped dispatch decides for a thread that calls, jumps, returns,
+//! is interrupted on both kinds of stack, leaves frames with longjmp and changes between
+//! coroutines, while a controller opens a transition, looks again, and turns it round.
 //!
-//! Two properties: no thread ever has frames of two universes; and one that has left its outermost replaced frame
-//! and calls from a frame that was there at the look has switched. Each control breaks one rule and is noticed.
+//! Two properties: no thread ever has frames of two universes; and one that has left its outermost
+//! replaced frame and calls from a frame that was there at the look has switched. Each control
+//! breaks one rule and is noticed.
 //!
 //! `ENGRAFT_LONG_TESTS=1` makes it two million runs.
 
@@ -286,8 +287,9 @@ impl Run {
             // Not where the thread is on its alternate stack.
             self.alternate = Some((array, owner));
         } else if self.contexts.len() < 3 {
-            // Off by four, so that no call on it comes from exactly where a frame has been: that cannot be
-            // told from a call by a new frame there (docs/transition.md has what remains).
+            // Off by four, so that no call on it comes from exactly where a frame has been: that
+            // cannot be told from a call by a new frame there (docs/transition.md has what
+            // remains).
             self.contexts.push(Context {
                 frames: Vec::new(),
                 top: array.end - 4,
@@ -393,8 +395,8 @@ impl Run {
         self.current = self.below(self.contexts.len() as u64) as usize;
     }
 
-    /// What a controller sees: whether the thread is clear, and its door. What is suspended elsewhere
-    /// is not seen by a walk; here something else has seen that it is there.
+    /// What a controller sees: whether the thread is clear, and its door. What is suspended
+    /// elsewhere is not seen by a walk; here something else has seen that it is there.
     fn look(&mut self, leaving: u64) -> Option<Option<Door>> {
         let is_old = |frame: &Frame| frame.version == Some(leaving);
         if !self.contexts.iter().flat_map(|it| &it.frames).any(is_old) {
@@ -597,8 +599,9 @@ fn control(control: Control, text: &str) {
     }
 }
 
-/// A handler on an alternate stack that lies where the thread's frames have been, and that was not there at the look.
-/// It calls from exactly where one of the frames was called, while the thread is inside below it.
+/// A handler on an alternate stack that lies where the thread's frames have been, and that was not
+/// there at the look. It calls from exactly where one of the frames was called, while the thread is
+/// inside below it.
 fn handler_where_frames_have_been(control: Control) -> u64 {
     let mut run = Run::new(1, control);
     run.push(OWN.end, 32, None);

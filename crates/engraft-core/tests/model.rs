@@ -23,7 +23,8 @@ use std::time::Instant;
 use support::explore::explore;
 use support::scope::{Control, M, N, Plan, Scope};
 
-/// States that have to be reached in all scopes together, with two threads under the whole stack and with one.
+/// States that have to be reached in all scopes together, with two threads under the whole stack
+/// and with one.
 const AT_LEAST: [usize; 2] = [3_000_000, 1_000_000];
 
 /// With two threads that scope takes minutes by itself.

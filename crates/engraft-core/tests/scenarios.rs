@@ -2,14 +2,15 @@
 //!
 //! The numbers are those of the project's record of kernel behaviour: A are the kernel's own
 //! selftests (tools/testing/selftests/livepatch), B were recorded on 6.1, 6.12 and 7.3. A task is a
-//! thread, `main` is vmlinux, loading a module is dlopen, writing to `enabled` is disable or reverse.
+//! thread, `main` is vmlinux, loading a module is dlopen, writing to `enabled` is disable or
+//! reverse.
 //!
 //! These have no meaning for the core:
 //! - A17 to A21: ftrace and kprobes; nobody else owns a detour in user space.
 //! - A27: needs many processors; the model check has its interleavings.
 //! - A28, A30, A31: modes of files in sysfs.
-//! - B bad-1, bad-2, bad-4, bad-5, bad-6 differ only in why a symbol is not found; here they are one
-//!   failure of the world, once with and once without the module present.
+//! - B bad-1, bad-2, bad-4, bad-5, bad-6 differ only in why a symbol is not found; here they are
+//!   one failure of the world, once with and once without the module present.
 //! - B bad-7: the mark of a livepatch module; the patch file's reader checks it.
 //! - B bad-8: a module's init function; the patch builder refuses it, the kernel crashes.
 //! - B cb-5: a callback that returns a positive number; a `Result` has no such value.
@@ -303,8 +304,8 @@ impl Recorder {
     }
 }
 
-/// The patches of the record. Function 1 of `main` is `cmdline_proc_show` (a), 2 `meminfo_proc_show`,
-/// 3 `sys_getpid`; 1 of M is b, 1 of B the busy function.
+/// The patches of the record. Function 1 of `main` is `cmdline_proc_show` (a), 2
+/// `meminfo_proc_show`, 3 `sys_getpid`; 1 of M is b, 1 of B the busy function.
 fn definition(name: &str) -> PatchDefinition {
     let object = |module: &str, funcs: &[u64], callbacks| ObjectDefinition {
         build_id: build_id(module),

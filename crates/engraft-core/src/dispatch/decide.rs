@@ -7,8 +7,8 @@ use super::word::Word;
 use super::words::{DOOR, OTHERS, PATCHED, SiteWords, ThreadSlot, TransitionWords, find};
 
 /// The body that a call by `thread` of this site's function goes to: an address from the site's
-/// words. `thread` is the thread pointer; 0 is a thread that has none. The call may be the one at which
-/// the thread switches by itself.
+/// words. `thread` is the thread pointer; 0 is a thread that has none. The call may be the one at
+/// which the thread switches by itself.
 ///
 /// `slots` says where the table is, and is asked for every look at it: it loads the table's pointer
 /// with Acquire, so that what it points to is seen as it was when the pointer was stored.
@@ -81,8 +81,8 @@ fn own_state<A: Word>(
     (state != OTHERS).then_some(state)
 }
 
-/// The state of a thread whose door was open when it looked, after what the call says has been done; or
-/// what its word has become meanwhile.
+/// Settles the state of a thread whose door was open when it looked: judges the call and does what
+/// follows from it. Fails with the new value of the state word if that has changed meanwhile.
 fn pass<A: Word>(
     transition: &TransitionWords<A>,
     slot: &ThreadSlot<A>,
@@ -91,13 +91,14 @@ fn pass<A: Word>(
 ) -> Result<u64, u64> {
     let own = open & !DOOR;
     let set = |state| {
-        // ORDERING: Release, so that the driver of the transition, who reads the new state with Acquire,
-        // comes after all that the thread has done in the old one. Acquire on failure, as in
-        // `own_state`.
+        // ORDERING: Release, so that what the driver does after it has read the new state (with
+        // Acquire) comes after all that the thread has done in the old one. Acquire on failure, as
+        // in `own_state`.
         let set = slot.state.compare_exchange(open, state, Ordering::Release);
         set.map(|_| state)
     };
-    // ORDERING: Acquire: if the others have moved, what was done before is seen; see `switch_others`.
+    // ORDERING: Acquire: if the others have moved, what was done before is seen; see
+    // `switch_others`.
     let others = transition.others.load(Ordering::Acquire);
     if others == own {
         return set(own);

@@ -1,21 +1,21 @@
-//! The door: where a thread that stayed behind switches by itself.
+//! The door: how a blocked thread switches by itself.
 //!
-//! Whoever drives the transition has walked the thread's stack, found replaced code in it, and notes
-//! a [`Door`]. When the thread enters a patched function again, [`judge`](DoorWords::judge) compares
-//! its stack pointer with what was noted. `docs/transition.md` has the argument; in short:
+//! The controller has walked the thread's stack, found replaced code in it, and notes a [`Door`].
+//! When the thread enters a patched function again, [`judge`](DoorWords::judge) compares its stack
+//! pointer with what was noted. `docs/transition.md` has the argument; in short:
 //!
 //! - A frame's return address lies right below its canonical frame address (CFA). A call made with
 //!   the stack pointer at that CFA overwrites it, so the frame has ended, and with it all frames
 //!   that lie below it.
 //! - The outermost replaced frame is the lowest of those for which that matters. So a call from its
 //!   CFA, or from the CFA of a frame further out, finds the thread outside of all replaced code.
-//! - A call from a place in between is not known to be on the same stack: it may be on an array
-//!   inside a frame. It gets the old code, and the door moves above it.
-//! - A call from anywhere else is on another stack. On the alternate signal stack everything ends
-//!   before the thread can be back. On any other stack frames may stay: the door closes.
+//! - A call from between these places may be on another stack, which is an array inside a frame. It
+//!   gets the old code, and the door moves above it.
+//! - A call from anywhere else is on another stack. Frames on the alternate signal stack end before
+//!   the thread returns to its own. On any other stack frames may stay, so the door closes.
 //!
-//! Everything that opens or closes the door is one compare-and-swap of the thread's state word, which
-//! holds both.
+//! The door is opened and closed by compare-and-swap of the thread's state word, which holds the
+//! state and whether the door is open.
 
 use core::sync::atomic::Ordering;
 
@@ -24,15 +24,15 @@ use super::word::Word;
 /// How many frames are noted, from the outermost replaced one outwards.
 pub const DEPTHS: usize = 4;
 
-/// What is known of the stack of a thread that is inside replaced code.
+/// The facts about the stack of a thread inside replaced code from which a call is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Door {
     /// The lowest address that is known to belong to the stack.
     pub low: u64,
     /// Where the outermost replaced function returns to, if that function may end in a jump to
-    /// another one (a tail call), which has the same stack pointer and return address as a call from
-    /// there; 0 if it cannot.
+    /// another one (a tail call), which has the same stack pointer and return address as a call
+    /// from there; 0 if it cannot.
     pub return_to: u64,
     /// The CFA of the outermost replaced frame, then those of frames further out, ascending; unused
     /// ones are 0.
@@ -56,8 +56,8 @@ pub trait Call {
     fn stack_pointer(&self) -> u64;
     /// Where it returns to.
     fn return_address(&self) -> u64;
-    /// Whether the thread is on its alternate signal stack, as the kernel says. `None` if the kernel
-    /// cannot be asked. Only rarely called.
+    /// Whether the thread is on its alternate signal stack, as the kernel says. `None` if the
+    /// kernel cannot be asked. Only rarely called.
     fn is_on_alternate_stack(&self) -> Option<bool>;
 }
 
@@ -72,7 +72,7 @@ pub struct DoorWords<A> {
     inside: A,
 }
 
-/// What a call says of a thread behind its door.
+/// What a call shows of a thread with a door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Judgement {
     /// The thread may be inside replaced code.
@@ -116,7 +116,7 @@ impl<A: Word> DoorWords<A> {
         self.inside.fetch_max(u64::MAX, Ordering::Relaxed);
     }
 
-    /// Whether it does.
+    /// Whether it was closed for this transition.
     pub(crate) fn is_closed(&self) -> bool {
         // ORDERING: Relaxed; the state word was loaded with Acquire (`ThreadTable::shut`).
         self.inside.load(Ordering::Relaxed) == u64::MAX
@@ -128,7 +128,7 @@ impl<A: Word> DoorWords<A> {
         self.inside.store(0, Ordering::Relaxed);
     }
 
-    /// What a call says, by the thread itself, whose door was open when it looked.
+    /// What a call shows. Called by the thread itself, whose door was open when it looked.
     pub(crate) fn judge(&self, call: &impl Call) -> Judgement {
         let at = call.stack_pointer();
         // ORDERING: Relaxed here and below: the state word was loaded with Acquire, and since then
@@ -147,8 +147,8 @@ impl<A: Word> DoorWords<A> {
         }
     }
 
-    /// The same for a call from above the outermost replaced frame; `None` if it is out of the part of
-    /// the stack that was noted.
+    /// Judges a call from above the outermost replaced frame. `None` if the call is outside the
+    /// part of the stack that was noted.
     fn judge_above(&self, call: &impl Call, at: u64) -> Option<Judgement> {
         // ORDERING: Relaxed, as in `judge`.
         let depths = || self.depths.iter().map(|it| it.load(Ordering::Relaxed));

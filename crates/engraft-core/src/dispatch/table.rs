@@ -1,4 +1,4 @@
-//! The writer's side of the words: who is listed, and where.
+//! The driver's side of the words: the table of listed threads.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,12 +7,12 @@ use super::word::Word;
 use super::words::{DOOR, OTHERS, ThreadSlot, TransitionWords, decode, encode, find, probe};
 use crate::{PatchState, ThreadId};
 
-/// A thread that is listed.
+/// A thread with an entry of its own in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listed {
     /// Which one.
     pub thread: ThreadId,
-    /// Where it is.
+    /// The universe that it is in.
     pub state: PatchState,
     /// How it may switch by itself.
     pub door: Option<Door>,
@@ -36,7 +36,7 @@ fn shut<A: Word>(word: &A) -> Option<PatchState> {
     decode(state)
 }
 
-/// The writer's side of the states. One at a time.
+/// The driver's side of the states. Only one driver uses it at a time.
 #[derive(Debug)]
 pub struct ThreadTable<'words, A = AtomicU64> {
     /// For threads that are not in the table.
@@ -46,12 +46,12 @@ pub struct ThreadTable<'words, A = AtomicU64> {
 }
 
 impl<'words, A: Word> ThreadTable<'words, A> {
-    /// `threads` are in the states given with them, all others in `others`: opens a transition, when
-    /// no site chooses yet; or gets it ready to start.
+    /// Opens a transition, while no site chooses yet, or prepares its start: lists `threads` in the
+    /// states given with them; all other threads are in `others`.
     ///
-    /// In the latter case every thread is in its state already, whether it was listed before or not,
-    /// and `threads` names all that are not in `others`. Then no thread's state changes at any
-    /// instant.
+    /// When it prepares a start, every thread is in the given state already, whether it was listed
+    /// before or not, and `threads` names all that are not in `others`. Then no thread's state
+    /// changes at any instant.
     ///
     /// # Errors
     ///
@@ -69,8 +69,8 @@ impl<'words, A: Word> ThreadTable<'words, A> {
                 ThreadId(thread) => self.insert(thread, listed.state, listed.door)?,
             }
         }
-        // ORDERING: Release, so that whoever sees these also sees how sites were left by the
-        // transition before; the peer is `thread_state`.
+        // ORDERING: Release, so that a thread that sees these also sees how the transition before
+        // left the sites; the peer is `thread_state`.
         self.transition
             .anonymous
             .store(anonymous, Ordering::Release);
@@ -88,31 +88,32 @@ impl<'words, A: Word> ThreadTable<'words, A> {
             .store(encode(state), Ordering::Release);
     }
 
-    /// Moves one thread. One that is not listed is where it should be already.
+    /// Moves one thread. A thread that is not listed is in that state already.
     pub fn switch(&self, thread: ThreadId, state: PatchState) {
         if self.shut(thread).is_some()
             && let Some(word) = self.state_word(thread)
         {
-            // ORDERING: Release, as in `open`. The thread itself is outside of all code that the two
-            // states differ in, so it does not matter when it sees this.
+            // ORDERING: Release, as in `open`. The thread itself is outside of all code that the
+            // two states differ in, so it does not matter when it sees this.
             word.store(encode(state), Ordering::Release);
         }
     }
 
-    /// Where a thread is that is listed. Behind an open door it may switch at any time.
+    /// The state of a listed thread. While its door is open it may switch at any time.
     pub fn state(&self, thread: ThreadId) -> Option<PatchState> {
         // ORDERING: Acquire; the peer is the thread itself in `pass`.
         decode(self.state_word(thread)?.load(Ordering::Acquire))
     }
 
-    /// Closes the door of a thread that is listed: it does not switch by itself any more. Where it is.
+    /// Closes the door of a listed thread, which then no longer switches by itself. Returns its
+    /// state.
     pub fn shut(&self, thread: ThreadId) -> Option<PatchState> {
         shut(self.state_word(thread)?)
     }
 
-    /// Opens a door for a thread that is listed and held, outside of `dispatch`, in the place of the
-    /// one that it may have. One that is where the others are needs none. Whether it has one now: a door that was closed
-    /// stays closed in this transition.
+    /// Opens a door for a listed thread that is held outside of `dispatch`; the new door replaces
+    /// an earlier one. A thread in the others' state needs none. Returns whether the thread has a
+    /// door now: a door that the thread has closed stays closed in this transition.
     pub fn set_door(&self, thread: ThreadId, door: &Door) -> bool {
         // ORDERING: Relaxed, only the one writer is here.
         let others = decode(self.transition.others.load(Ordering::Relaxed));
@@ -122,7 +123,7 @@ impl<'words, A: Word> ThreadTable<'words, A> {
         let (ThreadId(1..), Some(slot)) = (thread, find(self.slots, thread.0)) else {
             return false;
         };
-        // What the thread has left on another stack is not seen by a look at this one.
+        // The walk of this stack has not seen what the thread has left on another one.
         if slot.door.is_closed() {
             return false;
         }
@@ -132,8 +133,8 @@ impl<'words, A: Word> ThreadTable<'words, A> {
         true
     }
 
-    /// The word that says where a thread is. `None` if there is none of its own: it is not listed,
-    /// or no longer, and is where the others are.
+    /// The state word of a thread. `None` if it has none of its own: it is not listed, and is in
+    /// the others' state.
     pub fn state_word(&self, thread: ThreadId) -> Option<&'words A> {
         let word = match thread {
             ThreadId(0) => &self.transition.anonymous,
@@ -155,8 +156,8 @@ impl<'words, A: Word> ThreadTable<'words, A> {
         }
     }
 
-    /// Lets go of threads that are where all others are; some of them may have ended, and their
-    /// thread pointers may come again. Changes nobody's state.
+    /// Takes threads that are in the others' state out of the table: some of them may have ended,
+    /// and new threads may get their thread pointers. Changes no thread's state.
     fn forget_others(&self) {
         // ORDERING: Relaxed, only the one writer is here.
         let others = self.transition.others.load(Ordering::Relaxed);
@@ -168,8 +169,8 @@ impl<'words, A: Word> ThreadTable<'words, A> {
         }
     }
 
-    /// Lists all that `smaller` lists, each in the state that it has there: for a table that is about to
-    /// take the place of `smaller`, and that nobody sees yet.
+    /// Lists all that `smaller` lists, each in the state that it has there. For a table that will
+    /// replace `smaller` and that no thread can see yet.
     ///
     /// # Errors
     ///
@@ -178,7 +179,8 @@ impl<'words, A: Word> ThreadTable<'words, A> {
         for slot in smaller {
             // ORDERING: Relaxed, only the one writer is here.
             let thread = slot.thread.load(Ordering::Relaxed);
-            // A thread may sleep in `dispatch` with the old slot in hand: it must not pass there.
+            // A thread may sleep in `dispatch` with the address of the old slot: it must not switch
+            // there.
             if let Some(state) = shut(&slot.state) {
                 self.insert(thread, state, None)?;
             }

@@ -9,7 +9,8 @@ pub trait Word {
     fn load(&self, order: Ordering) -> u64;
     /// Atomic store.
     fn store(&self, value: u64, order: Ordering);
-    /// Stores `new` if the value is `current`; the value before. A failure is a load with `Acquire`.
+    /// Stores `new` if the value is `current`; the value before. A failure is a load with
+    /// `Acquire`.
     fn compare_exchange(&self, current: u64, new: u64, order: Ordering) -> Result<u64, u64>;
     /// Stores the larger of the value and `other`; the value before.
     fn fetch_max(&self, other: u64, order: Ordering) -> u64;

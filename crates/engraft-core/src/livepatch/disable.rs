@@ -13,7 +13,8 @@ impl Livepatch {
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotEnabled`], [`Refusal::Busy`], [`Error::Threads`], [`Error::Site`]: nothing has changed; but if even a site could not be restored
+    /// [`Refusal::NotEnabled`], [`Refusal::Busy`], [`Error::Threads`], [`Error::Site`]: nothing has
+    /// changed; but if even a site could not be restored
     /// ([`Trouble::Cancel`](crate::Trouble::Cancel) was reported), the canceled transition is still
     /// open, nobody waits for any thread, and [`complete`](Self::complete) has to be called again.
     pub fn disable<W: World>(

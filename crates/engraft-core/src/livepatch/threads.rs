@@ -9,29 +9,29 @@ use crate::terms::grow;
 use crate::{Behind, Error, Event, PatchId, PatchState, Refusal, ThreadId, Transition, World};
 
 impl Livepatch {
-    /// Lets threads go: everybody switches at one instant, also threads that are yet to be born,
-    /// except those in `behind`, which keep the universe that they are in. All threads are stopped,
-    /// and `behind` names all that are not clear of what [`leaving`](Self::leaving) lists (0 for all
-    /// that have no thread pointer; a thread may be named more than once, and one that is in the
-    /// target universe already may be named, too). Returns how many have yet to switch; when none,
+    /// Starts the transition: all threads switch at one instant, also those that are created later,
+    /// except those in `blocked`, which keep the universe that they are in. All threads are
+    /// stopped, and `blocked` names all that are not clear of what [`leaving`](Self::leaving) lists
+    /// (0 for all that have no thread pointer). A thread may be named more than once, and also if
+    /// it is in the target universe already. Returns how many have yet to switch; when none,
     /// [`complete`](Self::complete) can follow.
     ///
     /// # Errors
     ///
     /// [`Refusal::NotInTransition`], [`Refusal::Canceled`], [`Refusal::AlreadyStarted`],
-    /// [`Refusal::OutOfMemory`], [`Error::Threads`]: nobody has switched. Threads may run on then,
-    /// and `start` be called again later, with what is seen of the stacks by then.
+    /// [`Refusal::OutOfMemory`], [`Error::Threads`]: no thread has switched. Threads may then run
+    /// on, and `start` may be called again later, after another check of the stacks.
     pub fn start<W: World>(
         &mut self,
         world: &mut W,
         patch: PatchId,
-        behind: &[Behind],
+        blocked: &[Behind],
     ) -> Result<usize, Error<W::Error>> {
         let transition = self.movable(patch)?;
         if transition.is_started() {
             return Err(Refusal::AlreadyStarted(patch).into());
         }
-        let listed = transition.listed(behind)?;
+        let listed = transition.listed(blocked)?;
         let mut threads = Vec::new();
         for it in &listed {
             let (thread, state) = (it.thread, it.state);
@@ -44,13 +44,13 @@ impl Livepatch {
         Ok(transition.waiting().count())
     }
 
-    /// Switches a thread that is stopped, and clear now. Returns how many have yet to switch. A
-    /// thread that nobody waits for is where it should be.
+    /// Switches a thread that is stopped, and clear now. Returns how many have yet to switch. Does
+    /// nothing for a thread that is in the target already.
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotInTransition`], [`Refusal::NotStarted`], [`Error::Threads`]: the thread has not
-    /// switched.
+    /// [`Refusal::NotInTransition`], [`Refusal::NotStarted`], [`Error::Threads`]: the thread has
+    /// not switched.
     pub fn switch_thread<W: World>(
         &mut self,
         world: &mut W,
@@ -66,8 +66,8 @@ impl Livepatch {
         Ok(transition.waiting().count())
     }
 
-    /// Takes note of threads that have switched by themselves, at their doors. Returns how many have
-    /// yet to switch; none before the transition has started, or without one.
+    /// Notes which threads have switched by themselves, at their doors. Returns how many have yet
+    /// to switch: 0 without a transition, and before it has started.
     pub fn note_switched<W: World>(&mut self, world: &mut W) -> usize {
         let Some(transition) = &mut self.transition else {
             return 0;
@@ -76,7 +76,7 @@ impl Livepatch {
         transition.waiting().count()
     }
 
-    /// A thread that stayed behind is held and inside, and may switch by itself from now on.
+    /// Gives a door to a blocked thread that is held: it may switch by itself from now on.
     ///
     /// # Errors
     ///
@@ -102,13 +102,12 @@ impl Livepatch {
         Ok(transition.waiting().count())
     }
 
-    /// A thread has ended, and no other with the same thread pointer is left. Should its thread
-    /// pointer be given to a new thread, that one counts as unknown. Returns how many have yet to
-    /// switch.
+    /// A thread has ended, and no other with the same thread pointer is left. A new thread that
+    /// gets the same thread pointer counts as unknown. Returns how many have yet to switch.
     ///
     /// # Errors
     ///
-    /// [`Error::Threads`]: the thread is still known, and waited for if it was.
+    /// [`Error::Threads`]: the thread is still known, and still blocked if it was.
     pub fn thread_exited<W: World>(
         &mut self,
         world: &mut W,
@@ -122,18 +121,18 @@ impl Livepatch {
         Ok(transition.waiting().count())
     }
 
-    /// Turns the transition of `patch` round, towards `target`. Everybody stays in the universe that
-    /// they are in: those who never switched are no longer waited for, and for the others
-    /// [`start`](Self::start) has to be called, with what must not be left for the new target. Only
-    /// if the transition had not started, there is nobody to let go: it counts as started towards
-    /// the other side at once. (The kernel does all this for a write to `enabled` during the patch's
-    /// transition.)
+    /// Reverses the transition of `patch`, towards `target`. Every thread stays in the universe
+    /// that it is in. Threads that never switched are no longer blocked; for the others
+    /// [`start`](Self::start) has to be called, after a check against what the new target leaves.
+    /// If the transition had not started, no thread has to switch back, and it counts as started
+    /// towards the other side at once. (The kernel does all this for a write to `enabled` during
+    /// the patch's transition.)
     ///
     /// # Errors
     ///
     /// [`Refusal::NotInTransition`], [`Refusal::AlreadyHeading`], [`Refusal::Canceled`],
-    /// [`Error::Site`]: the transition goes on as it did; after the last, sites that sent everyone
-    /// to one place may choose by thread again, which makes no difference.
+    /// [`Error::Site`]: the transition is as it was; after [`Error::Site`], sites that sent all
+    /// threads to one body may choose by thread again, which makes no difference.
     pub fn reverse<W: World>(
         &mut self,
         world: &mut W,
@@ -146,7 +145,7 @@ impl Livepatch {
         // Completing may have been tried, and may have failed after some sites.
         self.split_sites(world, patch)?;
         let transition = self.movable(patch)?;
-        // From here on nobody leaves the universe that is to be kept.
+        // From here on no thread leaves the universe that is to be kept.
         transition.shut_doors(world);
         transition.target = target;
         let started = transition.is_started();
@@ -160,13 +159,15 @@ impl Livepatch {
         Ok(())
     }
 
-    /// Declares all threads switched, wherever they are. What they may still be inside of is never
-    /// released: the patch that leaves, or those that are replaced, can never come again.
+    /// Declares all threads switched, wherever they are. Code that they may still be inside of is
+    /// never released: the patch that leaves, or the patches that are replaced, can never be
+    /// enabled again.
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotInTransition`]; [`Refusal::Canceled`], nobody waits then; [`Error::Threads`]:
-    /// those that have switched stay so, and it can be called again for the rest.
+    /// [`Refusal::NotInTransition`]; [`Refusal::Canceled`], no thread is blocked then;
+    /// [`Error::Threads`]: threads that have switched stay so, and `force` can be called again for
+    /// the rest.
     pub fn force<W: World>(
         &mut self,
         world: &mut W,
@@ -177,14 +178,14 @@ impl Livepatch {
         transition.note_switched(world);
         let first = transition.waiting().next();
         if !transition.is_started() {
-            // The world may have threads listed from a start that failed. They are let go, too.
+            // The world may list threads from a start that failed. They switch, too.
             transition.move_others(world, transition.threads.iter().map(ThreadRecord::listed))?;
             transition.others_moved();
             world.event(Event::Starting(patch, target));
         } else if let Some(first) = first {
             transition.join_others(world, first)?;
         }
-        // From here on somebody may be inside of what they should have left.
+        // From here on a thread may be inside code that it should have left.
         transition.forced = true;
         world.event(Event::Forcing(patch, target));
         loop {

@@ -1,5 +1,5 @@
-//! The nouns, each with its own rules: sites, modules, patches, the transition, shadow variables, and the world that
-//! they act on.
+//! The nouns, each with its own rules: sites, modules, patches, the transition, shadow variables,
+//! and the world that they act on.
 //!
 //! Must not know in which order things happen when patches and modules come and go.
 

@@ -1,13 +1,14 @@
 //! The transition: threads move from one universe to the other, most of them at one instant, the
 //! rest one by one.
 //!
-//! Whoever stops the threads and looks at their stacks can be killed at any instant, and then all
-//! threads run on, while the call that the model carries out finishes all the same. So what was seen
-//! of a stack holds only until the one word is written that moves everybody who is clear; that this
-//! is done while everybody is still held is the world's business, and if it cannot be done, nobody
-//! has moved. Beginning and starting are therefore two steps: [`Livepatch::begin`],
-//! [`disable`](Livepatch::disable) and [`reverse`](Livepatch::reverse) move nobody, and
-//! [`Livepatch::start`] can be tried until it succeeds, each time with fresh looks at the stacks.
+//! The controller stops the threads and checks their stacks, and can be killed at any instant. Then
+//! all threads run on, while the agent finishes the call that it is in. So the result of a stack
+//! check holds only while the threads are held, and it takes effect by one word, which moves all
+//! threads that are clear. The world writes that word while the threads are held; if it cannot, no
+//! thread has moved. Beginning and starting are therefore two steps: [`Livepatch::begin`],
+//! [`disable`](Livepatch::disable) and [`reverse`](Livepatch::reverse) move no thread, and
+//! [`Livepatch::start`] can be tried until it succeeds, each time after a fresh check of the
+//! stacks.
 
 use alloc::vec::Vec;
 
@@ -16,20 +17,21 @@ use crate::dispatch::door::Door;
 use crate::terms::grow;
 use crate::{Error, OutOfMemory, PatchId, PatchState, ThreadId, World};
 
-/// A thread that is not where the others are.
+/// A thread that is not in the others' universe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ThreadRecord {
     pub(crate) thread: ThreadId,
     pub(crate) state: PatchState,
 }
 
-/// A thread that is not clear when threads are let go.
+/// A thread that is blocked at the start of the transition: it is not clear of the old code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Behind {
-    /// Which one.
+    /// The thread.
     pub thread: ThreadId,
-    /// How it may switch by itself. Only where no other thread has its thread pointer, its whole
-    /// stack was walked, and neither it nor a signal handler of it has interrupted dispatch.
+    /// How it may switch by itself. Given only if no other thread has its thread pointer, its whole
+    /// stack was walked, and neither the thread nor a signal handler that interrupted it is in
+    /// dispatch.
     pub door: Option<Door>,
 }
 
@@ -46,15 +48,15 @@ impl From<ThreadId> for Behind {
 /// | not target  | no           | are in the target already      | no       |
 /// | target      | yes          | have yet to switch             | if none  |
 ///
-/// A transition opens in the first row, with no records. [`Livepatch::start`] goes from the first to
-/// the second; [`Livepatch::reverse`] exchanges the two, because it is the target that changes and
-/// nobody's universe.
+/// A transition opens in the first row, with no records. [`Livepatch::start`] goes from the first
+/// to the second; [`Livepatch::reverse`] exchanges the two, because it changes the target, and no
+/// thread's universe.
 #[cfg_attr(feature = "controls", derive(Clone))]
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Transition {
     pub(crate) patch: PatchId,
     pub(crate) target: PatchState,
-    /// The universe of everybody without a record, also of threads that are yet to be born: their
+    /// The universe of all threads without a record, also of those that are created later: their
     /// stacks are empty, so they can begin in either.
     pub(crate) others: PatchState,
     /// Sorted by thread, each once, none of them in `others`.
@@ -64,7 +66,7 @@ pub struct Transition {
 }
 
 impl Transition {
-    /// Everybody begins in the universe that is to be left.
+    /// All threads begin in the universe that is to be left.
     pub(crate) const fn new(patch: PatchId, target: PatchState) -> Self {
         Self {
             patch,
@@ -81,28 +83,29 @@ impl Transition {
         self.patch
     }
 
-    /// Where it leads.
+    /// The universe that it leads to.
     pub const fn target(&self) -> PatchState {
         self.target
     }
 
-    /// The universe of all threads that have no record of their own, and of those yet to be born.
+    /// The universe of all threads without a record of their own, also of those that are created
+    /// later.
     pub const fn others(&self) -> PatchState {
         self.others
     }
 
-    /// Whether threads have been let go: from then on it waits only for those that stayed behind.
+    /// Whether it has started: from then on it waits only for blocked threads.
     pub fn is_started(&self) -> bool {
         self.others == self.target
     }
 
-    /// Whether it only undoes what could not be done, and cannot be turned round.
+    /// Whether it only undoes what has failed, and cannot be reversed.
     pub const fn is_canceled(&self) -> bool {
         self.canceled
     }
 
-    /// The threads that stayed behind and have yet to switch. None before the transition has
-    /// [started](Self::is_started): until then it waits for everybody.
+    /// The blocked threads, which have yet to switch. None before the transition has
+    /// [started](Self::is_started): until then it waits for all threads.
     pub fn waiting(&self) -> impl Iterator<Item = ThreadId> + '_ {
         let waiting = self
             .threads
@@ -120,21 +123,21 @@ impl Transition {
         record.map_or(self.others, |record| record.state)
     }
 
-    /// The threads that are not where [`others`](Self::others) are, and where they are instead;
+    /// The threads that are not in the universe of the [`others`](Self::others), each with its own;
     /// sorted, each once.
     pub fn exceptions(&self) -> impl Iterator<Item = (ThreadId, PatchState)> + '_ {
         let records = self.threads.iter();
         records.map(|record| (record.thread, record.state))
     }
 
-    /// What has to be listed so that the others can move and nobody else does: the threads that are
-    /// elsewhere already, and those that stay behind, each where it is.
-    pub(crate) fn listed(&self, behind: &[Behind]) -> Result<Vec<Listed>, OutOfMemory> {
+    /// The threads that must be listed so that only the others move: those with a record, and the
+    /// blocked ones, each in the universe that it is in.
+    pub(crate) fn listed(&self, blocked: &[Behind]) -> Result<Vec<Listed>, OutOfMemory> {
         let mut listed = Vec::new();
         for record in &self.threads {
             grow::push(&mut listed, record.listed())?;
         }
-        for it in behind {
+        for it in blocked {
             let it = Listed {
                 thread: it.thread,
                 state: self.thread_state(it.thread),
@@ -143,8 +146,8 @@ impl Transition {
             grow::push(&mut listed, it)?;
         }
         listed.sort_unstable_by_key(|it| it.thread);
-        // Threads that cannot be told apart have no door: all of them would switch, when only one has
-        // left. Nor has one that is in the target already.
+        // Threads with one thread pointer have no door: all of them would switch when only one has
+        // left the old code. A thread that is in the target already has none either.
         listed.dedup_by(|again, first| {
             let same = again.thread == first.thread;
             if same {
@@ -160,8 +163,9 @@ impl Transition {
         Ok(listed)
     }
 
-    /// Moves everybody who is not in `listed` to the target; those who have a door follow by themselves. On an error nobody has moved; the world
-    /// may have more threads listed than have a record, all of them where they are anyway.
+    /// Moves all threads that are not in `listed` to the target; listed threads with a door follow
+    /// by themselves. After an error no thread has moved; the world may then list more threads than
+    /// have a record, each in the universe that it is in anyway.
     pub(crate) fn move_others<W: World>(
         &self,
         world: &mut W,
@@ -174,14 +178,16 @@ impl Transition {
             .map_err(|error| Error::Threads(self.patch, error))
     }
 
-    /// The others have moved. Records of threads that were there before them are of no use any more.
+    /// Notes that the others have moved, and drops the records of threads that were in the target
+    /// before.
     pub(crate) fn others_moved(&mut self) {
         self.others = self.target;
         let others = self.others;
         self.threads.retain(|record| record.state != others);
     }
 
-    /// Takes note of threads that have switched by themselves. Before the others have moved nobody does.
+    /// Drops the records of threads that have switched by themselves. Before the others have moved
+    /// none does.
     pub(crate) fn note_switched<W: World>(&mut self, world: &mut W) {
         if self.is_started() {
             let others = self.others;
@@ -190,7 +196,8 @@ impl Transition {
         }
     }
 
-    /// The same, and nobody does any more.
+    /// Closes all doors, so that no thread switches by itself any more, and drops the records of
+    /// those that have.
     pub(crate) fn shut_doors<W: World>(&mut self, world: &mut W) {
         let (others, started) = (self.others, self.is_started());
         self.threads.retain(|record| {
@@ -199,7 +206,7 @@ impl Transition {
         });
     }
 
-    /// Puts one thread where the others are.
+    /// Moves one thread to the others' universe.
     pub(crate) fn join_others<W: World>(
         &mut self,
         world: &mut W,
@@ -215,7 +222,8 @@ impl Transition {
         Ok(())
     }
 
-    /// Nothing was patched, so everyone is in the universe that is to be restored.
+    /// Turns back a transition in which nothing was patched: all threads are in the universe that
+    /// is to be restored.
     pub(crate) fn cancel(&mut self) {
         self.target = self.target.other();
         self.canceled = true;

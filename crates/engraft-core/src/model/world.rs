@@ -65,12 +65,12 @@ pub trait World {
     /// not list is in `state` from now on, all at one instant.
     ///
     /// The model calls this because somebody has looked at all stacks. It may be carried out only
-    /// while everybody is still held as they were then; otherwise it has to fail. On an error nobody
-    /// has moved.
+    /// while everybody is still held as they were then; otherwise it has to fail. On an error
+    /// nobody has moved.
     fn switch_others(&mut self, state: PatchState) -> Result<(), Self::Error>;
 
-    /// Where a thread is that was listed: it may have switched by itself. `None` if that is not known;
-    /// it is where it was then.
+    /// Where a thread is that was listed: it may have switched by itself. `None` if that is not
+    /// known; it is where it was then.
     fn thread_state(&mut self, thread: ThreadId) -> Option<PatchState>;
 
     /// From now on a thread that was listed does not switch by itself any more. Where it is, as

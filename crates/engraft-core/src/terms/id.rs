@@ -1,7 +1,8 @@
 //! What things are called.
 
 /// A patch. Chosen by the caller; unique among the patches that [`Livepatch`](crate::Livepatch)
-/// still knows, so it may be used again after [`World::release_patch`](crate::World::release_patch).
+/// still knows, so it may be used again after
+/// [`World::release_patch`](crate::World::release_patch).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PatchId(pub u32);
 

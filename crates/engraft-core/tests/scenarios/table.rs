@@ -151,8 +151,8 @@ fn with_state(log: Lines, patch: &str) -> Lines {
     log.into_iter().flat_map(add).flat_map(freed).collect()
 }
 
-/// A23 to A26: test-state.sh. In the kernel the object's callbacks look after the state; here it has
-/// its own, which run when it comes and goes, and not when it is handed on.
+/// A23 to A26: test-state.sh. In the kernel the object's callbacks look after the state; here it
+/// has its own, which run when it comes and goes, and not when it is handed on.
 #[test]
 fn state_selftests() {
     run(vec![

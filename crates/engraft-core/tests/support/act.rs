@@ -40,7 +40,8 @@ pub enum Act {
     Call(ThreadId, ModuleId, LinkAddress),
     Return(ThreadId),
     End(ThreadId),
-    /// The core hears again of a thread that has ended, because it could not forget it the first time.
+    /// The core hears again of a thread that has ended, because it could not forget it the first
+    /// time.
     Exited(ThreadId),
     Born(ThreadId),
 }

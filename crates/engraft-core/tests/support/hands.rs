@@ -28,8 +28,8 @@ pub enum Sabotage {
     KeepDoors,
 }
 
-/// The door of a thread that has left when it has at most so many frames. In this process each frame has
-/// eight bytes.
+/// The door of a thread that has left when it has at most so many frames. In this process each
+/// frame has eight bytes.
 pub fn door(frames: usize) -> Door {
     Door {
         low: 8,

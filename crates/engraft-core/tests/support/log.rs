@@ -18,9 +18,9 @@
 //!
 //! The kernel has no `waiting`: there, Starting follows at once.
 //!
-//! Besides, for each patch and module, PostUnpatch runs once for each PrePatch that succeeded, unless
-//! the patch was replaced, forced out, or the module was found gone; and PreUnpatch only after
-//! PostPatch.
+//! Besides, for each patch and module, PostUnpatch runs once for each PrePatch that succeeded,
+//! unless the patch was replaced, forced out, or the module was found gone; and PreUnpatch only
+//! after PostPatch.
 
 use std::collections::BTreeMap;
 

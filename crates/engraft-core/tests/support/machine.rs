@@ -20,8 +20,8 @@ pub struct Machine {
     pub core: Livepatch,
     pub process: Process,
     pub history: History,
-    /// What was seen of the stacks when the transition opened or was turned round; kept only for the
-    /// controls that use it.
+    /// What was seen of the stacks when the transition opened or was turned round; kept only for
+    /// the controls that use it.
     stale: Option<Vec<ThreadId>>,
 }
 

@@ -75,7 +75,8 @@ pub struct Process {
     pub threads: Vec<Thread>,
     /// What dispatch finds: the states of listed threads, and of all others.
     pub table: Option<(PatchState, BTreeMap<ThreadId, PatchState>)>,
-    /// The threads that switch by themselves, and how many frames each has at most when it has left.
+    /// The threads that switch by themselves, and how many frames each has at most when it has
+    /// left.
     pub doors: BTreeMap<ThreadId, usize>,
     pub log: Log,
 }

@@ -105,7 +105,8 @@ pub enum Control {
     StaleTurn,
     /// The others move, and it is taken for a failure.
     MoveAndFail,
-    /// The door is that of a frame that is not the outermost replaced one, as from a walk that broke.
+    /// The door is that of a frame that is not the outermost replaced one, as from a walk that
+    /// broke.
     InnerDoor,
     /// Doors stay open when a transition is turned round.
     DoorsStayOpen,
