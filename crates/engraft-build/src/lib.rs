@@ -51,8 +51,8 @@ pub use compile::CompileError;
 pub use record::wrapper_main;
 pub use refusal::{Hex, Mismatch, Refusal, Unmovable};
 pub use request::{
-    BuildError, BuildReport, BuildRequest, ChangedObject, Event, Outcome, Progress, Stage, Step,
-    Unplaced,
+    BuildError, BuildOutcome, BuildReport, BuildRequest, ChangedBinary, Event, MissingSource,
+    Progress, Stage, Step,
 };
 pub use source::FixError;
-pub use unit::ObjectError;
+pub use unit::ObjectFileError;

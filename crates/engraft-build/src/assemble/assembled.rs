@@ -5,19 +5,19 @@ use std::path::Path;
 
 use engraft_patch::Object;
 
+use super::assignments::Assignments;
 use super::changed_types::ChangedTypes;
 use super::covered::Covered;
-use super::placements::Placements;
 use crate::binary::Binary;
 use crate::candidates::ChangedUnit;
-use crate::image::{self, Placed};
+use crate::image::{self, LinkedUnit};
 use crate::layouts::Harmless;
-use crate::request::{BuildError, ChangedObject, Unplaced};
+use crate::request::{BuildError, ChangedBinary, MissingSource};
 
 /// What goes into the patch, and what does not.
 pub(crate) struct Assembled {
-    pub(crate) objects: Vec<(Object, ChangedObject)>,
-    pub(crate) unplaced: Vec<Unplaced>,
+    pub(crate) objects: Vec<(Object, ChangedBinary)>,
+    pub(crate) missing_sources: Vec<MissingSource>,
     /// Types whose changed layout does no harm.
     pub(crate) harmless: BTreeSet<Harmless>,
     /// Types whose changed layout was accepted.
@@ -35,19 +35,19 @@ pub(crate) fn assemble(
     let mut covered = Covered::default();
     let mut types = ChangedTypes::default();
     for binary in binaries {
-        let Placements { placed, refused } = Placements::new(units, binary);
+        let Assignments { linked, refused } = Assignments::new(units, binary);
         refusals.extend(refused);
-        for (unit, object) in &placed {
+        for (unit, object) in &linked {
             covered.add(unit, object.comparison);
             types.add(unit);
         }
-        let placed: Vec<_> = placed.into_iter().map(|(_, object)| object).collect();
-        let changes_code = placed
+        let linked: Vec<_> = linked.into_iter().map(|(_, object)| object).collect();
+        let changes_code = linked
             .iter()
             .any(|object| object.changed().next().is_some());
         if changes_code && refusals.is_empty() {
-            match image::build(binary, &placed) {
-                Ok(object) => objects.push((object, changed_object(binary, &placed))),
+            match image::build(binary, &linked) {
+                Ok(object) => objects.push((object, changed_object(binary, &linked))),
                 Err(reasons) => refusals.extend(reasons),
             }
         }
@@ -59,15 +59,15 @@ pub(crate) fn assemble(
     }
     Ok(Assembled {
         objects,
-        unplaced: covered.unplaced(units),
+        missing_sources: covered.missing_sources(units),
         harmless: types.harmless,
         accepted,
     })
 }
 
-fn changed_object(binary: &Binary, placed: &[Placed<'_>]) -> ChangedObject {
+fn changed_object(binary: &Binary, linked: &[LinkedUnit<'_>]) -> ChangedBinary {
     let (mut changed, mut new) = (Vec::new(), Vec::new());
-    for unit in placed {
+    for unit in linked {
         let comparison = unit.comparison;
         let source = &comparison.original.source;
         let names = unit.changed().filter_map(|id| comparison.original.item(id));
@@ -78,7 +78,7 @@ fn changed_object(binary: &Binary, placed: &[Placed<'_>]) -> ChangedObject {
             .filter_map(|&id| comparison.fixed.item(id));
         new.extend(names.map(|item| (item.name.as_str(), source.as_path())));
     }
-    ChangedObject {
+    ChangedBinary {
         binary: binary.path.clone(),
         changed: told_apart(&changed),
         new: told_apart(&new),

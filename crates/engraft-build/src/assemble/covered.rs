@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::place::{Placement, place};
+use super::presence::{Presence, find_unit};
 use crate::binary::Binary;
 use crate::candidates::ChangedUnit;
 use crate::compare::Comparison;
-use crate::request::Unplaced;
+use crate::request::MissingSource;
 
 /// What of the fix is in the patch, by source file: names.
 #[derive(Default)]
@@ -23,8 +23,8 @@ impl<'a> Covered<'a> {
 
     /// What the fix changes and the patch does not. Of a source that was compiled several times, one object for
     /// each function is enough: others are for binaries that were not named.
-    pub(super) fn unplaced(&self, units: &[ChangedUnit]) -> Vec<Unplaced> {
-        let mut unplaced: BTreeMap<&Path, Unplaced> = BTreeMap::new();
+    pub(super) fn missing_sources(&self, units: &[ChangedUnit]) -> Vec<MissingSource> {
+        let mut missing_sources: BTreeMap<&Path, MissingSource> = BTreeMap::new();
         for unit in units {
             let covered = self.names.get(unit.source.as_path());
             let mut names = unit.comparison.names_of_changed();
@@ -32,21 +32,23 @@ impl<'a> Covered<'a> {
             if names.is_empty() {
                 continue;
             }
-            let entry = unplaced.entry(&unit.source).or_insert_with(|| Unplaced {
-                source_file: unit.comparison.original.source.clone(),
-                functions: Vec::new(),
-                holders: Vec::new(),
-            });
+            let entry = missing_sources
+                .entry(&unit.source)
+                .or_insert_with(|| MissingSource {
+                    source_file: unit.comparison.original.source.clone(),
+                    functions: Vec::new(),
+                    holders: Vec::new(),
+                });
             names.retain(|name| !entry.functions.contains(name));
             entry.functions.extend(names);
         }
-        unplaced.into_values().collect()
+        missing_sources.into_values().collect()
     }
 }
 
 /// Notes which files of a build tree hold what is in none of the named binaries.
 pub(crate) fn find_holders(
-    unplaced: &mut [Unplaced],
+    missing_sources: &mut [MissingSource],
     units: &[ChangedUnit],
     files: &[PathBuf],
     tree: &Path,
@@ -56,15 +58,15 @@ pub(crate) fn find_holders(
             continue;
         };
         let inside = file.strip_prefix(tree).unwrap_or(file);
-        for entry in &mut *unplaced {
+        for entry in &mut *missing_sources {
             let is_named =
                 |unit: &&ChangedUnit| unit.comparison.original.source == entry.source_file;
             let source = units.iter().find(is_named).map(|unit| &unit.source);
             let mut own = units.iter().filter(|unit| Some(&unit.source) == source);
             let holds = own.any(|unit| {
                 !matches!(
-                    place(&unit.comparison, &binary).placement,
-                    Placement::Absent
+                    find_unit(&unit.comparison, &binary).presence,
+                    Presence::Absent
                 )
             });
             if holds {

@@ -3,10 +3,10 @@
 //! Must not know how the objects were made.
 
 mod assembled;
+mod assignments;
 mod changed_types;
 mod covered;
-mod place;
-mod placements;
+mod presence;
 
 pub(crate) use assembled::{Assembled, assemble};
 pub(crate) use covered::find_holders;

@@ -12,17 +12,17 @@ use engraft_patch::{BuildId, LinkAddress};
 pub(crate) struct Binary {
     pub(crate) path: PathBuf,
     pub(crate) build_id: BuildId,
-    pub(super) segments: Vec<Segment>,
+    pub(super) segments: Vec<LoadSegment>,
     /// Functions and variables of `.symtab` and `.dynsym` that are defined here, by name.
     pub(super) symbols: HashMap<String, Vec<Symbol>>,
     /// GOT slots that the loader fills with the address of a symbol, by its name.
-    pub(super) slots: HashMap<String, Slots>,
+    pub(super) slots: HashMap<String, GotSlots>,
     /// Versions of the symbols that the binary imports.
     pub(super) versions: HashMap<String, String>,
     /// Pointers that the loader relocates: place → link-time address.
     pub(super) relative: HashMap<u64, u64>,
     /// `.eh_frame`, with its address.
-    pub(crate) frames: Option<(u64, Vec<u8>)>,
+    pub(crate) eh_frame: Option<(u64, Vec<u8>)>,
     /// Where `.init` is.
     pub(crate) initialiser: Option<Range<u64>>,
     /// False for a static program: nothing can be imported.
@@ -33,7 +33,7 @@ pub(crate) struct Binary {
 }
 
 #[derive(Debug)]
-pub(super) struct Segment {
+pub(super) struct LoadSegment {
     pub(super) address: u64,
     pub(super) bytes: Vec<u8>,
     pub(super) is_executable: bool,
@@ -50,7 +50,7 @@ pub(crate) struct Symbol {
 
 /// The slots of one symbol.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Slots {
+pub(crate) struct GotSlots {
     /// `R_X86_64_JUMP_SLOT`: good for calls; until the first one it may lead to the resolver.
     pub(crate) jump: Option<LinkAddress>,
     /// `R_X86_64_GLOB_DAT`: holds the address itself.
@@ -129,7 +129,7 @@ impl Binary {
             .map(|symbol| symbol.address)
     }
 
-    pub(crate) fn slots(&self, name: &str) -> Slots {
+    pub(crate) fn slots(&self, name: &str) -> GotSlots {
         self.slots.get(name).copied().unwrap_or_default()
     }
 
@@ -137,7 +137,7 @@ impl Binary {
         self.versions.get(name).map(String::as_str)
     }
 
-    fn segment(&self, address: u64) -> Option<(&Segment, usize)> {
+    fn segment(&self, address: u64) -> Option<(&LoadSegment, usize)> {
         self.segments.iter().find_map(|segment| {
             let offset = usize::try_from(address.checked_sub(segment.address)?).ok()?;
             (offset < segment.bytes.len()).then_some((segment, offset))

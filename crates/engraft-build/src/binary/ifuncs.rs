@@ -8,13 +8,13 @@ use engraft_patch::LinkAddress;
 use object::read::elf::{ElfFile64, Rela as _, SectionHeader as _};
 use object::{LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, elf};
 
-use super::file::Slots;
+use super::file::GotSlots;
 
 /// The GOT slots of such functions, by name.
 pub(super) fn slots(
     elf: &ElfFile64<'_, LittleEndian>,
     is_dynamic: bool,
-) -> Result<HashMap<String, Slots>, object::Error> {
+) -> Result<HashMap<String, GotSlots>, object::Error> {
     let mut found = HashMap::new();
     let slots = chosen(elf)?;
     for (name, addresses) in choosers(elf, is_dynamic)? {
@@ -22,7 +22,7 @@ pub(super) fn slots(
         if let (Some(address), None) = (addresses.next(), addresses.next())
             && let Some(&slot) = slots.get(address)
         {
-            let slots = Slots {
+            let slots = GotSlots {
                 jump: None,
                 data: Some(slot),
             };

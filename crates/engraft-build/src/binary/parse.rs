@@ -11,7 +11,7 @@ use object::{
     RelocationFlags, RelocationTarget, elf,
 };
 
-use super::file::{Binary, Segment, Slots, Symbol};
+use super::file::{Binary, GotSlots, LoadSegment, Symbol};
 use super::ifuncs;
 
 /// Why a binary cannot be patched.
@@ -120,7 +120,7 @@ fn parse(elf: &Elf<'_>, path: &Path, build_id: BuildId) -> Result<Binary, object
         slots: ifuncs::slots(elf, is_dynamic)?,
         versions: versions(elf)?,
         relative: HashMap::new(),
-        frames: frames(elf)?,
+        eh_frame: eh_frame(elf)?,
         initialiser: elf
             .section_by_name(".init")
             .map(|section| section.address()..section.address().saturating_add(section.size())),
@@ -165,9 +165,9 @@ fn is_dynamic(elf: &Elf<'_>) -> Result<bool, object::Error> {
     Ok(dynamic && (interpreter || !is_program))
 }
 
-fn segments(elf: &Elf<'_>) -> Result<Vec<Segment>, object::Error> {
+fn segments(elf: &Elf<'_>) -> Result<Vec<LoadSegment>, object::Error> {
     let segment = |segment: object::read::elf::ElfSegment64<'_, '_, LittleEndian>| {
-        Ok(Segment {
+        Ok(LoadSegment {
             address: segment.address(),
             bytes: segment.data()?.to_vec(),
             is_executable: segment
@@ -180,10 +180,10 @@ fn segments(elf: &Elf<'_>) -> Result<Vec<Segment>, object::Error> {
 }
 
 /// The call frame information that unwinders use, as it is in memory.
-fn frames(elf: &Elf<'_>) -> Result<Option<(u64, Vec<u8>)>, object::Error> {
+fn eh_frame(elf: &Elf<'_>) -> Result<Option<(u64, Vec<u8>)>, object::Error> {
     let section = elf.section_by_name(".eh_frame");
-    let frames = section.map(|it| Ok((it.address(), it.data()?.to_vec())));
-    frames.transpose()
+    let eh_frame = section.map(|it| Ok((it.address(), it.data()?.to_vec())));
+    eh_frame.transpose()
 }
 
 fn symbols(elf: &Elf<'_>, symbols: &mut HashMap<String, Vec<Symbol>>) -> Result<(), object::Error> {
@@ -241,7 +241,7 @@ fn dynamic_relocations(elf: &Elf<'_>, binary: &mut Binary) -> Result<(), object:
         let name = object::ObjectSymbolTable::symbol_by_index(table, index)?
             .name()?
             .to_owned();
-        let slots: &mut Slots = binary.slots.entry(name).or_default();
+        let slots: &mut GotSlots = binary.slots.entry(name).or_default();
         match r_type {
             elf::R_X86_64_JUMP_SLOT => slots.jump = Some(LinkAddress(place)),
             elf::R_X86_64_GLOB_DAT => slots.data = Some(LinkAddress(place)),

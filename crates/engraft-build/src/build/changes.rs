@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::build_run::BuildRun;
 use super::inputs::io;
-use super::session::Session;
 use crate::assemble::find_holders;
 use crate::binary::Binary;
-use crate::candidates::{Candidates, ChangedUnit, Leftovers, Objects, for_each_file, may_be_in};
+use crate::candidates::{
+    Candidates, ChangedUnit, ObjectFiles, PrebuiltObjects, for_each_file, may_be_in,
+};
 use crate::record::{Record, Recorder};
-use crate::request::{BuildError, Stage, Step, Unplaced};
+use crate::request::{BuildError, MissingSource, Stage, Step};
 use crate::source::{Fix, TreeChanges, Trees, is_supported};
 
 /// What the fix changed in compiled code.
@@ -22,7 +24,7 @@ pub(super) struct Changes {
     pub(super) builds: Duration,
 }
 
-impl Session<'_> {
+impl BuildRun<'_> {
     pub(super) fn changes(&self, binaries: &[Binary]) -> Result<Changes, BuildError> {
         let progress = &self.request.progress;
         let trees = progress.step(Step::Copy, || Trees::new(&self.home, &self.work));
@@ -40,7 +42,8 @@ impl Session<'_> {
         let mut second = self.run(&recorder, &tree, Stage::Fixed)?;
         builds += started.elapsed();
         let started = Instant::now();
-        let (rest, unknown) = self.make_leftovers_again(&recorder, [&first, &second], &touched)?;
+        let (rest, unknown) =
+            self.remake_prebuilt_objects(&recorder, [&first, &second], &touched)?;
         builds += started.elapsed();
         second.extend(rest);
         if !(first.is_empty() && second.is_empty()) {
@@ -66,7 +69,7 @@ impl Session<'_> {
             self.explain_nothing(&trees, &touched, first.is_empty() && second.is_empty())?;
         }
         self.refuse_unseen(unseen, binaries)?;
-        let objects = Objects {
+        let objects = ObjectFiles {
             trees: &trees,
             home: &self.home,
             work: &self.work,
@@ -83,28 +86,28 @@ impl Session<'_> {
 
     /// Has the build make objects again that were in the tree before and may read what the fix changes. Returns the
     /// compiles, and the objects that it did not make.
-    fn make_leftovers_again(
+    fn remake_prebuilt_objects(
         &self,
         recorder: &Recorder,
         records: [&[Record]; 2],
         touched: &[PathBuf],
     ) -> Result<(Vec<Record>, Vec<PathBuf>), BuildError> {
         let tree = self.work.join("tree");
-        let leftovers = Leftovers::find(&tree, &self.home, records);
-        let mut leftovers = leftovers.map_err(io("search", &tree))?;
-        if !leftovers
+        let prebuilt = PrebuiltObjects::find(&tree, &self.home, records);
+        let mut prebuilt = prebuilt.map_err(io("search", &tree))?;
+        if !prebuilt
             .may_read(touched, &tree)
             .map_err(io("search", &tree))?
         {
             return Ok((Vec::new(), Vec::new()));
         }
-        leftovers.take_away(&self.work).map_err(io("move", &tree))?;
-        let made = self.run(recorder, &tree, Stage::Rest);
-        let unknown = leftovers.put_back().map_err(io("move", &tree))?;
+        prebuilt.move_out(&self.work).map_err(io("move", &tree))?;
+        let made = self.run(recorder, &tree, Stage::Prebuilt);
+        let unknown = prebuilt.restore().map_err(io("move", &tree))?;
         // A build that cannot make them again may do without.
         match made {
             Ok(records) => Ok((records, unknown)),
-            Err(BuildError::BuildFailed { .. }) => Ok((self.records(Stage::Rest)?, unknown)),
+            Err(BuildError::BuildFailed { .. }) => Ok((self.records(Stage::Prebuilt)?, unknown)),
             Err(error) => Err(error),
         }
     }
@@ -112,14 +115,14 @@ impl Session<'_> {
     /// Looks into the original's programs and libraries.
     pub(super) fn find_holders(
         &self,
-        unplaced: &mut [Unplaced],
+        missing_sources: &mut [MissingSource],
         units: &[ChangedUnit],
     ) -> Result<(), BuildError> {
         let tree = self.work.join("tree");
         let mut files = Vec::new();
         for_each_file(&tree, &mut |path| files.push(path.to_owned()))
             .map_err(io("search", &tree))?;
-        find_holders(unplaced, units, &files, &tree);
+        find_holders(missing_sources, units, &files, &tree);
         Ok(())
     }
 

@@ -2,9 +2,9 @@
 //!
 //! Nothing of this crate may know it.
 
+mod build_run;
 mod changes;
 mod inputs;
 mod run;
-mod session;
 
-pub use session::build;
+pub use build_run::build;

@@ -5,13 +5,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
+use super::build_run::BuildRun;
 use super::inputs::{io, no_command};
-use super::session::Session;
 use crate::compile::last_lines;
 use crate::record::{Record, Recorder, read_records};
 use crate::request::{BuildError, Stage};
 
-impl Session<'_> {
+impl BuildRun<'_> {
     /// Runs the build command and returns the compiles it made.
     pub(super) fn run(
         &self,

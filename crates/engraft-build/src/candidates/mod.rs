@@ -2,13 +2,13 @@
 //!
 //! Must not know the binary, except for objects whose origin nobody knows.
 
-mod leftovers;
-mod objects;
+mod object_files;
 mod pairing;
-mod same;
+mod prebuilt;
+mod same_program;
 mod selection;
 mod unseen;
 
-pub(crate) use leftovers::{Leftovers, for_each_file, may_be_in};
-pub(crate) use objects::{ChangedUnit, Objects};
+pub(crate) use object_files::{ChangedUnit, ObjectFiles};
+pub(crate) use prebuilt::{PrebuiltObjects, for_each_file, may_be_in};
 pub(crate) use selection::Candidates;

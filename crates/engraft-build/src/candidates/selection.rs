@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::pairing::{Candidate, pairs};
-use super::same;
+use super::same_program;
 use super::unseen::unseen;
 use crate::compile::{Compile, Identity, Reads, compiles, real_path};
 use crate::record::Record;
@@ -113,7 +113,7 @@ impl Selection<'_> {
 
     fn has_same_products(&self, compile: &Compile) -> bool {
         let original = self.trees.in_original(&compile.product);
-        original.is_some_and(|original| same::same_program(&original, &compile.product))
+        original.is_some_and(|original| same_program::same_program(&original, &compile.product))
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use object::read::elf::ElfFile64;
 use object::{LittleEndian, Object as _, ObjectKind, ObjectSymbol as _, elf};
 
-use super::same::same_program;
+use super::same_program::same_program;
 use crate::compile::Compile;
 use crate::source::{TreeChanges, Trees};
 

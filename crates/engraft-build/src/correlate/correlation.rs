@@ -245,7 +245,7 @@ fn candidates(symbols: &[Symbol], item: &Item, unit: &Unit) -> Vec<u64> {
 }
 
 /// The addresses that an item may have, by its name and source file.
-pub(crate) fn places_by_name(unit: &Unit, id: ItemId, binary: &Binary) -> Vec<u64> {
+pub(crate) fn addresses_by_name(unit: &Unit, id: ItemId, binary: &Binary) -> Vec<u64> {
     let Some(item) = unit.item(id) else {
         return Vec::new();
     };
@@ -256,7 +256,7 @@ pub(crate) fn places_by_name(unit: &Unit, id: ItemId, binary: &Binary) -> Vec<u6
 
 /// The one address of a variable by its name and source file, where code does not tell.
 pub(crate) fn variable_by_name(unit: &Unit, id: ItemId, binary: &Binary) -> Option<u64> {
-    let addresses = places_by_name(unit, id, binary);
+    let addresses = addresses_by_name(unit, id, binary);
     match addresses.as_slice() {
         [address] => Some(*address),
         _ => None,

@@ -12,5 +12,5 @@ mod correlation;
 mod matching;
 mod relaxed;
 
-pub(crate) use correlation::{Correlation, places_by_name, variable_by_name};
+pub(crate) use correlation::{Correlation, addresses_by_name, variable_by_name};
 pub(crate) use matching::Class;

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::caller::Callers;
-use super::layout::{Area, BSS_ALIGNMENT, Layout, Spot};
-use super::placed::Placed;
+use super::draft::{Area, BSS_ALIGNMENT, ImageDraft, Spot};
+use super::linked_unit::LinkedUnit;
+use super::thunks::Thunks;
 use crate::binary::Binary;
 use crate::compare::Comparison;
 use crate::refusal::Refusal;
@@ -18,13 +18,13 @@ pub(super) enum SlotKey {
     Item(usize, ItemId),
     ThreadLocal(u64),
     /// A function that looks at its caller: its thunk, or a slot with the thunk's address.
-    Caller(String),
+    Thunk(String),
 }
 
 pub(super) struct Builder<'a> {
     pub(super) binary: &'a Binary,
-    pub(super) placed: &'a [Placed<'a>],
-    pub(super) layout: Layout,
+    pub(super) linked: &'a [LinkedUnit<'a>],
+    pub(super) draft: ImageDraft,
     /// Items of fixed objects that are in the image.
     pub(super) spots: HashMap<(usize, ItemId), Spot>,
     /// Those whose references are still to be looked at.
@@ -35,7 +35,7 @@ pub(super) struct Builder<'a> {
     pub(super) new_globals: HashMap<String, (usize, ItemId)>,
     /// Where the binary has global functions of the objects.
     pub(super) old_globals: HashMap<String, u64>,
-    pub(super) callers: Callers,
+    pub(super) thunks: Thunks,
     /// Where the functions are in the binary that get new code.
     pub(super) replaced: Vec<Range<u64>>,
     pub(super) escapes: bool,
@@ -43,23 +43,23 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(binary: &'a Binary, placed: &'a [Placed<'a>]) -> Self {
+    pub(super) fn new(binary: &'a Binary, linked: &'a [LinkedUnit<'a>]) -> Self {
         let mut builder = Self {
             binary,
-            placed,
-            layout: Layout::default(),
+            linked,
+            draft: ImageDraft::default(),
             spots: HashMap::new(),
             queue: Vec::new(),
             slots: HashMap::new(),
             stubs: HashMap::new(),
             new_globals: HashMap::new(),
             old_globals: HashMap::new(),
-            callers: Callers::default(),
+            thunks: Thunks::default(),
             replaced: Vec::new(),
             escapes: false,
             refusals: Vec::new(),
         };
-        for (unit, object) in placed.iter().enumerate() {
+        for (unit, object) in linked.iter().enumerate() {
             let Comparison {
                 original,
                 fixed,
@@ -81,12 +81,12 @@ impl<'a> Builder<'a> {
     }
 
     /// Where an item of a fixed object is in the image; it is put there if it is not yet.
-    pub(super) fn place(&mut self, unit: usize, id: ItemId) -> Spot {
+    pub(super) fn include(&mut self, unit: usize, id: ItemId) -> Spot {
         if let Some(&spot) = self.spots.get(&(unit, id)) {
             return spot;
         }
         let Some(item) = self.item(unit, id) else {
-            return self.layout.add(Area::Data, &[], 0, 1);
+            return self.draft.add(Area::Data, &[], 0, 1);
         };
         let area = match item.kind {
             Kind::Function | Kind::Ifunc => Area::Text,
@@ -103,12 +103,12 @@ impl<'a> Builder<'a> {
         };
         let skew = item.section_offset % item.alignment;
         let spot = if skew == 0 {
-            self.layout.add(area, bytes, item.size, item.alignment)
+            self.draft.add(area, bytes, item.size, item.alignment)
         } else {
             // Only the section's start was aligned; what follows it keeps its distance.
             let filler = vec![0; usize::try_from(skew).unwrap_or(0)];
-            self.layout.add(area, &filler, skew, item.alignment);
-            self.layout.add(area, bytes, item.size, 1)
+            self.draft.add(area, &filler, skew, item.alignment);
+            self.draft.add(area, bytes, item.size, 1)
         };
         self.spots.insert((unit, id), spot);
         self.queue.push((unit, id));
@@ -118,12 +118,12 @@ impl<'a> Builder<'a> {
 
     fn refuse_unmovable(&mut self, unit: usize, item: &Item) {
         let function = item.name.clone();
-        if item.has_strange_frames {
+        if item.has_unsupported_frames {
             self.refusals.push(Refusal::ExceptionTable { function });
         } else if item.kind == Kind::Ifunc {
             self.refusals.push(Refusal::Resolver { function });
         } else if item.kind == Kind::Tls {
-            let source_file = self.placed[unit].comparison.fixed.source.clone();
+            let source_file = self.linked[unit].comparison.fixed.source.clone();
             self.refusals.push(Refusal::ThreadLocal {
                 name: function,
                 source_file,
@@ -132,6 +132,6 @@ impl<'a> Builder<'a> {
     }
 
     pub(super) fn item(&self, unit: usize, id: ItemId) -> Option<&'a Item> {
-        self.placed.get(unit)?.comparison.fixed.item(id)
+        self.linked.get(unit)?.comparison.fixed.item(id)
     }
 }

@@ -170,7 +170,7 @@ fn candidates(start: u64, bytes: &[u8]) -> impl Iterator<Item = CallPoint> + '_ 
 
 /// The first of sorted call points whose frame is described as it is.
 fn described(binary: &Binary, points: &[CallPoint]) -> Option<CallPoint> {
-    let (address, bytes) = binary.frames.as_ref()?;
+    let (address, bytes) = binary.eh_frame.as_ref()?;
     let section = EhFrame::new(bytes, LittleEndian);
     let bases = BaseAddresses::default().set_eh_frame(*address);
     let mut context = UnwindContext::new();

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use engraft_patch::{Function, ImageAddress, LinkAddress, OldPart, Segment, Trampoline};
 
 use super::builder::Builder;
+use super::draft::Spot;
 use super::entry::{self, MovedCode};
-use super::layout::Spot;
-use super::placed::Placed;
+use super::linked_unit::LinkedUnit;
 use crate::compare::cold_parts;
 use crate::refusal::Refusal;
 use crate::unit::{Item, ItemId};
@@ -20,11 +20,11 @@ impl Builder<'_> {
         original: ItemId,
         removed: &BTreeMap<ItemId, ItemId>,
     ) -> Result<Changed, Refusal> {
-        let Placed {
+        let LinkedUnit {
             comparison,
             correlation,
             ..
-        } = &self.placed[unit];
+        } = &self.linked[unit];
         let name = item_name(&comparison.original.items, original);
         let not_found = |function: String| Refusal::FunctionNotInBinary {
             function,
@@ -71,7 +71,7 @@ impl Builder<'_> {
             .fixed(original)
             .ok_or_else(|| not_found(name.clone()))?;
         let new_size = comparison.fixed.item(fixed).map_or(0, |item| item.size);
-        let entry = self.place(unit, fixed);
+        let entry = self.include(unit, fixed);
         let new_entry = ImageAddress {
             segment: Segment::Text,
             offset: entry.offset,
@@ -97,7 +97,7 @@ impl Builder<'_> {
                 Err(refusal) => self.refusals.push(refusal),
             }
         }
-        moved.place(&mut self.layout, &thunks)
+        moved.place(&mut self.draft, &thunks)
     }
 }
 
@@ -114,9 +114,13 @@ pub(super) struct Changed {
 
 impl Changed {
     /// Brings its trampoline, which goes behind all new code.
-    pub(super) fn finish(self, builder: &mut Builder<'_>, old_code: &mut Vec<OldCode>) -> Function {
+    pub(super) fn finish(
+        self,
+        builder: &mut Builder<'_>,
+        trampolines: &mut Vec<TrampolineCode>,
+    ) -> Function {
         let (spot, size) = builder.trampoline(&self.name, &self.moved);
-        old_code.push(OldCode {
+        trampolines.push(TrampolineCode {
             unit: self.unit,
             function: self.original,
             name: self.name.clone(),
@@ -135,7 +139,7 @@ impl Changed {
             new_entry: self.new_entry,
             new_size: self.new_size,
             trampoline: Trampoline {
-                entry: builder.layout.address(spot),
+                entry: builder.draft.address(spot),
                 size,
             },
         }
@@ -143,7 +147,7 @@ impl Changed {
 }
 
 /// The first instructions of an old function, in a trampoline.
-pub(super) struct OldCode {
+pub(super) struct TrampolineCode {
     pub(super) unit: usize,
     pub(super) function: ItemId,
     pub(super) name: String,
@@ -161,7 +165,7 @@ pub(super) struct OldCode {
 
 /// Removed functions may still be running: each belongs to a changed function that used it, directly or through
 /// another removed one.
-pub(super) fn owners_of_removed(object: &Placed<'_>) -> BTreeMap<ItemId, ItemId> {
+pub(super) fn owners_of_removed(object: &LinkedUnit<'_>) -> BTreeMap<ItemId, ItemId> {
     let comparison = object.comparison;
     let original = &comparison.original;
     let mut owners = BTreeMap::new();

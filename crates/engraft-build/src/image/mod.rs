@@ -8,16 +8,16 @@
 mod build;
 mod builder;
 mod call_point;
-mod caller;
 mod changed;
+mod draft;
 mod entry;
-mod layout;
-mod placed;
+mod linked_unit;
 mod reference;
 mod references;
 mod slots;
 mod thread_local;
+mod thunks;
 mod unwind;
 
 pub(crate) use build::build;
-pub(crate) use placed::Placed;
+pub(crate) use linked_unit::LinkedUnit;

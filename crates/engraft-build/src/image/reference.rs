@@ -1,6 +1,6 @@
 //! A reference of new code.
 
-use super::layout::Spot;
+use super::draft::Spot;
 use crate::unit::{Item, ItemId, Referent, Reloc};
 
 /// A reference with what is needed to resolve it and to talk about it.

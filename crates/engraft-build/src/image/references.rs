@@ -4,7 +4,7 @@ use engraft_patch::{Import, LinkAddress, RelocationKind, RelocationTarget};
 use object::elf;
 
 use super::builder::{Builder, SlotKey};
-use super::layout::{Fixup, Spot, Target, object_target};
+use super::draft::{Fixup, FixupTarget, Spot, object_target};
 use super::reference::{Extent, Reference};
 use crate::correlate::{Class, variable_by_name};
 use crate::refusal::Refusal;
@@ -12,7 +12,7 @@ use crate::unit::{Flow, ItemId, Kind, Referent, Reloc};
 
 impl Builder<'_> {
     /// Follows the references of everything in the image until nothing new comes.
-    pub(super) fn take_along(&mut self) {
+    pub(super) fn include_referenced(&mut self) {
         while let Some((unit, id)) = self.queue.pop() {
             let Some(item) = self.item(unit, id) else {
                 continue;
@@ -41,7 +41,7 @@ impl Builder<'_> {
         let Some(item) = self.item(unit, id) else {
             return Ok(Extent::One);
         };
-        let start = self.place(unit, id);
+        let start = self.include(unit, id);
         let place = Spot {
             area: start.area,
             offset: start.offset + reloc.place,
@@ -72,10 +72,10 @@ impl Builder<'_> {
             }
         };
         if let Some(thunk) = self.caller_thunk(&reference)? {
-            self.layout.fixup(Fixup {
+            self.draft.fixup(Fixup {
                 place,
                 kind,
-                target: Target::Spot(thunk),
+                target: FixupTarget::Spot(thunk),
                 addend: -i64::from(reloc.tail),
             });
             return Ok(Extent::One);
@@ -85,7 +85,7 @@ impl Builder<'_> {
         }
         let (target, offset) = self.target(&reference, kind)?;
         let addend = offset.saturating_sub(i64::from(reloc.tail));
-        self.layout.fixup(Fixup {
+        self.draft.fixup(Fixup {
             place,
             kind,
             target,
@@ -98,7 +98,7 @@ impl Builder<'_> {
         &mut self,
         reference: &Reference<'_>,
         kind: RelocationKind,
-    ) -> Result<(Target, i64), Refusal> {
+    ) -> Result<(FixupTarget, i64), Refusal> {
         let offset = reference.reloc.offset;
         match &reference.reloc.referent {
             Referent::Item(id) => match self.item(reference.unit, *id) {
@@ -129,8 +129,8 @@ impl Builder<'_> {
         &mut self,
         reference: &Reference<'_>,
         id: ItemId,
-    ) -> Result<(Target, i64), Refusal> {
-        let comparison = self.placed[reference.unit].comparison;
+    ) -> Result<(FixupTarget, i64), Refusal> {
+        let comparison = self.linked[reference.unit].comparison;
         let Reloc {
             offset,
             flow,
@@ -146,7 +146,7 @@ impl Builder<'_> {
         let is_table = reference.item.is_content() && offset != 0;
         if item.is_cold_part() || is_table || (same && (offset != 0 || from_cold)) {
             // The middle of new code: of its own function, or of what a jump table belongs to.
-            return Ok((Target::Spot(self.place(reference.unit, id)), offset));
+            return Ok((FixupTarget::Spot(self.include(reference.unit, id)), offset));
         }
         if offset != 0 {
             let (function, symbol) = (self.user(reference), item.name.clone());
@@ -164,16 +164,16 @@ impl Builder<'_> {
         reference: &Reference<'_>,
         id: ItemId,
         flow: Flow,
-    ) -> Result<Target, Refusal> {
-        let placed = &self.placed[reference.unit];
+    ) -> Result<FixupTarget, Refusal> {
+        let linked = &self.linked[reference.unit];
         let Some(item) = self.item(reference.unit, id) else {
             return Err(self.unknown(reference));
         };
-        let Some(original) = placed.comparison.pairs.original(id) else {
+        let Some(original) = linked.comparison.pairs.original(id) else {
             self.escapes |= flow == Flow::Value;
-            return Ok(Target::Spot(self.place(reference.unit, id)));
+            return Ok(FixupTarget::Spot(self.include(reference.unit, id)));
         };
-        let correlation = &placed.correlation;
+        let correlation = &linked.correlation;
         let key = Referent::Item(original);
         // A call may have gone through the PLT, which is not where the function is.
         let by_call = || {
@@ -188,37 +188,43 @@ impl Builder<'_> {
         let address = located
             .or_else(|| correlation.binding(&key, Class::Address))
             .or_else(by_call)
-            .or_else(|| variable_by_name(&placed.comparison.original, original, self.binary));
+            .or_else(|| variable_by_name(&linked.comparison.original, original, self.binary));
         let address = address.ok_or_else(|| self.unknown(reference))?;
         Ok(object_target(&item.name, LinkAddress(address)))
     }
 
-    fn data_target(&mut self, reference: &Reference<'_>, id: ItemId) -> Result<Target, Refusal> {
-        let placed = &self.placed[reference.unit];
+    fn data_target(
+        &mut self,
+        reference: &Reference<'_>,
+        id: ItemId,
+    ) -> Result<FixupTarget, Refusal> {
+        let linked = &self.linked[reference.unit];
         let Some(item) = self.item(reference.unit, id) else {
             return Err(self.unknown(reference));
         };
         if item.is_content() {
-            return Ok(Target::Spot(self.place(reference.unit, id)));
+            return Ok(FixupTarget::Spot(self.include(reference.unit, id)));
         }
-        if placed.comparison.pairs.ambiguous.contains(&id) {
+        if linked.comparison.pairs.ambiguous.contains(&id) {
             let (function, symbol) = (self.user(reference), item.name.clone());
             return Err(Refusal::AmbiguousVariable { function, symbol });
         }
-        let original = placed.comparison.pairs.original(id);
-        let Some(original) = original.filter(|original| !placed.shipped.contains(original)) else {
-            return Ok(Target::Spot(self.place(reference.unit, id)));
+        let original = linked.comparison.pairs.original(id);
+        let Some(original) = original.filter(|original| !linked.shipped.contains(original)) else {
+            return Ok(FixupTarget::Spot(self.include(reference.unit, id)));
         };
         let key = Referent::Item(original);
-        let address = placed
+        let address = linked
             .correlation
             .binding(&key, Class::Address)
-            .or_else(|| placed.correlation.binding(&key, Class::Code))
-            .or_else(|| variable_by_name(&placed.comparison.original, original, self.binary));
+            .or_else(|| linked.correlation.binding(&key, Class::Code))
+            .or_else(|| variable_by_name(&linked.comparison.original, original, self.binary));
         match address {
             Some(address) => Ok(object_target(&item.name, LinkAddress(address))),
             // A copy of what never changes is as good.
-            None if item.kind == Kind::ReadOnly => Ok(Target::Spot(self.place(reference.unit, id))),
+            None if item.kind == Kind::ReadOnly => {
+                Ok(FixupTarget::Spot(self.include(reference.unit, id)))
+            }
             None => Err(self.unknown(reference)),
         }
     }
@@ -228,7 +234,7 @@ impl Builder<'_> {
         reference: &Reference<'_>,
         name: &str,
         weak: bool,
-    ) -> Result<Target, Refusal> {
+    ) -> Result<FixupTarget, Refusal> {
         if self.has_slot(name) && self.added(reference).is_none() {
             return Ok(self.stub_to_slot(name));
         }
@@ -238,11 +244,11 @@ impl Builder<'_> {
         let target = self.import(reference, name, weak)?;
         let key = SlotKey::Name(name.to_owned());
         let slot = self.slot(key.clone(), target);
-        Ok(Target::Spot(self.stub(key, Target::Spot(slot))))
+        Ok(FixupTarget::Spot(self.stub(key, FixupTarget::Spot(slot))))
     }
 
     /// Where an undefined symbol of the object is, if not in another module.
-    pub(super) fn known(&mut self, reference: &Reference<'_>, name: &str) -> Option<Target> {
+    pub(super) fn known(&mut self, reference: &Reference<'_>, name: &str) -> Option<FixupTarget> {
         let key = &reference.reloc.referent;
         let is_value = reference.reloc.flow == Flow::Value;
         let class = if is_value {
@@ -250,7 +256,7 @@ impl Builder<'_> {
         } else {
             Class::Code
         };
-        let correlation = &self.placed[reference.unit].correlation;
+        let correlation = &self.linked[reference.unit].correlation;
         // What can be pointed to can be called as well.
         let by_code = || {
             let exact = correlation.binding(key, class);
@@ -270,7 +276,7 @@ impl Builder<'_> {
             .item(unit, id)
             .is_some_and(|item| item.kind == Kind::Function);
         self.escapes |= is_value && is_function;
-        Some(Target::Spot(self.place(unit, id)))
+        Some(FixupTarget::Spot(self.include(unit, id)))
     }
 
     pub(super) fn import(
@@ -278,7 +284,7 @@ impl Builder<'_> {
         reference: &Reference<'_>,
         name: &str,
         weak: bool,
-    ) -> Result<Target, Refusal> {
+    ) -> Result<FixupTarget, Refusal> {
         let by_linker = name.is_empty()
             || [
                 "_GLOBAL_OFFSET_TABLE_",
@@ -298,7 +304,7 @@ impl Builder<'_> {
             version,
             weak,
         };
-        Ok(Target::Outside(RelocationTarget::Import(import)))
+        Ok(FixupTarget::Outside(RelocationTarget::Import(import)))
     }
 
     /// `mov foo@GOTPCREL(%rip), %rax` and the like: the operand is a slot that holds the address.
@@ -322,11 +328,11 @@ impl Builder<'_> {
         let shared =
             shared.filter(|_| self.is_global(reference) && self.added(reference).is_none());
         let target = if let Some(thunk) = thunk {
-            Target::Spot(self.slot(SlotKey::Caller(name), Target::Spot(thunk)))
+            FixupTarget::Spot(self.slot(SlotKey::Thunk(name), FixupTarget::Spot(thunk)))
         } else if let Some(slot) = shared {
             object_target(&format!("{name}.got"), slot)
         } else if self.is_null(reference) {
-            Target::Spot(self.null_slot(SlotKey::Name(name)))
+            FixupTarget::Spot(self.null_slot(SlotKey::Name(name)))
         } else {
             let (key, content) = match referent {
                 Referent::Item(id) => {
@@ -348,10 +354,10 @@ impl Builder<'_> {
                     (SlotKey::Name(name.clone()), content)
                 }
             };
-            Target::Spot(self.slot(key, content))
+            FixupTarget::Spot(self.slot(key, content))
         };
         let (place, kind) = (reference.place, RelocationKind::PcRelative32);
-        self.layout.fixup(Fixup {
+        self.draft.fixup(Fixup {
             place,
             kind,
             target,
@@ -362,12 +368,12 @@ impl Builder<'_> {
 
     /// What the old code says of a reference of new code.
     pub(super) fn binding(&self, reference: &Reference<'_>, class: Class) -> Option<u64> {
-        let placed = &self.placed[reference.unit];
+        let linked = &self.linked[reference.unit];
         let key = match reference.reloc.bound_to() {
-            Referent::Item(id) => Referent::Item(placed.comparison.pairs.original(id)?),
+            Referent::Item(id) => Referent::Item(linked.comparison.pairs.original(id)?),
             undefined => undefined,
         };
-        placed.correlation.binding(&key, class)
+        linked.correlation.binding(&key, class)
     }
 
     /// A weak symbol that nothing defines, neither the binary nor the fix: its address is 0, wherever the binary is.
@@ -407,7 +413,7 @@ impl Builder<'_> {
                 });
             }
         };
-        self.layout.write(reference.place, value);
+        self.draft.write(reference.place, value);
         Ok(Extent::One)
     }
 

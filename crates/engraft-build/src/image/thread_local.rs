@@ -7,7 +7,7 @@ use engraft_patch::{LinkAddress, RelocationKind};
 use object::elf;
 
 use super::builder::{Builder, SlotKey};
-use super::layout::{Area, Fixup, Spot, Target, object_target};
+use super::draft::{Area, Fixup, FixupTarget, Spot, object_target};
 use super::reference::{Extent, Reference};
 use crate::correlate::Class;
 use crate::refusal::Refusal;
@@ -51,11 +51,11 @@ impl Builder<'_> {
             (elf::R_X86_64_GOTTPOFF, Some(value)) => {
                 // The linker had no need for a slot; the code as compiled has.
                 let slots = &mut self.slots;
-                let layout = &mut self.layout;
+                let draft = &mut self.draft;
                 let slot = *slots
                     .entry(SlotKey::ThreadLocal(value))
-                    .or_insert_with(|| layout.add(Area::ReadOnly, &value.to_le_bytes(), 8, 8));
-                self.tls_field(reference, place, Target::Spot(slot));
+                    .or_insert_with(|| draft.add(Area::ReadOnly, &value.to_le_bytes(), 8, 8));
+                self.tls_field(reference, place, FixupTarget::Spot(slot));
                 Ok(Extent::One)
             }
             (elf::R_X86_64_TLSGD, _) => self.general_dynamic(reference, distance),
@@ -83,12 +83,12 @@ impl Builder<'_> {
         match (distance, entry) {
             (Some(value), _) => {
                 let code = [&READ_THREAD_POINTER[..], &ADD_OFFSET].concat();
-                self.layout.write(start, &code);
+                self.draft.write(start, &code);
                 self.write_offset(field, value);
             }
             (None, Some(entry)) => {
                 let code = [&READ_THREAD_POINTER[..], &ADD_ENTRY].concat();
-                self.layout.write(start, &code);
+                self.draft.write(start, &code);
                 self.tls_entry(reference, field, entry);
             }
             (None, None) => return Err(self.no_place(reference)),
@@ -105,7 +105,7 @@ impl Builder<'_> {
         let length = LEA.len() + call.len() + 2 * FIELD as usize;
         let filler = vec![FILLER; length - READ_THREAD_POINTER.len()];
         let code = [&filler[..], &READ_THREAD_POINTER].concat();
-        self.layout.write(start, &code);
+        self.draft.write(start, &code);
         Ok(Extent::WithCall)
     }
 
@@ -157,7 +157,7 @@ impl Builder<'_> {
 
     /// The binary is a program whose linker made constants of its own variables' places.
     fn is_local_exec(&self, reference: &Reference<'_>) -> bool {
-        let correlation = &self.placed[reference.unit].correlation;
+        let correlation = &self.linked[reference.unit].correlation;
         let module = Referent::module();
         correlation
             .binding(&module, Class::TlsEntry(elf::R_X86_64_TLSLD))
@@ -171,9 +171,9 @@ impl Builder<'_> {
     }
 
     /// The field at `place`, with as much behind it as behind the reference's own.
-    fn tls_field(&mut self, reference: &Reference<'_>, place: Spot, target: Target) {
+    fn tls_field(&mut self, reference: &Reference<'_>, place: Spot, target: FixupTarget) {
         let Reloc { tail, .. } = *reference.reloc;
-        self.layout.fixup(Fixup {
+        self.draft.fixup(Fixup {
             place,
             kind: RelocationKind::PcRelative32,
             target,
@@ -183,7 +183,7 @@ impl Builder<'_> {
 
     fn write_offset(&mut self, place: Spot, value: u64) {
         let bytes = value.to_le_bytes();
-        self.layout.write(place, bytes.get(..4).unwrap_or_default());
+        self.draft.write(place, bytes.get(..4).unwrap_or_default());
     }
 
     fn no_place(&self, reference: &Reference<'_>) -> Refusal {

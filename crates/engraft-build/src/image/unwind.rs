@@ -6,12 +6,12 @@ use engraft_patch::{ImageRange, RelocationKind};
 use object::elf;
 
 use super::builder::{Builder, SlotKey};
-use super::changed::OldCode;
-use super::layout::{Area, Fixup, Spot, Target, object_target};
+use super::changed::TrampolineCode;
+use super::draft::{Area, Fixup, FixupTarget, Spot, object_target};
 use super::reference::Reference;
 use crate::refusal::{Hex, Refusal};
 use crate::unit::{
-    FRAME_FUNCTION, FRAME_ID, FRAME_SIZE, Frame, ItemId, Kind, Referent, Reloc, Unit,
+    FRAME_FUNCTION, FRAME_ID, FRAME_SIZE, FrameDescription, ItemId, Kind, Referent, Reloc, Unit,
 };
 
 /// Entries are padded to it by assemblers.
@@ -28,10 +28,10 @@ const PC_RELATIVE_WORD: u8 = 0x1b;
 impl Builder<'_> {
     /// Brings the frames of all functions in the image, as a section of its own among the read-only data; those of
     /// old code in trampolines, too.
-    pub(super) fn unwind(&mut self, old_code: &[OldCode]) -> Option<ImageRange> {
-        let placed = self.placed;
+    pub(super) fn unwind(&mut self, trampolines: &[TrampolineCode]) -> Option<ImageRange> {
+        let linked = self.linked;
         let mut table = Table::default();
-        for (unit, object) in placed.iter().enumerate() {
+        for (unit, object) in linked.iter().enumerate() {
             for frame in &object.comparison.fixed.frames {
                 let spot = self.spots.get(&(unit, frame.function)).copied();
                 if let Some(spot) = spot.filter(|spot| spot.area == Area::Text) {
@@ -40,7 +40,7 @@ impl Builder<'_> {
                 }
             }
         }
-        for code in old_code {
+        for code in trampolines {
             let added = self.add_old_frame(&mut table, code);
             self.refusals.extend(added.err());
         }
@@ -50,10 +50,10 @@ impl Builder<'_> {
         table.bytes.extend_from_slice(&END);
         let size = table.bytes.len() as u64;
         let start = self
-            .layout
+            .draft
             .add(Area::ReadOnly, &table.bytes, size, ALIGNMENT);
         for field in table.fields {
-            self.layout.fixup(Fixup {
+            self.draft.fixup(Fixup {
                 place: Spot {
                     area: Area::ReadOnly,
                     offset: start.offset + field.place as u64,
@@ -64,7 +64,7 @@ impl Builder<'_> {
             });
         }
         Some(ImageRange {
-            start: self.layout.address(start),
+            start: self.draft.address(start),
             size,
         })
     }
@@ -74,15 +74,15 @@ impl Builder<'_> {
         &mut self,
         table: &mut Table,
         unit: usize,
-        frame: &Frame,
+        frame: &FrameDescription,
         function: Spot,
     ) -> Result<(), Refusal> {
-        let placed = self.placed;
-        let object = &placed[unit].comparison.fixed;
+        let linked = self.linked;
+        let object = &linked[unit].comparison.fixed;
         let personality = self.personality(unit, object, frame, function)?;
         let cleanups = match cleanups(object, frame)? {
             Some(cleanups) => Some(Field {
-                target: Target::Spot(self.place(unit, cleanups.table)),
+                target: FixupTarget::Spot(self.include(unit, cleanups.table)),
                 ..cleanups.field
             }),
             None => None,
@@ -93,13 +93,13 @@ impl Builder<'_> {
 
     /// Adds the frame of old code in a trampoline: what is known of the first instructions of the old function, as if
     /// all of it had been moved. One of them may be a call.
-    fn add_old_frame(&mut self, table: &mut Table, code: &OldCode) -> Result<(), Refusal> {
-        let placed = self.placed;
-        let object = &placed[code.unit].comparison.original;
+    fn add_old_frame(&mut self, table: &mut Table, code: &TrampolineCode) -> Result<(), Refusal> {
+        let linked = self.linked;
+        let object = &linked[code.unit].comparison.original;
         let mut frames = object.frames.iter();
         let Some(frame) = frames.find(|it| it.function == code.function && it.offset == 0) else {
             let item = object.item(code.function);
-            return match item.filter(|item| item.has_strange_frames) {
+            return match item.filter(|item| item.has_unsupported_frames) {
                 Some(item) => Err(strange(&item.name)),
                 None => Ok(()),
             };
@@ -109,7 +109,7 @@ impl Builder<'_> {
         self.check_layout(code, frame, cleanups.is_some())?;
         let cleanups = match cleanups {
             Some(cleanups) => Some(Field {
-                target: Target::Spot(self.old_cleanups(cleanups.bytes, code)),
+                target: FixupTarget::Spot(self.old_cleanups(cleanups.bytes, code)),
                 addend: 0,
                 ..cleanups.field
             }),
@@ -128,8 +128,8 @@ impl Builder<'_> {
     /// binary may have shorter jumps and other padding than the object has.
     fn check_layout(
         &self,
-        code: &OldCode,
-        frame: &Frame,
+        code: &TrampolineCode,
+        frame: &FrameDescription,
         has_cleanups: bool,
     ) -> Result<(), Refusal> {
         // One that says the same of all instructions fits any layout.
@@ -139,7 +139,7 @@ impl Builder<'_> {
         }
         // Cleanups may be anywhere in the function.
         let end = if has_cleanups { u64::MAX } else { code.end };
-        let located = &self.placed[code.unit].correlation.located;
+        let located = &self.linked[code.unit].correlation.located;
         let moved = located
             .get(&code.function)
             .and_then(|found| found.first_moved(end));
@@ -156,12 +156,12 @@ impl Builder<'_> {
 
     /// The old function's table of cleanups for its instructions in a trampoline: where it says nothing of where
     /// cleanups are counted from, that is where the frame begins; here it is the old function.
-    fn old_cleanups(&mut self, table: &[u8], code: &OldCode) -> Spot {
+    fn old_cleanups(&mut self, table: &[u8], code: &TrampolineCode) -> Spot {
         let mut bytes = vec![PC_RELATIVE_WORD, 0, 0, 0, 0];
         bytes.extend_from_slice(table.get(1..).unwrap_or_default());
         let size = bytes.len() as u64;
-        let start = self.layout.add(Area::ReadOnly, &bytes, size, 4);
-        self.layout.fixup(Fixup {
+        let start = self.draft.add(Area::ReadOnly, &bytes, size, 4);
+        self.draft.fixup(Fixup {
             place: Spot {
                 area: Area::ReadOnly,
                 offset: start.offset + 1,
@@ -178,7 +178,7 @@ impl Builder<'_> {
         &mut self,
         unit: usize,
         object: &Unit,
-        frame: &Frame,
+        frame: &FrameDescription,
         function: Spot,
     ) -> Result<Option<(String, Field)>, Refusal> {
         let Some(item) = object.item(frame.function) else {
@@ -216,12 +216,12 @@ impl Builder<'_> {
         let target = match is_indirect {
             true => slot,
             // It may be anywhere, and only a jump to it is near.
-            false => self.stub(key, Target::Spot(slot)),
+            false => self.stub(key, FixupTarget::Spot(slot)),
         };
         let field = Field {
             place: usize::try_from(reloc.place).unwrap_or(usize::MAX),
             kind,
-            target: Target::Spot(target),
+            target: FixupTarget::Spot(target),
             addend: 0,
         };
         Ok(Some((name, field)))
@@ -236,7 +236,10 @@ struct Cleanups<'u> {
     field: Field,
 }
 
-fn cleanups<'u>(object: &'u Unit, frame: &Frame) -> Result<Option<Cleanups<'u>>, Refusal> {
+fn cleanups<'u>(
+    object: &'u Unit,
+    frame: &FrameDescription,
+) -> Result<Option<Cleanups<'u>>, Refusal> {
     let strange = || strange(object.item(frame.function).map_or("", |item| &item.name));
     let reloc = match &*frame.fde.references {
         [] => return Ok(None),
@@ -257,7 +260,7 @@ fn cleanups<'u>(object: &'u Unit, frame: &Frame) -> Result<Option<Cleanups<'u>>,
     let field = Field {
         place: usize::try_from(reloc.place).unwrap_or(usize::MAX),
         kind,
-        target: Target::Spot(Spot {
+        target: FixupTarget::Spot(Spot {
             area: Area::ReadOnly,
             offset: 0,
         }),
@@ -300,7 +303,7 @@ struct Table {
 struct Field {
     place: usize,
     kind: RelocationKind,
-    target: Target,
+    target: FixupTarget,
     addend: i64,
 }
 
@@ -309,7 +312,7 @@ impl Table {
     /// the FDE is.
     fn add(
         &mut self,
-        frame: &Frame,
+        frame: &FrameDescription,
         personality: Option<(String, Field)>,
         cleanups: Option<Field>,
         (code, distance): (Spot, i64),
@@ -329,7 +332,7 @@ impl Table {
         fields.push(Field {
             place: start + FRAME_FUNCTION,
             kind: RelocationKind::PcRelative32,
-            target: Target::Spot(code),
+            target: FixupTarget::Spot(code),
             addend: distance,
         });
         // An image has far less than 4 GiB.

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use gimli::constants;
 
-use super::tree::{DebugInfoError, Tree};
-use super::types::{Layout, Member, Types, Uses};
+use super::debug_info::{DebugInfo, DebugInfoError};
+use super::types::{Member, TypeLayout, Types, Uses};
 use crate::compare::Comparison;
 use crate::unit::{Flow, Kind, Referent, Unit};
 
@@ -33,20 +33,20 @@ pub(crate) struct Harmless {
 
 /// How the types of one compile differ.
 #[derive(Debug, Default)]
-pub(crate) struct Layouts {
+pub(crate) struct LayoutComparison {
     pub(crate) changes: Vec<LayoutChange>,
     pub(crate) harmless: Vec<Harmless>,
 }
 
-impl Layouts {
+impl LayoutComparison {
     /// Compares the types of the two objects, whose code is compared already.
     pub(crate) fn between(
         original: &[u8],
         fixed: &[u8],
         comparison: &Comparison,
     ) -> Result<Self, DebugInfoError> {
-        let original = Types::of(&Tree::read(original)?);
-        let fixed = Types::of(&Tree::read(fixed)?);
+        let original = Types::of(&DebugInfo::read(original)?);
+        let fixed = Types::of(&DebugInfo::read(fixed)?);
         let mut layouts = Self::default();
         for (name, old) in &original.layouts {
             let Some(new) = fixed.layouts.get(name) else {
@@ -79,8 +79,8 @@ impl Layouts {
     fn add(
         &mut self,
         name: &str,
-        old: &Layout,
-        new: &Layout,
+        old: &TypeLayout,
+        new: &TypeLayout,
         uses: &Uses,
         comparison: &Comparison,
     ) {
@@ -160,7 +160,7 @@ struct Difference {
 }
 
 impl Difference {
-    fn between(old: &Layout, new: &Layout) -> Self {
+    fn between(old: &TypeLayout, new: &TypeLayout) -> Self {
         let mut difference = Self::default();
         if old.size != new.size {
             let sizes = format!("it had {} bytes, and has {}", old.size, new.size);
@@ -191,7 +191,7 @@ impl Difference {
         difference
     }
 
-    fn member(&mut self, old: &Member, layout: &Layout) {
+    fn member(&mut self, old: &Member, layout: &TypeLayout) {
         let name = &old.name;
         let Some(new) = layout.members.iter().find(|new| new.name == *name) else {
             self.bad.push(format!("{name} (at {}) is gone", place(old)));
@@ -214,7 +214,7 @@ impl Difference {
         }
     }
 
-    fn added(&mut self, new: &Member, layout: &Layout) {
+    fn added(&mut self, new: &Member, layout: &TypeLayout) {
         let Member {
             name, start, bits, ..
         } = new;

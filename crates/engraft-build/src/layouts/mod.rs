@@ -12,8 +12,8 @@
 //!
 //! Must not know the binary.
 
+mod debug_info;
 mod differences;
-mod tree;
 mod types;
 
-pub(crate) use differences::{Harmless, LayoutChange, Layouts};
+pub(crate) use differences::{Harmless, LayoutChange, LayoutComparison};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gimli::{DwTag, constants};
 
-use super::tree::{Entry, Tree};
+use super::debug_info::{DebugEntry, DebugInfo};
 
 /// How deep types are followed into each other.
 const DEPTH: usize = 32;
@@ -39,7 +39,7 @@ pub(crate) enum Shape {
 
 /// A structure, union, class or enumeration.
 #[derive(Debug, Clone)]
-pub(crate) struct Layout {
+pub(crate) struct TypeLayout {
     pub(crate) tag: DwTag,
     pub(crate) size: u64,
     pub(crate) file: String,
@@ -72,31 +72,31 @@ pub(crate) struct Uses {
 /// What an object says of its types.
 #[derive(Debug, Default)]
 pub(crate) struct Types {
-    pub(crate) layouts: BTreeMap<String, Layout>,
+    pub(crate) layouts: BTreeMap<String, TypeLayout>,
     pub(crate) uses: BTreeMap<String, Uses>,
     /// Variables that outlive a call, those inside of functions with the function's name in front.
     pub(crate) variables: BTreeMap<String, (Shape, String, u64)>,
 }
 
 impl Types {
-    pub(crate) fn of(tree: &Tree) -> Self {
+    pub(crate) fn of(info: &DebugInfo) -> Self {
         let mut types = Self::default();
-        for (index, entry) in tree.entries.iter().enumerate() {
+        for (index, entry) in info.entries.iter().enumerate() {
             if is_aggregate(entry.tag) && !entry.is_declaration {
-                let name = name_of(tree, index);
+                let name = name_of(info, index);
                 if !name.is_empty() {
                     types
                         .layouts
                         .entry(name)
-                        .or_insert_with(|| layout(tree, entry, index));
+                        .or_insert_with(|| layout(info, entry, index));
                 }
             }
-            types.note_use(tree, index, entry);
+            types.note_use(info, index, entry);
         }
         types
     }
 
-    fn note_use(&mut self, tree: &Tree, index: usize, entry: &Entry) {
+    fn note_use(&mut self, info: &DebugInfo, index: usize, entry: &DebugEntry) {
         let is_variable = entry.tag == constants::DW_TAG_variable;
         let is_parameter = entry.tag == constants::DW_TAG_formal_parameter;
         let is_function = entry.tag == constants::DW_TAG_subprogram;
@@ -104,31 +104,31 @@ impl Types {
         if !(is_variable || is_parameter || is_function || is_member) {
             return;
         }
-        let Some(type_of) = tree.type_of(index) else {
+        let Some(type_of) = info.type_of(index) else {
             return;
         };
         let function = if is_function {
             Some(index)
         } else {
-            function_of(tree, index)
+            function_of(info, index)
         };
-        let outlives = is_variable && (function.is_none() || is_static(tree, index));
+        let outlives = is_variable && (function.is_none() || is_static(info, index));
         if outlives && !entry.name.is_empty() {
-            let scope = function.map(|function| format!("{}::", function_name(tree, function)));
+            let scope = function.map(|function| format!("{}::", function_name(info, function)));
             let name = format!("{}{}", scope.unwrap_or_default(), entry.name);
-            let shape = shape(tree, Some(type_of), DEPTH);
+            let shape = shape(info, Some(type_of), DEPTH);
             self.variables
                 .insert(name, (shape, entry.file.clone(), entry.line));
         }
         let is_private = function
-            .and_then(|function| tree.entry(function))
+            .and_then(|function| info.entry(function))
             .is_some_and(|function| !function.is_external);
-        for (name, by_pointer) in reached(tree, type_of) {
+        for (name, by_pointer) in reached(info, type_of) {
             let uses = self.uses.entry(name).or_default();
             uses.functions
-                .extend(function.map(|function| function_name(tree, function)));
+                .extend(function.map(|function| function_name(info, function)));
             let holder = entry.parent.filter(|_| is_member);
-            let holder = holder.map(|holder| name_of(tree, holder));
+            let holder = holder.map(|holder| name_of(info, holder));
             uses.functions
                 .extend(holder.filter(|name| !name.is_empty()));
             let is_local = is_variable && !outlives && !by_pointer;
@@ -173,20 +173,20 @@ fn is_pointer(tag: DwTag) -> bool {
 }
 
 /// `struct conn`; for one without a name of its own, what it is defined as or where it is.
-fn name_of(tree: &Tree, index: usize) -> String {
-    let Some(entry) = tree.entry(index) else {
+fn name_of(info: &DebugInfo, index: usize) -> String {
+    let Some(entry) = info.entry(index) else {
         return String::new();
     };
     let mut scopes = Vec::new();
     let mut parent = entry.parent;
-    while let Some(scope) = parent.and_then(|parent| tree.entry(parent)) {
+    while let Some(scope) = parent.and_then(|parent| info.entry(parent)) {
         if !scope.name.is_empty() && scope.tag != constants::DW_TAG_compile_unit {
             scopes.push(scope.name.clone());
         }
         parent = scope.parent;
     }
     let own = match entry.name.as_str() {
-        "" => match defined_as(tree, index) {
+        "" => match defined_as(info, index) {
             Some(name) => return name,
             None => return String::new(),
         },
@@ -204,17 +204,18 @@ fn name_of(tree: &Tree, index: usize) -> String {
 }
 
 /// The typedef of a type without a name.
-fn defined_as(tree: &Tree, index: usize) -> Option<String> {
-    let is_name =
-        |entry: &&Entry| entry.tag == constants::DW_TAG_typedef && entry.type_of == Some(index);
-    tree.entries
+fn defined_as(info: &DebugInfo, index: usize) -> Option<String> {
+    let is_name = |entry: &&DebugEntry| {
+        entry.tag == constants::DW_TAG_typedef && entry.type_of == Some(index)
+    };
+    info.entries
         .iter()
         .find(is_name)
         .map(|entry| entry.name.clone())
 }
 
-fn layout(tree: &Tree, entry: &Entry, index: usize) -> Layout {
-    let mut layout = Layout {
+fn layout(info: &DebugInfo, entry: &DebugEntry, index: usize) -> TypeLayout {
+    let mut layout = TypeLayout {
         tag: entry.tag,
         size: entry.size.unwrap_or_default(),
         file: entry.file.clone(),
@@ -222,8 +223,8 @@ fn layout(tree: &Tree, entry: &Entry, index: usize) -> Layout {
         members: Vec::new(),
         enumerators: BTreeMap::new(),
     };
-    members(tree, index, 0, "", &mut layout.members, DEPTH);
-    for (_, child) in tree.children(index) {
+    members(info, index, 0, "", &mut layout.members, DEPTH);
+    for (_, child) in info.children(index) {
         if child.tag == constants::DW_TAG_enumerator {
             let value = child.value.unwrap_or_default();
             layout.enumerators.insert(child.name.clone(), value);
@@ -233,14 +234,14 @@ fn layout(tree: &Tree, entry: &Entry, index: usize) -> Layout {
 }
 
 fn members(
-    tree: &Tree,
+    info: &DebugInfo,
     index: usize,
     base: u64,
     prefix: &str,
     found: &mut Vec<Member>,
     depth: usize,
 ) {
-    for (_, child) in tree.children(index) {
+    for (_, child) in info.children(index) {
         let is_base = child.tag == constants::DW_TAG_inheritance;
         if !(child.tag == constants::DW_TAG_member || is_base) || child.is_external || depth == 0 {
             continue;
@@ -252,19 +253,19 @@ fn members(
             .bit_offset
             .unwrap_or(child.offset.unwrap_or_default() * 8);
         let start = base.saturating_add(start);
-        let inner = through(tree, type_of);
-        let anonymous = tree
+        let inner = through(info, type_of);
+        let anonymous = info
             .entry(inner)
-            .filter(|entry| is_structure(entry.tag) && name_of(tree, inner).is_empty());
+            .filter(|entry| is_structure(entry.tag) && name_of(info, inner).is_empty());
         if anonymous.is_some() {
             let prefix = match child.name.as_str() {
                 "" => prefix.to_owned(),
                 name => format!("{prefix}{name}."),
             };
-            members(tree, inner, start, &prefix, found, depth - 1);
+            members(info, inner, start, &prefix, found, depth - 1);
             continue;
         }
-        let shape = shape(tree, Some(type_of), depth - 1);
+        let shape = shape(info, Some(type_of), depth - 1);
         let name = match (is_base, child.name.as_str()) {
             (true, _) => format!("{prefix}base {}", shape.words()),
             (false, name) => format!("{prefix}{name}"),
@@ -280,9 +281,9 @@ fn members(
 }
 
 /// What a type is, without names and qualifiers.
-fn through(tree: &Tree, mut index: usize) -> usize {
+fn through(info: &DebugInfo, mut index: usize) -> usize {
     for _ in 0..DEPTH {
-        match tree.entry(index) {
+        match info.entry(index) {
             Some(entry) if is_transparent(entry.tag) => match entry.type_of {
                 Some(next) => index = next,
                 None => return index,
@@ -293,17 +294,17 @@ fn through(tree: &Tree, mut index: usize) -> usize {
     index
 }
 
-fn shape(tree: &Tree, index: Option<usize>, depth: usize) -> Shape {
+fn shape(info: &DebugInfo, index: Option<usize>, depth: usize) -> Shape {
     let Some((index, entry)) = index
-        .map(|index| through(tree, index))
-        .and_then(|index| Some((index, tree.entry(index)?)))
+        .map(|index| through(info, index))
+        .and_then(|index| Some((index, info.entry(index)?)))
         .filter(|_| depth > 0)
     else {
         return Shape::Nothing;
     };
     let size = entry.size.unwrap_or_default();
     if is_pointer(entry.tag) {
-        let to = shape(tree, entry.type_of, depth - 1);
+        let to = shape(info, entry.type_of, depth - 1);
         return Shape::Pointer { to: to.words() };
     }
     match entry.tag {
@@ -312,26 +313,26 @@ fn shape(tree: &Tree, index: Option<usize>, depth: usize) -> Shape {
             size,
         },
         constants::DW_TAG_array_type => {
-            let counts = tree.children(index);
+            let counts = info.children(index);
             Shape::Array {
-                of: Box::new(shape(tree, entry.type_of, depth - 1)),
+                of: Box::new(shape(info, entry.type_of, depth - 1)),
                 counts: counts.map(|(_, child)| child.count).collect(),
             }
         }
         constants::DW_TAG_subroutine_type => {
-            let parameters = tree
+            let parameters = info
                 .children(index)
-                .map(|(_, child)| shape(tree, child.type_of, depth - 1).words());
+                .map(|(_, child)| shape(info, child.type_of, depth - 1).words());
             let parameters = parameters.collect::<Vec<_>>().join(", ");
-            let result = shape(tree, entry.type_of, depth - 1).words();
+            let result = shape(info, entry.type_of, depth - 1).words();
             Shape::Basic {
                 name: format!("{result}({parameters})"),
                 size: 0,
             }
         }
         tag if is_aggregate(tag) => {
-            let name = match name_of(tree, index) {
-                name if name.is_empty() => anonymous(tree, index, depth - 1),
+            let name = match name_of(info, index) {
+                name if name.is_empty() => anonymous(info, index, depth - 1),
                 name => name,
             };
             Shape::Named { name, size }
@@ -344,9 +345,9 @@ fn shape(tree: &Tree, index: Option<usize>, depth: usize) -> Shape {
 }
 
 /// All there is to say of a structure without a name.
-fn anonymous(tree: &Tree, index: usize, depth: usize) -> String {
+fn anonymous(info: &DebugInfo, index: usize, depth: usize) -> String {
     let mut found = Vec::new();
-    members(tree, index, 0, "", &mut found, depth);
+    members(info, index, 0, "", &mut found, depth);
     let member = |member: &Member| {
         let Member {
             name,
@@ -362,7 +363,7 @@ fn anonymous(tree: &Tree, index: usize, depth: usize) -> String {
     )
 }
 
-fn is_integer(entry: &Entry) -> bool {
+fn is_integer(entry: &DebugEntry) -> bool {
     let integers = [
         constants::DW_ATE_signed,
         constants::DW_ATE_unsigned,
@@ -424,15 +425,15 @@ impl Shape {
 }
 
 /// Names of the structures that a type holds (false) or leads to by a pointer (true), not going into any of them.
-fn reached(tree: &Tree, type_of: usize) -> Vec<(String, bool)> {
+fn reached(info: &DebugInfo, type_of: usize) -> Vec<(String, bool)> {
     let (mut index, mut by_pointer) = (type_of, false);
     for _ in 0..DEPTH {
-        index = through(tree, index);
-        let Some(entry) = tree.entry(index) else {
+        index = through(info, index);
+        let Some(entry) = info.entry(index) else {
             break;
         };
         if is_aggregate(entry.tag) {
-            let name = name_of(tree, index);
+            let name = name_of(info, index);
             return if name.is_empty() {
                 Vec::new()
             } else {
@@ -448,10 +449,10 @@ fn reached(tree: &Tree, type_of: usize) -> Vec<(String, bool)> {
     Vec::new()
 }
 
-fn function_of(tree: &Tree, index: usize) -> Option<usize> {
-    let mut parent = tree.entry(index)?.parent;
+fn function_of(info: &DebugInfo, index: usize) -> Option<usize> {
+    let mut parent = info.entry(index)?.parent;
     while let Some(found) = parent {
-        let entry = tree.entry(found)?;
+        let entry = info.entry(found)?;
         if entry.tag == constants::DW_TAG_subprogram {
             return Some(found);
         }
@@ -464,10 +465,10 @@ fn function_of(tree: &Tree, index: usize) -> Option<usize> {
 }
 
 /// The name of its symbol.
-fn function_name(tree: &Tree, index: usize) -> String {
+fn function_name(info: &DebugInfo, index: usize) -> String {
     let mut index = index;
     for _ in 0..DEPTH {
-        let Some(entry) = tree.entry(index) else {
+        let Some(entry) = info.entry(index) else {
             break;
         };
         if !entry.linkage_name.is_empty() {
@@ -482,6 +483,6 @@ fn function_name(tree: &Tree, index: usize) -> String {
 }
 
 /// A variable inside of a function that has one address for all calls.
-fn is_static(tree: &Tree, index: usize) -> bool {
-    tree.entry(index).is_some_and(|entry| entry.has_address)
+fn is_static(info: &DebugInfo, index: usize) -> bool {
+    info.entry(index).is_some_and(|entry| entry.has_address)
 }

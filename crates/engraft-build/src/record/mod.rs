@@ -10,11 +10,11 @@ mod inputs;
 mod recorder;
 mod response_files;
 mod start;
-mod work;
+mod work_directory;
 mod wrapper;
 
 pub(crate) use inputs::{ASSEMBLY, Inputs, WITH_ARGUMENT};
 pub(crate) use recorder::Recorder;
 pub(crate) use start::{Record, read_records};
-pub(crate) use work::Work;
+pub(crate) use work_directory::WorkDirectory;
 pub use wrapper::wrapper_main;

@@ -23,7 +23,7 @@ pub(crate) struct Record {
 
 /// A record as written: command lines and paths are bytes, not text.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Stored {
+pub(super) struct StoredRecord {
     pub(super) compiler: Vec<u8>,
     pub(super) arguments: Vec<Vec<u8>>,
     pub(super) directory: Vec<u8>,
@@ -40,7 +40,7 @@ pub(crate) fn read_records(directory: &Path) -> io::Result<Vec<Record>> {
         let path = entry?.path();
         // A wrapper that was killed leaves a file of another name.
         if path.extension() == Some(OsStr::new("json")) {
-            let stored: Stored = serde_json::from_slice(&std::fs::read(path)?)?;
+            let stored: StoredRecord = serde_json::from_slice(&std::fs::read(path)?)?;
             records.push(Record::from(stored));
         }
     }
@@ -48,8 +48,8 @@ pub(crate) fn read_records(directory: &Path) -> io::Result<Vec<Record>> {
     Ok(records)
 }
 
-impl From<Stored> for Record {
-    fn from(stored: Stored) -> Self {
+impl From<StoredRecord> for Record {
+    fn from(stored: StoredRecord) -> Self {
         let text = OsString::from_vec;
         Self {
             compiler: text(stored.compiler).into(),

@@ -12,8 +12,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::inputs::sources;
 use super::recorder::{RECORDS, SOURCE, WRAPPERS};
 use super::response_files;
-use super::start::Stored;
-use super::work::guard_main;
+use super::start::StoredRecord;
+use super::work_directory::guard_main;
 
 /// Variables that change what a compiler makes of a command line.
 const ENVIRONMENT: [&str; 11] = [
@@ -108,7 +108,7 @@ fn write_record(
         .tempfile_in(records)?;
     let arguments = response_files::expand(arguments);
     let kept = keep_sources(&arguments, directory, file.path());
-    let stored = Stored {
+    let stored = StoredRecord {
         compiler: compiler.as_os_str().as_bytes().to_vec(),
         arguments: arguments.into_iter().map(OsString::into_vec).collect(),
         directory: directory.as_os_str().as_bytes().to_vec(),

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use engraft_patch::WriteError;
 
 use super::progress::Step;
-use super::report::Unplaced;
+use super::report::MissingSource;
 use crate::binary::BinaryError;
 use crate::compile::CompileError;
 use crate::refusal::{Refusal, by_subject, each_once};
 use crate::source::FixError;
-use crate::unit::ObjectError;
+use crate::unit::ObjectFileError;
 
 /// Which of the two builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum Stage {
     /// With the fix applied.
     Fixed,
     /// Of the fixed source once more, for objects that were in the tree before.
-    Rest,
+    Prebuilt,
 }
 
 impl Stage {
@@ -29,7 +29,7 @@ impl Stage {
         match self {
             Self::Original => Step::Original,
             Self::Fixed => Step::Fixed,
-            Self::Rest => Step::Rest,
+            Self::Prebuilt => Step::Prebuilt,
         }
     }
 }
@@ -39,7 +39,7 @@ impl std::fmt::Display for Stage {
         f.write_str(match self {
             Self::Original => "original",
             Self::Fixed => "fixed",
-            Self::Rest => "rest",
+            Self::Prebuilt => "prebuilt",
         })
     }
 }
@@ -140,7 +140,7 @@ pub enum BuildError {
     Compile(#[from] CompileError),
     /// An object cannot be read.
     #[error(transparent)]
-    Object(#[from] ObjectError),
+    Object(#[from] ObjectFileError),
     /// The fix cannot become a patch as it is. All reasons that were found.
     #[error("the fix cannot be made a patch:\n{}", by_subject(refusals))]
     Refused {
@@ -151,11 +151,11 @@ pub enum BuildError {
     #[error(
         "the patch would be half of the fix: in none of {} is\n{}\n(hint: name the files that have it with --binary, or make the partial patch with --partial)",
         list(binaries),
-        unplaced_lines(unplaced)
+        missing_lines(missing_sources)
     )]
     Incomplete {
         /// What is missing, by source file.
-        unplaced: Vec<Unplaced>,
+        missing_sources: Vec<MissingSource>,
         /// The binaries.
         binaries: Vec<PathBuf>,
     },
@@ -180,13 +180,13 @@ fn list(files: &[PathBuf]) -> String {
         .join(", ")
 }
 
-fn unplaced_lines(unplaced: &[Unplaced]) -> String {
-    let line = |unplaced: &Unplaced| {
-        let Unplaced {
+fn missing_lines(missing_sources: &[MissingSource]) -> String {
+    let line = |missing_sources: &MissingSource| {
+        let MissingSource {
             source_file,
             functions,
             holders,
-        } = unplaced;
+        } = missing_sources;
         let holders = match holders.as_slice() {
             [] => "in no program or library of the build tree either".to_owned(),
             holders => format!("in the build tree: {}", list(holders)),
@@ -194,5 +194,9 @@ fn unplaced_lines(unplaced: &[Unplaced]) -> String {
         let functions = functions.join(", ");
         format!("  {functions} of {} ({holders})", source_file.display())
     };
-    unplaced.iter().map(line).collect::<Vec<_>>().join("\n")
+    missing_sources
+        .iter()
+        .map(line)
+        .collect::<Vec<_>>()
+        .join("\n")
 }

@@ -9,5 +9,5 @@ mod wanted;
 
 pub use error::{BuildError, Stage};
 pub use progress::{Event, Progress, Step};
-pub use report::{BuildReport, ChangedObject, Outcome, Unplaced};
+pub use report::{BuildOutcome, BuildReport, ChangedBinary, MissingSource};
 pub use wanted::BuildRequest;

@@ -19,7 +19,7 @@ pub enum Step {
     /// The build command runs on the fixed source.
     Fixed,
     /// The build command makes objects again that were there before.
-    Rest,
+    Prebuilt,
     /// The compiler is asked what each compile reads.
     Dependencies,
     /// What may have changed is compiled twice and compared.
@@ -34,7 +34,7 @@ impl fmt::Display for Step {
             Self::Copy => "copying the source",
             Self::Original => "building the original source",
             Self::Fixed => "building the fixed source",
-            Self::Rest => "building objects again that were there before",
+            Self::Prebuilt => "building objects again that were there before",
             Self::Dependencies => "asking the compiler what it reads",
             Self::Compare => "compiling and comparing what the fix may change",
             Self::Assemble => "looking for it in the binaries",

@@ -9,12 +9,12 @@ use engraft_patch::Patch;
 #[derive(Debug)]
 pub struct BuildReport {
     /// The patch, or that none is needed.
-    pub outcome: Outcome,
+    pub outcome: BuildOutcome,
     /// What changed, in each binary that holds some of it.
-    pub objects: Vec<ChangedObject>,
+    pub objects: Vec<ChangedBinary>,
     /// What of the fix is in none of the binaries: other programs of the same source, tests, libraries that the
     /// request did not name. Empty unless the request allows a partial patch.
-    pub unplaced: Vec<Unplaced>,
+    pub missing_sources: Vec<MissingSource>,
     /// Types whose layout the fix changes, and why that does no harm. To be shown to the user.
     pub harmless: Vec<(String, String)>,
     /// Files that the fix changes and no recorded compile reads, neither as a source nor as a header: documentation,
@@ -31,7 +31,7 @@ pub struct BuildReport {
 
 /// The patch, or that none is needed.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum BuildOutcome {
     /// The patch and its bytes as a file.
     Patch {
         /// What it says.
@@ -46,7 +46,7 @@ pub enum Outcome {
 
 /// What changed in one binary.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChangedObject {
+pub struct ChangedBinary {
     /// The binary.
     pub binary: PathBuf,
     /// Functions that get new code.
@@ -57,7 +57,7 @@ pub struct ChangedObject {
 
 /// A changed source file that is in no binary that was named.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unplaced {
+pub struct MissingSource {
     /// As the compiler's command line names it.
     pub source_file: PathBuf,
     /// Its changed functions, and variables.

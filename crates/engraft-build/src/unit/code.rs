@@ -7,7 +7,7 @@ use super::item::{Item, ItemId};
 use super::reloc::{Flow, Referent, Reloc};
 
 /// An instruction of a function.
-pub(super) struct Span {
+pub(super) struct InstructionSpan {
     start: u64,
     end: u64,
     flow: Flow,
@@ -15,7 +15,7 @@ pub(super) struct Span {
     is_indirect: bool,
 }
 
-pub(super) fn spans(code: &[u8]) -> Vec<Span> {
+pub(super) fn spans(code: &[u8]) -> Vec<InstructionSpan> {
     let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
     let mut spans = Vec::new();
     while decoder.can_decode() {
@@ -29,7 +29,7 @@ pub(super) fn spans(code: &[u8]) -> Vec<Span> {
             FlowControl::IndirectBranch => (Flow::Jump, true),
             _ => (Flow::Value, false),
         };
-        spans.push(Span {
+        spans.push(InstructionSpan {
             start,
             end: decoder.position() as u64,
             flow,
@@ -40,7 +40,7 @@ pub(super) fn spans(code: &[u8]) -> Vec<Span> {
 }
 
 /// How far the end of the instruction is behind a relocated field, and what the instruction does with it.
-pub(super) fn operand(spans: &[Span], reloc: &Reloc) -> (u8, Flow) {
+pub(super) fn operand(spans: &[InstructionSpan], reloc: &Reloc) -> (u8, Flow) {
     let index = spans.partition_point(|span| span.end <= reloc.place);
     let Some(span) = spans.get(index) else {
         return (0, Flow::Value);

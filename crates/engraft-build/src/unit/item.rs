@@ -24,7 +24,7 @@ pub(crate) struct Item {
     /// Offsets that anything refers to, sorted: where parts of an unnamed item may start.
     pub(crate) labels: Vec<u64>,
     /// Its frames are unwound in a way that an image cannot bring.
-    pub(crate) has_strange_frames: bool,
+    pub(crate) has_unsupported_frames: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::frames::Frame;
+use super::frame_descriptions::FrameDescription;
 use super::item::{Item, ItemId, Kind};
 use super::reloc::{Referent, Reloc};
 
@@ -16,7 +16,7 @@ pub(crate) struct Unit {
     /// Items by the names of all their symbols.
     pub(crate) names: HashMap<String, ItemId>,
     /// Call frame information of the functions.
-    pub(crate) frames: Vec<Frame>,
+    pub(crate) frames: Vec<FrameDescription>,
 }
 
 impl Unit {

@@ -8,14 +8,16 @@
 //! Must not know whether the object is the original or the fixed one, or the binary.
 
 mod code;
-mod frames;
+mod frame_descriptions;
 mod item;
 mod items;
 mod parse;
 mod reloc;
 
-pub(crate) use frames::{FUNCTION as FRAME_FUNCTION, Frame, ID as FRAME_ID, SIZE as FRAME_SIZE};
+pub(crate) use frame_descriptions::{
+    FUNCTION as FRAME_FUNCTION, FrameDescription, ID as FRAME_ID, SIZE as FRAME_SIZE,
+};
 pub(crate) use item::{Item, ItemId, Kind};
 pub(crate) use items::Unit;
-pub use parse::ObjectError;
+pub use parse::ObjectFileError;
 pub(crate) use reloc::{Flow, Referent, Reloc};

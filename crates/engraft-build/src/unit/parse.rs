@@ -9,15 +9,15 @@ use object::{
     RelocationTarget, SectionFlags, SectionIndex, SymbolIndex, SymbolSection, elf,
 };
 
-use super::code::{Span, add_references_to_itself, operand, spans};
-use super::frames::frames;
+use super::code::{InstructionSpan, add_references_to_itself, operand, spans};
+use super::frame_descriptions::frames;
 use super::item::{Item, ItemId, Kind};
 use super::items::Unit;
 use super::reloc::{Flow, Referent, Reloc};
 
 /// Why an object of the build cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ObjectError {
+pub enum ObjectFileError {
     /// It cannot be read.
     #[error("cannot read the object compiled from {source_file}: {source}")]
     Unreadable {
@@ -40,12 +40,12 @@ type Elf<'a> = ElfFile64<'a, LittleEndian>;
 
 impl Unit {
     /// Reads the object at `path`, compiled from `source`.
-    pub(crate) fn read(path: &Path, source: &Path) -> Result<Self, ObjectError> {
-        let bytes = std::fs::read(path).map_err(|error| ObjectError::Unreadable {
+    pub(crate) fn read(path: &Path, source: &Path) -> Result<Self, ObjectFileError> {
+        let bytes = std::fs::read(path).map_err(|error| ObjectFileError::Unreadable {
             source_file: source.to_owned(),
             source: error,
         })?;
-        parse(&bytes, source).map_err(|error| ObjectError::Malformed {
+        parse(&bytes, source).map_err(|error| ObjectFileError::Malformed {
             source_file: source.to_owned(),
             reason: error.to_string(),
         })
@@ -73,7 +73,7 @@ fn parse(bytes: &[u8], source: &Path) -> Result<Unit, object::Error> {
     parser.unit.frames = frames.known;
     for function in frames.others {
         if let Some(item) = parser.unit.items.get_mut(function.0) {
-            item.has_strange_frames = true;
+            item.has_unsupported_frames = true;
         }
     }
     Ok(parser.unit)
@@ -90,7 +90,7 @@ struct Parser<'a, 'd> {
     /// Items that a named symbol starts.
     symbols: HashMap<SymbolIndex, ItemId>,
     /// The instructions of functions that have relocations.
-    spans: HashMap<ItemId, Vec<Span>>,
+    spans: HashMap<ItemId, Vec<InstructionSpan>>,
     unit: Unit,
 }
 
@@ -172,7 +172,7 @@ impl Parser<'_, '_> {
                 self.unit.names.insert(start.name.clone(), id);
             }
             self.unit.items.push(Item {
-                has_strange_frames: false,
+                has_unsupported_frames: false,
                 name: item_name,
                 global: first.is_some_and(|start| start.global),
                 kind: if starts.iter().any(|start| start.ifunc) {
@@ -220,7 +220,7 @@ impl Parser<'_, '_> {
                 size: symbol.size(),
                 relocations: Vec::new(),
                 labels: Vec::new(),
-                has_strange_frames: false,
+                has_unsupported_frames: false,
             });
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Which functions are found to be changed.
 
 use crate::support::{LIBRARY, NO_PIE, PIE, Project, function, names, patch, referenced};
-use engraft_build::{Outcome, build};
+use engraft_build::{BuildOutcome, build};
 
 const PART: &str = "
 #include <stdio.h>
@@ -158,7 +158,7 @@ fn a_comment_is_no_change() {
         &[("part.c", "return -1;", "/* no */ return -1;")],
         "program",
     );
-    assert!(matches!(report.unwrap().outcome, Outcome::NoChange));
+    assert!(matches!(report.unwrap().outcome, BuildOutcome::NoChange));
 }
 
 #[test]

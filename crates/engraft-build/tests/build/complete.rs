@@ -1,6 +1,6 @@
 //! Half a patch is no success: every function that the fix changes, wherever it was compiled to.
 
-use engraft_build::{BuildError, BuildReport, Outcome, Refusal, Unplaced, build};
+use engraft_build::{BuildError, BuildOutcome, BuildReport, MissingSource, Refusal, build};
 
 use crate::support::{MAIN, Project, names, patch};
 
@@ -30,9 +30,11 @@ fn expected(objects: &[(&str, &[&str])]) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
-fn incomplete(result: Result<BuildReport, BuildError>) -> Vec<Unplaced> {
+fn incomplete(result: Result<BuildReport, BuildError>) -> Vec<MissingSource> {
     match result {
-        Err(BuildError::Incomplete { unplaced, .. }) => unplaced,
+        Err(BuildError::Incomplete {
+            missing_sources, ..
+        }) => missing_sources,
         other => panic!("{other:?}"),
     }
 }
@@ -106,9 +108,12 @@ fn a_like_function_of_another_source() {
     let fix = project.fix(&[("two.c", "return 1000", "return 2000")]);
     let report = build(&project.request(&fix, &["one.so", "two.so"])).unwrap();
     assert_eq!(objects(report), expected(&[("two.so", &["limit"])]));
-    let unplaced = incomplete(build(&project.request(&fix, &["one.so"])));
-    assert_eq!(unplaced[0].functions, ["limit"]);
-    assert_eq!(unplaced[0].holders, [std::path::PathBuf::from("two.so")]);
+    let missing_sources = incomplete(build(&project.request(&fix, &["one.so"])));
+    assert_eq!(missing_sources[0].functions, ["limit"]);
+    assert_eq!(
+        missing_sources[0].holders,
+        [std::path::PathBuf::from("two.so")]
+    );
 }
 
 const TOOL: &str = "#include \"value.h\"\nint part(int x) { return x + VALUE; }\n\
@@ -125,17 +130,17 @@ fn another_program_of_the_same_source() {
     let error = build(&request);
     let text = error.as_ref().unwrap_err().to_string();
     assert!(text.contains("in the build tree: tool"), "{text}");
-    let unplaced = incomplete(error);
-    assert_eq!(unplaced.len(), 1);
-    assert_eq!(unplaced[0].source_file.to_str(), Some("tool.c"));
+    let missing_sources = incomplete(error);
+    assert_eq!(missing_sources.len(), 1);
+    assert_eq!(missing_sources[0].source_file.to_str(), Some("tool.c"));
     assert!(
-        unplaced[0].functions.contains(&"part".to_owned()),
-        "{unplaced:?}"
+        missing_sources[0].functions.contains(&"part".to_owned()),
+        "{missing_sources:?}"
     );
     // As the author wants it.
     request.partial = true;
     let report = build(&request).unwrap();
-    let Outcome::Patch { patch, file } = report.outcome else {
+    let BuildOutcome::Patch { patch, file } = report.outcome else {
         panic!("no change")
     };
     assert_eq!(names(&patch.objects[0]), ["part"]);

@@ -1,6 +1,6 @@
 //! Fixes that change how types lie in memory.
 
-use engraft_build::{Outcome, Refusal, build};
+use engraft_build::{BuildOutcome, Refusal, build};
 
 use crate::support::{PIE, Project, names};
 
@@ -146,7 +146,7 @@ fn what_does_no_harm() {
         let report = project().try_build(edits, "program").unwrap();
         let harmless = format!("{:?}", report.harmless);
         assert!(harmless.contains(words), "{harmless}");
-        let Outcome::Patch { patch, .. } = report.outcome else {
+        let BuildOutcome::Patch { patch, .. } = report.outcome else {
             panic!("no change")
         };
         let found = names(&patch.objects[0]);
@@ -201,7 +201,7 @@ fn an_accepted_layout() {
     let mut request = project.request(&fix, &["program"]);
     request.accept_layouts = vec!["conn".to_owned()];
     let report = build(&request).unwrap();
-    let Outcome::Patch { file, .. } = report.outcome else {
+    let BuildOutcome::Patch { file, .. } = report.outcome else {
         panic!("no change")
     };
     let read = engraft_patch::read(&file).unwrap().concessions;

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use engraft_build::{BuildError, BuildReport, BuildRequest, Outcome, Progress, Refusal, build};
+use engraft_build::{
+    BuildError, BuildOutcome, BuildReport, BuildRequest, Progress, Refusal, build,
+};
 use engraft_patch::{Function, LinkAddress, Object, Patch, RelocationTarget};
 use tempfile::TempDir;
 
@@ -159,14 +161,14 @@ impl Project {
 
 pub(crate) fn patch(report: BuildReport) -> Patch {
     match report.outcome {
-        Outcome::Patch { patch, file } => {
+        BuildOutcome::Patch { patch, file } => {
             assert_eq!(
                 engraft_patch::read(&file).unwrap().objects.len(),
                 patch.objects.len()
             );
             patch
         }
-        Outcome::NoChange => panic!("no change"),
+        BuildOutcome::NoChange => panic!("no change"),
     }
 }
 

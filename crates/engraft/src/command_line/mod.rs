@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand};
 use engraft::{Error, OnTimeout, ScanMemory, Selected, Status};
-use engraft_build::{BuildRequest, Outcome};
+use engraft_build::{BuildOutcome, BuildRequest};
 use engraft_patch::{Concessions, Missing, Patch};
 use engraft_process::foreign::escape_name;
 use engraft_process::{LongSlice, Process};
@@ -323,7 +323,7 @@ pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
 
 fn build(request: &BuildRequest) -> Result<(), Error> {
     let report = engraft_build::build(request)?;
-    let Outcome::Patch { patch, file } = report.outcome else {
+    let BuildOutcome::Patch { patch, file } = report.outcome else {
         let binaries = list(request.binaries.iter().map(escape_name));
         say(&format!(
             "the fix changes no code in {binaries}: there is nothing to patch\n"

@@ -20,7 +20,7 @@ use iced_x86::{
     ConstantOffsets, Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register,
 };
 
-use crate::image::layout::{Area, FILLER, Fixup, Layout, Spot, Target, object_target};
+use crate::image::draft::{Area, FILLER, Fixup, FixupTarget, ImageDraft, Spot, object_target};
 use crate::refusal::{Hex, Refusal, Unmovable};
 
 /// Where trampolines begin, as functions do.
@@ -227,18 +227,18 @@ impl MovedCode {
     /// Puts the trampoline behind the text that there is, with room for what was in front of its first instruction:
     /// its call frame information begins there, as the function's does.
     /// Where, and its size. Calls that have a thunk call that.
-    pub(crate) fn place(&self, layout: &mut Layout, thunks: &HashMap<u64, Spot>) -> (Spot, u64) {
+    pub(crate) fn place(&self, draft: &mut ImageDraft, thunks: &HashMap<u64, Spot>) -> (Spot, u64) {
         let filler = vec![FILLER; usize::try_from(self.start).unwrap_or(0)];
-        layout.add(Area::Text, &filler, self.start, 1);
+        draft.add(Area::Text, &filler, self.start, 1);
         let size = self.bytes.len() as u64;
-        let start = layout.add(Area::Text, &self.bytes, size, ALIGNMENT);
+        let start = draft.add(Area::Text, &self.bytes, size, ALIGNMENT);
         for field in &self.fields {
             let thunk = thunks.get(&field.target).filter(|_| field.is_call);
             let (target, rest) = match thunk {
-                Some(&thunk) => (Target::Spot(thunk), 0),
+                Some(&thunk) => (FixupTarget::Spot(thunk), 0),
                 None => self.target(field.target),
             };
-            layout.fixup(Fixup {
+            draft.fixup(Fixup {
                 place: Spot {
                     area: Area::Text,
                     offset: start.offset + field.offset as u64,
@@ -253,7 +253,7 @@ impl MovedCode {
 
     /// An address in the old binary, named by its distance from the function, as there may be no better name. What
     /// is no address (an array's base minus its first index) is a distance from one.
-    fn target(&self, address: u64) -> (Target, i64) {
+    fn target(&self, address: u64) -> (FixupTarget, i64) {
         if address > ADDRESS_LIMIT {
             let rest = address.wrapping_sub(self.entry).cast_signed();
             return (object_target(&self.function, LinkAddress(self.entry)), rest);

@@ -17,10 +17,10 @@ fn moved(code: &[u8]) -> Result<MovedCode, Refusal> {
 
 /// The trampoline as it is in memory.
 fn trampoline(code: &[u8]) -> Vec<u8> {
-    let mut layout = Layout::default();
-    let (spot, size) = moved(code).unwrap().place(&mut layout, &HashMap::new());
+    let mut draft = ImageDraft::default();
+    let (spot, size) = moved(code).unwrap().place(&mut draft, &HashMap::new());
     assert_eq!((spot.area, spot.offset % 16), (Area::Text, 0));
-    let mut image = layout.finish(None, false);
+    let mut image = draft.finish(None, false);
     let mut bytes = image.text.split_off(usize::try_from(spot.offset).unwrap());
     assert_eq!(size, bytes.len() as u64);
     for relocation in &image.relocations {

@@ -3,20 +3,20 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use super::place::{Found, Placement, may_be_in, place};
+use super::presence::{Found, Presence, find_unit, may_be_in};
 use crate::binary::Binary;
 use crate::candidates::ChangedUnit;
-use crate::image::Placed;
+use crate::image::LinkedUnit;
 use crate::refusal::Refusal;
 use crate::unit::ItemId;
 
 /// What became of all changed objects in one binary.
-pub(super) struct Placements<'a> {
-    pub(super) placed: Vec<(&'a ChangedUnit, Placed<'a>)>,
+pub(super) struct Assignments<'a> {
+    pub(super) linked: Vec<(&'a ChangedUnit, LinkedUnit<'a>)>,
     pub(super) refused: Vec<Refusal>,
 }
 
-impl<'a> Placements<'a> {
+impl<'a> Assignments<'a> {
     /// Each place in the binary belongs to one object. A source may have been compiled more than once, with other
     /// options for another binary or with other macros for the same one; two sources may have a function that is
     /// alike; and of inline functions in C++ the linker keeps one copy. So the object that fits best comes first, and
@@ -25,36 +25,36 @@ impl<'a> Placements<'a> {
         let mut all: Vec<(&ChangedUnit, Found<'a>)> = units
             .iter()
             .filter(|unit| !unit.comparison.original.is_empty())
-            .map(|unit| (unit, place(&unit.comparison, binary)))
+            .map(|unit| (unit, find_unit(&unit.comparison, binary)))
             .collect();
         all.sort_by_key(|(_, found)| Reverse(fit(found)));
-        let mut placements = Self {
-            placed: Vec::new(),
+        let mut assignments = Self {
+            linked: Vec::new(),
             refused: Vec::new(),
         };
         let mut taken = BTreeSet::new();
         let mut absent = Vec::new();
         for (unit, found) in all {
             let has_place = found.located.is_empty() || !found.located.is_subset(&taken);
-            let is_there = has_place && !matches!(found.placement, Placement::Absent);
+            let is_there = has_place && !matches!(found.presence, Presence::Absent);
             if let Some(option) = unit.instrumentation.as_ref().filter(|_| is_there) {
                 taken.extend(found.located);
-                placements.refused.push(Refusal::Instrumented {
+                assignments.refused.push(Refusal::Instrumented {
                     functions: unit.comparison.names_of_changed(),
                     source_file: unit.comparison.original.source.clone(),
                     option: option.clone(),
                 });
                 continue;
             }
-            match found.placement {
-                Placement::Placed(mut object) if has_place => {
+            match found.presence {
+                Presence::Present(mut object) if has_place => {
                     object.elsewhere = elsewhere(&object, &taken);
                     taken.extend(found.located);
-                    placements.placed.push((unit, object));
+                    assignments.linked.push((unit, object));
                 }
-                Placement::Refused(reasons) if has_place => {
+                Presence::Refused(reasons) if has_place => {
                     taken.extend(found.located);
-                    placements.refused.extend(reasons);
+                    assignments.refused.extend(reasons);
                 }
                 _ => absent.push((unit, found.missing)),
             }
@@ -64,29 +64,29 @@ impl<'a> Placements<'a> {
             .iter()
             .filter(|unit| unit.comparison.original.is_empty())
         {
-            placements
-                .placed
-                .push((unit, Placed::new(&unit.comparison)));
+            assignments
+                .linked
+                .push((unit, LinkedUnit::new(&unit.comparison)));
         }
         for (unit, missing) in absent {
-            placements
+            assignments
                 .refused
                 .extend(unrecognised(unit, missing, binary, &taken));
         }
-        placements
+        assignments
     }
 }
 
 /// What is there comes first, then what is there with more of its code.
 fn fit(found: &Found<'_>) -> (bool, u64, usize) {
-    let is_there = !matches!(found.placement, Placement::Absent);
+    let is_there = !matches!(found.presence, Presence::Absent);
     let (located, total) = found.coverage;
     let per_mille = located.saturating_mul(1000) / total.max(1);
     (is_there, per_mille, found.located.len())
 }
 
 /// Changed functions of an object whose places belong to objects before it.
-fn elsewhere(object: &Placed<'_>, taken: &BTreeSet<u64>) -> BTreeSet<ItemId> {
+fn elsewhere(object: &LinkedUnit<'_>, taken: &BTreeSet<u64>) -> BTreeSet<ItemId> {
     let located = &object.correlation.located;
     let is_taken = |id: &&ItemId| {
         located

@@ -6,25 +6,25 @@ use std::path::{Path, PathBuf};
 use super::pairing::Candidate;
 use crate::compare::Comparison;
 use crate::compile::{Compile, CompileError, compile_all, is_link_time, real_path};
-use crate::layouts::Layouts;
+use crate::layouts::LayoutComparison;
 use crate::refusal::Refusal;
 use crate::request::BuildError;
 use crate::source::{Trees, is_supported, renumbered};
-use crate::unit::{ObjectError, Unit};
+use crate::unit::{ObjectFileError, Unit};
 
 /// A compile whose code the fix changes.
 pub(crate) struct ChangedUnit {
     /// Its source file, by its real path.
     pub(crate) source: PathBuf,
     pub(crate) comparison: Comparison,
-    pub(crate) layouts: Layouts,
+    pub(crate) layouts: LayoutComparison,
     /// An option by which the compiler added code of its own.
     pub(crate) instrumentation: Option<String>,
 }
 
 /// Makes the two objects of each candidate. The tree must hold the fixed source; it holds the original one
 /// afterwards.
-pub(crate) struct Objects<'a> {
+pub(crate) struct ObjectFiles<'a> {
     pub(crate) trees: &'a Trees,
     /// Where the user has the source.
     pub(crate) home: &'a Path,
@@ -33,7 +33,7 @@ pub(crate) struct Objects<'a> {
     pub(crate) touched: &'a [PathBuf],
 }
 
-impl Objects<'_> {
+impl ObjectFiles<'_> {
     /// Compiles and compares. Returns what differs, with its source file.
     pub(crate) fn compare(&self, candidates: &[Candidate]) -> Result<Vec<ChangedUnit>, BuildError> {
         let compiles = candidates.iter().map(|it| it.fixed.clone());
@@ -97,7 +97,7 @@ impl Objects<'_> {
         Ok(ChangedUnit {
             source: source_of(compile),
             comparison: Comparison::new(Unit::empty(&compile.source), fixed),
-            layouts: Layouts::default(),
+            layouts: LayoutComparison::default(),
             instrumentation: None,
         })
     }
@@ -183,17 +183,20 @@ fn source_of(compile: &Compile) -> PathBuf {
 }
 
 /// How the types of two objects, original and fixed, differ.
-fn layouts(objects: [&PathBuf; 2], comparison: &Comparison) -> Result<Layouts, ObjectError> {
+fn layouts(
+    objects: [&PathBuf; 2],
+    comparison: &Comparison,
+) -> Result<LayoutComparison, ObjectFileError> {
     let source_file = || comparison.original.source.clone();
     let read = |path: &PathBuf| {
-        fs::read(path).map_err(|source| ObjectError::Unreadable {
+        fs::read(path).map_err(|source| ObjectFileError::Unreadable {
             source_file: source_file(),
             source,
         })
     };
     let [original, fixed] = objects;
-    let layouts = Layouts::between(&read(original)?, &read(fixed)?, comparison);
-    layouts.map_err(|error| ObjectError::Malformed {
+    let layouts = LayoutComparison::between(&read(original)?, &read(fixed)?, comparison);
+    layouts.map_err(|error| ObjectFileError::Malformed {
         source_file: source_file(),
         reason: format!("its debugging information: {error}"),
     })

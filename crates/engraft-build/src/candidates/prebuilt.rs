@@ -20,13 +20,13 @@ use crate::source::is_supported;
 const OBJECTS: [&str; 4] = ["o", "os", "obj", "lo"];
 
 /// Such objects, by their paths in the tree.
-pub(crate) struct Leftovers {
+pub(crate) struct PrebuiltObjects {
     objects: Vec<PathBuf>,
     /// Where they were put, while they are out of the tree.
     moved: Vec<(PathBuf, PathBuf)>,
 }
 
-impl Leftovers {
+impl PrebuiltObjects {
     /// Those in `tree`, a copy of `home` that was built.
     pub(crate) fn find(tree: &Path, home: &Path, records: [&[Record]; 2]) -> io::Result<Self> {
         let made = records.into_iter().flatten().flat_map(compiles);
@@ -69,8 +69,8 @@ impl Leftovers {
     }
 
     /// Takes them out of the tree, so that the build has to make them again.
-    pub(crate) fn take_away(&mut self, work: &Path) -> io::Result<()> {
-        let place = work.join("leftovers");
+    pub(crate) fn move_out(&mut self, work: &Path) -> io::Result<()> {
+        let place = work.join("prebuilt");
         fs::create_dir(&place)?;
         let all = self
             .objects
@@ -87,7 +87,7 @@ impl Leftovers {
     }
 
     /// Puts back what the build did not make again, and returns the objects among it.
-    pub(crate) fn put_back(&mut self) -> io::Result<Vec<PathBuf>> {
+    pub(crate) fn restore(&mut self) -> io::Result<Vec<PathBuf>> {
         let mut unknown = Vec::new();
         for (path, moved) in self.moved.drain(..) {
             if !path.exists() {

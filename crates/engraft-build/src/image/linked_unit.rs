@@ -7,7 +7,7 @@ use crate::correlate::Correlation;
 use crate::unit::ItemId;
 
 /// A compiled object whose original is in the binary.
-pub(crate) struct Placed<'a> {
+pub(crate) struct LinkedUnit<'a> {
     pub(crate) comparison: &'a Comparison,
     pub(crate) correlation: Correlation,
     /// Read-only data of the original whose fixed content comes with the new code.
@@ -16,7 +16,7 @@ pub(crate) struct Placed<'a> {
     pub(crate) elsewhere: BTreeSet<ItemId>,
 }
 
-impl<'a> Placed<'a> {
+impl<'a> LinkedUnit<'a> {
     /// An object that is not in the binary, for others to refer to.
     pub(crate) fn new(comparison: &'a Comparison) -> Self {
         Self {

@@ -25,7 +25,7 @@ pub(crate) enum DebugInfoError {
 
 /// An entry (DIE), with what layouts depend on.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct DebugEntry {
     pub(crate) tag: DwTag,
     pub(crate) parent: Option<usize>,
     pub(crate) children: Vec<usize>,
@@ -58,30 +58,30 @@ pub(crate) struct Entry {
 
 /// All entries of an object.
 #[derive(Debug, Default)]
-pub(crate) struct Tree {
-    pub(crate) entries: Vec<Entry>,
+pub(crate) struct DebugInfo {
+    pub(crate) entries: Vec<DebugEntry>,
 }
 
-impl Tree {
+impl DebugInfo {
     /// Reads an object file.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, DebugInfoError> {
         let elf = Elf::parse(bytes)?;
         let sections = DwarfSections::load(|id| relocated(&elf, id.name()))?;
         let dwarf = sections.borrow(|section: &Vec<u8>| EndianSlice::new(section, LittleEndian));
-        let mut tree = Self::default();
+        let mut info = Self::default();
         let mut headers = dwarf.units();
         while let Some(header) = headers.next()? {
             let unit = dwarf.unit(header)?;
-            UnitReader::new(&dwarf, &unit).read(&mut tree)?;
+            UnitReader::new(&dwarf, &unit).read(&mut info)?;
         }
-        Ok(tree)
+        Ok(info)
     }
 
-    pub(crate) fn entry(&self, index: usize) -> Option<&Entry> {
+    pub(crate) fn entry(&self, index: usize) -> Option<&DebugEntry> {
         self.entries.get(index)
     }
 
-    pub(crate) fn children(&self, index: usize) -> impl Iterator<Item = (usize, &Entry)> {
+    pub(crate) fn children(&self, index: usize) -> impl Iterator<Item = (usize, &DebugEntry)> {
         let children = self.entry(index).map(|entry| entry.children.as_slice());
         children
             .unwrap_or_default()
@@ -153,11 +153,11 @@ impl<'r, 'd> UnitReader<'r, 'd> {
         }
     }
 
-    fn read(mut self, tree: &mut Tree) -> Result<(), DebugInfoError> {
+    fn read(mut self, info: &mut DebugInfo) -> Result<(), DebugInfoError> {
         let mut cursor = self.unit.entries();
         let mut path: Vec<(isize, usize)> = Vec::new();
         while let Some(found) = cursor.next_dfs()? {
-            let index = tree.entries.len();
+            let index = info.entries.len();
             let depth = found.depth();
             while path.last().is_some_and(|&(other, _)| other >= depth) {
                 path.pop();
@@ -167,8 +167,8 @@ impl<'r, 'd> UnitReader<'r, 'd> {
             self.indices.insert(found.offset().0, index);
             let mut entry = self.entry(found, index);
             entry.parent = parent;
-            tree.entries.push(entry);
-            if let Some(parent) = parent.and_then(|parent| tree.entries.get_mut(parent)) {
+            info.entries.push(entry);
+            if let Some(parent) = parent.and_then(|parent| info.entries.get_mut(parent)) {
                 parent.children.push(index);
             }
         }
@@ -176,14 +176,14 @@ impl<'r, 'd> UnitReader<'r, 'd> {
             let resolve = |offset: &Option<usize>| {
                 offset.and_then(|offset| self.indices.get(&offset).copied())
             };
-            if let Some(entry) = tree.entries.get_mut(*index) {
+            if let Some(entry) = info.entries.get_mut(*index) {
                 (entry.type_of, entry.origin) = (resolve(type_of), resolve(origin));
             }
         }
         Ok(())
     }
 
-    fn entry(&mut self, found: &DebuggingInformationEntry<Slice<'d>>, index: usize) -> Entry {
+    fn entry(&mut self, found: &DebuggingInformationEntry<Slice<'d>>, index: usize) -> DebugEntry {
         let number = |name: DwAt| found.attr(name).and_then(|attr| attr.udata_value());
         let reference = |name: DwAt| match found.attr_value(name) {
             Some(AttributeValue::UnitRef(offset)) => Some(offset.0),
@@ -195,7 +195,7 @@ impl<'r, 'd> UnitReader<'r, 'd> {
             .push((index, reference(constants::DW_AT_type), origin));
         let flag = |name: DwAt| matches!(found.attr_value(name), Some(AttributeValue::Flag(true)));
         let bound = number(constants::DW_AT_upper_bound).and_then(|bound| bound.checked_add(1));
-        Entry {
+        DebugEntry {
             tag: found.tag(),
             name: self.text(found, constants::DW_AT_name),
             linkage_name: self.text(found, constants::DW_AT_linkage_name),

@@ -7,15 +7,15 @@ use engraft_patch::LinkAddress;
 
 use crate::binary::Binary;
 use crate::compare::{Comparison, cold_parts};
-use crate::correlate::{Correlation, places_by_name, variable_by_name};
-use crate::image::Placed;
+use crate::correlate::{Correlation, addresses_by_name, variable_by_name};
+use crate::image::LinkedUnit;
 use crate::refusal::Refusal;
 use crate::unit::{Item, ItemId, Kind, Unit};
 
 /// What became of one object in one binary.
-pub(crate) enum Placement<'a> {
+pub(crate) enum Presence<'a> {
     /// All its changed functions are there.
-    Placed(Placed<'a>),
+    Present(LinkedUnit<'a>),
     /// It is there, but cannot be patched.
     Refused(Vec<Refusal>),
     /// It does not seem to be there.
@@ -24,7 +24,7 @@ pub(crate) enum Placement<'a> {
 
 /// One changed object in one binary.
 pub(crate) struct Found<'a> {
-    pub(crate) placement: Placement<'a>,
+    pub(crate) presence: Presence<'a>,
     /// Where the object's functions were found, the unchanged ones too.
     pub(crate) located: BTreeSet<u64>,
     /// How much of its code that is, in bytes, and how much there is.
@@ -34,7 +34,7 @@ pub(crate) struct Found<'a> {
 }
 
 /// Looks for one changed object in a binary.
-pub(crate) fn place<'a>(comparison: &'a Comparison, binary: &Binary) -> Found<'a> {
+pub(crate) fn find_unit<'a>(comparison: &'a Comparison, binary: &Binary) -> Found<'a> {
     let wanted = wanted(comparison);
     let correlation = Correlation::new(&comparison.original, binary, &wanted);
     let located = correlation
@@ -51,21 +51,21 @@ pub(crate) fn place<'a>(comparison: &'a Comparison, binary: &Binary) -> Found<'a
         .filter(|id| !is_told_by_its_function(comparison, &correlation, **id))
         .map(|&id| {
             let refusal = missing(comparison, &correlation, binary, id);
-            (refusal, places_by_name(&comparison.original, id, binary))
+            (refusal, addresses_by_name(&comparison.original, id, binary))
         })
         .collect();
     // The linker may have dropped the rest.
     let all_found = || !wanted.is_empty() && !is_of_others(comparison, &correlation, binary);
     let refusals = || missing.iter().map(|(refusal, _)| refusal.clone()).collect();
-    let placement = if missing.is_empty() && (is_in || all_found()) {
+    let presence = if missing.is_empty() && (is_in || all_found()) {
         checked(comparison, correlation)
     } else if is_in {
-        Placement::Refused(refusals())
+        Presence::Refused(refusals())
     } else {
-        Placement::Absent
+        Presence::Absent
     };
     Found {
-        placement,
+        presence,
         located,
         coverage,
         missing,
@@ -96,7 +96,7 @@ pub(crate) fn may_be_in(comparison: &Comparison, binary: &Binary) -> bool {
     let (mut named, mut total) = (0, 0);
     for (id, item) in unit.functions() {
         total += item.size;
-        if !places_by_name(unit, id, binary).is_empty() {
+        if !addresses_by_name(unit, id, binary).is_empty() {
             named += item.size;
         }
     }
@@ -104,7 +104,7 @@ pub(crate) fn may_be_in(comparison: &Comparison, binary: &Binary) -> bool {
 }
 
 /// Refuses what cannot be patched wherever it is.
-fn checked(comparison: &Comparison, correlation: Correlation) -> Placement<'_> {
+fn checked(comparison: &Comparison, correlation: Correlation) -> Presence<'_> {
     let mut refusals = Vec::new();
     let shipped = shipped_data(comparison, &mut refusals);
     if comparison.loader_calls_differ {
@@ -112,14 +112,14 @@ fn checked(comparison: &Comparison, correlation: Correlation) -> Placement<'_> {
         refusals.push(Refusal::LoaderCalls { source_file });
     }
     if refusals.is_empty() {
-        Placement::Placed(Placed {
+        Presence::Present(LinkedUnit {
             comparison,
             correlation,
             shipped,
             elsewhere: BTreeSet::new(),
         })
     } else {
-        Placement::Refused(refusals)
+        Presence::Refused(refusals)
     }
 }
 

@@ -24,14 +24,14 @@ const GUARD: &str = "ENGRAFT_BUILD_GUARD";
 const ATTEMPTS: u32 = 50;
 
 /// A private directory.
-pub(crate) struct Work {
+pub(crate) struct WorkDirectory {
     directory: Option<TempDir>,
     path: PathBuf,
     _owner: File,
     guard: Guard,
 }
 
-impl Work {
+impl WorkDirectory {
     /// Makes one in the directory for temporary files. `executable` is one whose `main` begins with
     /// [`crate::wrapper_main`].
     pub(crate) fn new(executable: &Path) -> io::Result<Self> {

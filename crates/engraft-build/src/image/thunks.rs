@@ -9,7 +9,7 @@ use engraft_patch::{LinkAddress, RelocationKind};
 
 use super::builder::{Builder, SlotKey};
 use super::call_point::{CallPoint, CallRegister};
-use super::layout::{Area, Fixup, Spot, Target, object_target};
+use super::draft::{Area, Fixup, FixupTarget, Spot, object_target};
 use super::reference::Reference;
 use crate::binary::Binary;
 use crate::refusal::Refusal;
@@ -22,7 +22,7 @@ const ALIGNMENT: u64 = 16;
 
 /// The thunks of an image, and what they need.
 #[derive(Debug, Default)]
-pub(super) struct Callers {
+pub(super) struct Thunks {
     /// Looked for once, at the first call.
     point: Option<Option<CallPoint>>,
     /// Where the size of the image's code is to be written.
@@ -34,7 +34,7 @@ pub(super) struct Callers {
 struct Code {
     bytes: Vec<u8>,
     /// Offsets of 32-bit fields, each the end of its instruction, and what they refer to.
-    fields: Vec<(usize, Target)>,
+    fields: Vec<(usize, FixupTarget)>,
 }
 
 impl Code {
@@ -42,7 +42,7 @@ impl Code {
         self.bytes.extend_from_slice(bytes);
     }
 
-    fn push_field(&mut self, opcode: &[u8], target: Target) {
+    fn push_field(&mut self, opcode: &[u8], target: FixupTarget) {
         self.push(opcode);
         self.fields.push((self.bytes.len(), target));
         self.push(&[0; 4]);
@@ -92,7 +92,7 @@ impl Builder<'_> {
         reference: &Reference<'_>,
         name: &str,
         weak: bool,
-    ) -> Result<Target, Refusal> {
+    ) -> Result<FixupTarget, Refusal> {
         if self.has_slot(name) && self.added(reference).is_none() {
             return Ok(self.own_slot(name));
         }
@@ -101,10 +101,10 @@ impl Builder<'_> {
             None => self.import(reference, name, weak)?,
         };
         let slot = self.slot(SlotKey::Name(name.to_owned()), content);
-        Ok(Target::Spot(slot))
+        Ok(FixupTarget::Spot(slot))
     }
 
-    fn own_slot(&self, name: &str) -> Target {
+    fn own_slot(&self, name: &str) -> FixupTarget {
         let slots = self.binary.slots(name);
         let address = slots.jump.or(slots.data).unwrap_or(LinkAddress(0));
         object_target(&format!("{name}.got"), address)
@@ -128,22 +128,22 @@ impl Builder<'_> {
             return Ok(None);
         };
         let thunk = self.thunk(name, self.own_slot(name), function)?;
-        let holds = || SlotKey::Caller(name.to_owned());
+        let holds = || SlotKey::Thunk(name.to_owned());
         Ok(Some(match slot == address {
-            true => self.slot(holds(), Target::Spot(thunk)),
+            true => self.slot(holds(), FixupTarget::Spot(thunk)),
             false => thunk,
         }))
     }
 
     /// A thunk that calls what a slot holds. `user` is who needs it.
-    fn thunk(&mut self, name: &str, slot: Target, user: &str) -> Result<Spot, Refusal> {
-        let key = SlotKey::Caller(name.to_owned());
+    fn thunk(&mut self, name: &str, slot: FixupTarget, user: &str) -> Result<Spot, Refusal> {
+        let key = SlotKey::Thunk(name.to_owned());
         if let Some(&thunk) = self.stubs.get(&key) {
             return Ok(thunk);
         }
         let (binary, replaced) = (self.binary, &self.replaced);
         let point = self
-            .callers
+            .thunks
             .point
             .get_or_insert_with(|| CallPoint::find(binary, replaced))
             .clone();
@@ -154,29 +154,29 @@ impl Builder<'_> {
         })?;
         let (code, size_at) = thunk_code(&point, &slot);
         let length = code.bytes.len() as u64;
-        let thunk = self.layout.add(Area::Text, &code.bytes, length, ALIGNMENT);
+        let thunk = self.draft.add(Area::Text, &code.bytes, length, ALIGNMENT);
         let spot = |offset: usize| Spot {
             area: Area::Text,
             offset: thunk.offset + offset as u64,
         };
         for (offset, target) in code.fields {
-            self.layout.fixup(Fixup {
+            self.draft.fixup(Fixup {
                 place: spot(offset),
                 kind: RelocationKind::PcRelative32,
                 target,
                 addend: -4,
             });
         }
-        self.callers.sizes.push(spot(size_at));
+        self.thunks.sizes.push(spot(size_at));
         self.stubs.insert(key, thunk);
         Ok(thunk)
     }
 
     /// Tells the thunks how much code there is, when all of it is laid out.
     pub(super) fn finish_thunks(&mut self) {
-        let size = self.layout.text_size().to_le_bytes();
-        for place in std::mem::take(&mut self.callers.sizes) {
-            self.layout.write(place, &size);
+        let size = self.draft.text_size().to_le_bytes();
+        for place in std::mem::take(&mut self.thunks.sizes) {
+            self.draft.write(place, &size);
         }
     }
 }
@@ -185,8 +185,8 @@ impl Builder<'_> {
 ///
 /// A jump here (a tail call) may leave a return address outside the image: that of old code, which the loader knows,
 /// and which would be taken for the caller without a patch, too.
-fn thunk_code(point: &CallPoint, slot: &Target) -> (Code, usize) {
-    let image = Target::Spot(Spot {
+fn thunk_code(point: &CallPoint, slot: &FixupTarget) -> (Code, usize) {
+    let image = FixupTarget::Spot(Spot {
         area: Area::Text,
         offset: 0,
     });

@@ -25,19 +25,19 @@ pub(crate) enum Area {
 pub(crate) struct Fixup {
     pub(crate) place: Spot,
     pub(crate) kind: RelocationKind,
-    pub(crate) target: Target,
+    pub(crate) target: FixupTarget,
     pub(crate) addend: i64,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) enum Target {
+pub(crate) enum FixupTarget {
     Spot(Spot),
     /// An object's address or an import.
     Outside(RelocationTarget),
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Layout {
+pub(crate) struct ImageDraft {
     text: Vec<u8>,
     read_only: Vec<u8>,
     data: Vec<u8>,
@@ -50,7 +50,7 @@ pub(crate) const BSS_ALIGNMENT: u64 = 64;
 /// Nothing runs into the gaps between functions: int3 traps there.
 pub(crate) const FILLER: u8 = 0xcc;
 
-impl Layout {
+impl ImageDraft {
     /// Reserves aligned room for `bytes`, or for `size` zeroes.
     pub(crate) fn add(&mut self, area: Area, bytes: &[u8], size: u64, alignment: u64) -> Spot {
         let Some(vector) = self.vector(area) else {
@@ -117,8 +117,8 @@ impl Layout {
             }
             let place = self.address(fixup.place);
             let target = match fixup.target {
-                Target::Spot(spot) => RelocationTarget::Image(self.address(spot)),
-                Target::Outside(target) => target,
+                FixupTarget::Spot(spot) => RelocationTarget::Image(self.address(spot)),
+                FixupTarget::Outside(target) => target,
             };
             relocations.push(Relocation {
                 place,
@@ -145,7 +145,7 @@ impl Layout {
 
     /// Distances inside the text do not depend on where it is: writes them.
     fn is_known(&mut self, fixup: &Fixup) -> bool {
-        let Target::Spot(target) = fixup.target else {
+        let FixupTarget::Spot(target) = fixup.target else {
             return false;
         };
         let in_text = fixup.place.area == Area::Text && target.area == Area::Text;
@@ -172,8 +172,8 @@ impl Layout {
 }
 
 /// An address of the binary, with a name for messages.
-pub(crate) fn object_target(name: &str, address: LinkAddress) -> Target {
-    Target::Outside(RelocationTarget::Object {
+pub(crate) fn object_target(name: &str, address: LinkAddress) -> FixupTarget {
+    FixupTarget::Outside(RelocationTarget::Object {
         name: name.to_owned(),
         address,
     })

@@ -23,20 +23,20 @@ pub(crate) const SIZE: usize = 12;
 
 /// An FDE and its CIE.
 #[derive(Debug, Clone)]
-pub(crate) struct Frame {
+pub(crate) struct FrameDescription {
     /// The function whose code it describes,
     pub(crate) function: ItemId,
     /// and where in it that code begins.
     pub(crate) offset: i64,
     /// The whole FDE. It refers to nothing but the function and its table of cleanups.
-    pub(crate) fde: Entry,
+    pub(crate) fde: EhFrameEntry,
     /// The whole CIE. It refers to nothing but the personality.
-    pub(crate) cie: Entry,
+    pub(crate) cie: EhFrameEntry,
 }
 
 /// An entry of `.eh_frame`.
 #[derive(Debug, Clone)]
-pub(crate) struct Entry {
+pub(crate) struct EhFrameEntry {
     pub(crate) bytes: Vec<u8>,
     /// What it refers to besides the function.
     pub(crate) references: Vec<Reloc>,
@@ -44,8 +44,8 @@ pub(crate) struct Entry {
 
 /// The frames of an object.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
-    pub(super) known: Vec<Frame>,
+pub(super) struct FrameDescriptions {
+    pub(super) known: Vec<FrameDescription>,
     /// Functions whose frames are described in another way.
     pub(super) others: Vec<ItemId>,
 }
@@ -58,8 +58,11 @@ pub(super) type Resolve<'r> =
     dyn Fn(&ElfSymbol64<'_, '_, LittleEndian>, i64) -> Result<(Referent, i64), object::Error> + 'r;
 
 /// Reads the frames of all functions.
-pub(super) fn frames(elf: &Elf<'_>, resolve: &Resolve<'_>) -> Result<Frames, object::Error> {
-    let mut frames = Frames::default();
+pub(super) fn frames(
+    elf: &Elf<'_>,
+    resolve: &Resolve<'_>,
+) -> Result<FrameDescriptions, object::Error> {
+    let mut frames = FrameDescriptions::default();
     for section in elf.sections() {
         if section.name()? != ".eh_frame" {
             continue;
@@ -92,7 +95,7 @@ impl Reader<'_, '_> {
         &self,
         fde: &Range<usize>,
         entries: &[Range<usize>],
-        frames: &mut Frames,
+        frames: &mut FrameDescriptions,
     ) -> Result<(), object::Error> {
         let Some(distance @ 1..) = word(self.data, fde.start + ID) else {
             return Ok(());
@@ -115,19 +118,21 @@ impl Reader<'_, '_> {
             None => None,
         };
         match cie {
-            Some((cie, common)) if own.r_type == elf::R_X86_64_PC32 => frames.known.push(Frame {
-                function,
-                offset: own.offset,
-                fde: self.entry(fde, references),
-                cie: self.entry(cie, common),
-            }),
+            Some((cie, common)) if own.r_type == elf::R_X86_64_PC32 => {
+                frames.known.push(FrameDescription {
+                    function,
+                    offset: own.offset,
+                    fde: self.entry(fde, references),
+                    cie: self.entry(cie, common),
+                })
+            }
             _ => frames.others.push(function),
         }
         Ok(())
     }
 
-    fn entry(&self, range: &Range<usize>, references: Vec<Reloc>) -> Entry {
-        Entry {
+    fn entry(&self, range: &Range<usize>, references: Vec<Reloc>) -> EhFrameEntry {
+        EhFrameEntry {
             bytes: self.data.get(range.clone()).unwrap_or_default().to_vec(),
             references,
         }

@@ -10,8 +10,10 @@ use super::inputs::{io, patch_name, read_binaries};
 use crate::assemble::{Assembled, assemble};
 use crate::binary::Binary;
 use crate::layouts::Harmless;
-use crate::record::Work;
-use crate::request::{BuildError, BuildReport, BuildRequest, Event, Outcome, Step, Unplaced};
+use crate::record::WorkDirectory;
+use crate::request::{
+    BuildError, BuildOutcome, BuildReport, BuildRequest, Event, MissingSource, Step,
+};
 
 /// Builds a patch file from a fix.
 pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
@@ -24,21 +26,21 @@ pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
     }
     let temporary = std::env::temp_dir();
     let mut directory =
-        Work::new(&request.wrapper).map_err(io("create a directory in", &temporary))?;
-    let session = Session {
+        WorkDirectory::new(&request.wrapper).map_err(io("create a directory in", &temporary))?;
+    let run = BuildRun {
         request,
         home,
         work: directory.path().to_owned(),
         directory: &directory,
     };
-    let result = session.build(name, &binaries, started);
+    let result = run.build(name, &binaries, started);
     if request.keep {
         request.progress.tell(&Event::Kept(directory.keep()));
     }
     result
 }
 
-impl Session<'_> {
+impl BuildRun<'_> {
     fn build(
         &self,
         name: String,
@@ -50,30 +52,30 @@ impl Session<'_> {
         let progress = &request.progress;
         let Assembled {
             objects,
-            mut unplaced,
+            mut missing_sources,
             harmless,
             accepted,
         } = progress.step(Step::Assemble, || {
             assemble(&changes.units, binaries, &request.accept_layouts)
         })?;
-        if !unplaced.is_empty() {
-            self.find_holders(&mut unplaced, &changes.units)?;
+        if !missing_sources.is_empty() {
+            self.find_holders(&mut missing_sources, &changes.units)?;
         }
-        if !unplaced.is_empty() && (objects.is_empty() || !request.partial) {
+        if !missing_sources.is_empty() && (objects.is_empty() || !request.partial) {
             return Err(BuildError::Incomplete {
-                unplaced,
+                missing_sources,
                 binaries: request.binaries.clone(),
             });
         }
-        if objects.is_empty() && unplaced.is_empty() && !changes.unread.is_empty() {
+        if objects.is_empty() && missing_sources.is_empty() && !changes.unread.is_empty() {
             return Err(BuildError::NotCompiled {
                 files: changes.unread,
             });
         }
         let mut report = BuildReport {
             objects: objects.iter().map(|(_, report)| report.clone()).collect(),
-            outcome: Outcome::NoChange,
-            unplaced,
+            outcome: BuildOutcome::NoChange,
+            missing_sources,
             harmless: harmless
                 .into_iter()
                 .map(|Harmless { name, argument }| (name, argument))
@@ -85,7 +87,7 @@ impl Session<'_> {
         };
         if !objects.is_empty() {
             let objects = objects.into_iter().map(|(object, _)| object).collect();
-            let concessions = concessions(&report.unplaced, accepted.into_iter().collect());
+            let concessions = concessions(&report.missing_sources, accepted.into_iter().collect());
             let patch = Patch {
                 name,
                 objects,
@@ -95,7 +97,7 @@ impl Session<'_> {
             if let Some(output) = &request.output {
                 fs::write(output, &file).map_err(io("write", output))?;
             }
-            report.outcome = Outcome::Patch { patch, file };
+            report.outcome = BuildOutcome::Patch { patch, file };
         }
         report.extraction = started.elapsed().saturating_sub(report.builds);
         Ok(report)
@@ -103,15 +105,15 @@ impl Session<'_> {
 }
 
 /// One run, with its private directory.
-pub(super) struct Session<'a> {
+pub(super) struct BuildRun<'a> {
     pub(super) request: &'a BuildRequest,
     pub(super) home: PathBuf,
     pub(super) work: PathBuf,
-    pub(super) directory: &'a Work,
+    pub(super) directory: &'a WorkDirectory,
 }
 
-fn concessions(unplaced: &[Unplaced], accepted_layouts: Vec<String>) -> Concessions {
-    let missing = |file: &Unplaced| -> Vec<Missing> {
+fn concessions(missing_sources: &[MissingSource], accepted_layouts: Vec<String>) -> Concessions {
+    let missing = |file: &MissingSource| -> Vec<Missing> {
         let source_file = file.source_file.display().to_string();
         let names = file.functions.iter().cloned();
         names
@@ -122,7 +124,7 @@ fn concessions(unplaced: &[Unplaced], accepted_layouts: Vec<String>) -> Concessi
             .collect()
     };
     Concessions {
-        missing: unplaced.iter().flat_map(missing).collect(),
+        missing: missing_sources.iter().flat_map(missing).collect(),
         accepted_layouts,
     }
 }
