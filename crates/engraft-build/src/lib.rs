@@ -1,10 +1,11 @@
 //! From a source fix to a patch file.
 //!
-//! [`build`] runs the user's own build command on a private copy of the source, before and after the fix, and
-//! sees which compiles take place. What was recompiled is compiled twice more, original and fixed, with each
-//! function and variable in a section of its own. The two are compared function by function; what changed is
-//! located in the binary by comparing the original's code with the code there; and the new code is laid out
-//! with every reference to the old binary resolved.
+//! [`build`] runs the user's own build command on a private copy of the source, before and after
+//! the fix, and sees which compiles take place. What was recompiled is compiled twice more,
+//! original and fixed, with each function and variable in a section of its own. The two are
+//! compared function by function; what changed is located in the binary by comparing the original's
+//! code with the code there; and the new code is laid out with every reference to the old binary
+//! resolved.
 //!
 //! The folders, from top to bottom. Each may use those below it, and none above:
 //!
@@ -25,8 +26,8 @@
 //! refusal      what cannot be patched, and why
 //! ```
 //!
-//! This room must not know processes. What it does not offer: C++, whose tables for exceptions name types,
-//! thread-local variables that are new, link-time optimisation.
+//! This room must not know processes. What it does not offer: C++, whose tables for exceptions name
+//! types, thread-local variables that are new, link-time optimisation.
 
 #![forbid(unsafe_code)]
 

@@ -11,16 +11,17 @@
 //!
 //! # Memory
 //!
-//! `no_std` with `alloc`, and one allocator choice: whoever links the crate sets the global
-//! allocator (the target's runtime serves it from its own mapping, the host from `std`). The model
-//! is a handful of short lists whose sizes only the patches know; fixed arrays would either refuse
+//! `no_std` with `alloc`, and one choice of allocator: the crate's user sets the global allocator
+//! (the target's runtime serves it from its own mapping, the host from `std`). The model is a
+//! handful of short lists whose sizes only the patches know; fixed arrays would either refuse
 //! honest patches or cost every target their worst case. In exchange, running out of memory has to
-//! be an ordinary error in somebody else's process: every growth of a list goes through the module
-//! `grow`, which reserves fallibly and reports [`OutOfMemory`], only `Vec` is used, and whatever
-//! undoes or completes something allocates nothing. A test fails each allocation in turn.
+//! be an ordinary error, because the process belongs to the user: every growth of a list goes
+//! through the module `grow`, which reserves fallibly and reports [`OutOfMemory`], only `Vec` is
+//! used, and whatever undoes or completes something allocates nothing. A test fails each allocation
+//! in turn.
 //!
-//! Two parts stand apart, because patched code uses them at any time, without the lock that
-//! whoever owns a [`Livepatch`] holds: [`dispatch`] and [`door`], which are lock-free, and the
+//! Two parts stand apart, because patched code uses them at any time, without the lock that the
+//! owner of a [`Livepatch`] holds: [`dispatch`] and [`door`], which are lock-free, and the
 //! [`ShadowStore`].
 //!
 //! # Folders

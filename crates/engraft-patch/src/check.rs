@@ -1,7 +1,7 @@
 //! The rules that a patch obeys beyond what its types say.
 //!
-//! The writer refuses to write a patch that breaks one and the reader refuses to return one, so
-//! whoever holds a [`Patch`] that came out of a file can rely on all of them.
+//! The writer refuses to write a patch that breaks one and the reader refuses to return one, so a
+//! [`Patch`] that was read from a file obeys all of them.
 
 mod inconsistency;
 
@@ -25,7 +25,11 @@ pub const ADDRESS_LIMIT: u64 = 1 << 47;
 const MAXIMUM_SYMBOL: usize = 64 * 1024;
 
 impl Patch {
-    /// Checks every rule; the first one that is broken is reported.
+    /// Checks every rule.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that is broken.
     pub fn check(&self) -> Result<(), Inconsistency> {
         if !is_patch_name(&self.name) {
             return Err(Inconsistency::PatchName {

@@ -14,7 +14,7 @@ pub struct Patch {
     pub concessions: Concessions,
 }
 
-/// What the author of a patch took upon himself.
+/// What the author of a patch has accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Concessions {
@@ -108,7 +108,7 @@ pub struct Image {
     pub read_only: Vec<u8>,
     /// Read + write: new variables, GOT slots.
     pub data: Vec<u8>,
-    /// Zero-initialised bytes behind `data`.
+    /// Zero-initialised bytes after `data`.
     pub bss_size: u64,
     /// To be applied, in any order, when the addresses are known.
     pub relocations: Vec<Relocation>,
@@ -118,7 +118,7 @@ pub struct Image {
     pub unwind: Option<ImageRange>,
     /// True if the address of a function that exists only in this image may be kept by the program
     /// (it is stored or passed on, not only called): such an image is never unmapped while the
-    /// process lives, because nobody can know who still holds the pointer.
+    /// process lives, because the program may still hold the pointer anywhere.
     pub address_escapes: bool,
 }
 
@@ -150,7 +150,7 @@ pub enum Segment {
     Text,
     /// [`Image::read_only`].
     ReadOnly,
-    /// [`Image::data`] and the zero-initialised bytes behind it.
+    /// [`Image::data`] and the zero-initialised bytes after it.
     Data,
 }
 
@@ -194,7 +194,7 @@ impl BuildId {
             .then(|| Self(bytes.to_vec()))
     }
 
-    /// The one that stands for none.
+    /// Stands for a file without a build-id.
     pub fn zero() -> Self {
         Self(vec![0])
     }

@@ -16,7 +16,7 @@ pub const LENGTH: u64 = jump::LENGTH as u64;
 const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
 /// The bytes of a function's entry part that the jump replaces, from its start: the first ones, or
-/// those behind a leading `endbr64` if there is room, so that the landing pad stays. `None` if the
+/// those after a leading `endbr64` if there is room, so that the landing pad stays. `None` if the
 /// code is too short.
 pub fn of(code: &[u8]) -> Option<Range<u64>> {
     let length = code.len() as u64;

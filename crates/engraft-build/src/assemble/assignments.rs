@@ -17,10 +17,11 @@ pub(super) struct Assignments<'a> {
 }
 
 impl<'a> Assignments<'a> {
-    /// Each place in the binary belongs to one object. A source may have been compiled more than once, with other
-    /// options for another binary or with other macros for the same one; two sources may have a function that is
-    /// alike; and of inline functions in C++ the linker keeps one copy. So the object that fits best comes first, and
-    /// one that has no place of its own is not there.
+    /// Each place in the binary belongs to one object. A source may have been compiled more than
+    /// once, with other options for another binary or with other macros for the same one; two
+    /// sources may have a function that is alike; and of inline functions in C++ the linker keeps
+    /// one copy. So the object that fits best is assigned first, and an object that finds all its
+    /// places taken is not in the binary.
     pub(super) fn new(units: &'a [ChangedUnit], binary: &Binary) -> Self {
         let mut all: Vec<(&ChangedUnit, Found<'a>)> = units
             .iter()
@@ -59,7 +60,8 @@ impl<'a> Assignments<'a> {
                 _ => absent.push((unit, found.missing)),
             }
         }
-        // A new source file is for every binary that has a use for it: what nothing refers to stays out.
+        // A new source file is for every binary that has a use for it: what nothing refers to stays
+        // out.
         for unit in units
             .iter()
             .filter(|unit| unit.comparison.original.is_empty())
@@ -102,8 +104,9 @@ fn elsewhere(object: &LinkedUnit<'_>, taken: &BTreeSet<u64>) -> BTreeSet<ItemId>
         .collect()
 }
 
-/// Functions of an object that is not in the binary as it compiles here, where the binary has something by their
-/// names that belongs to no other object, and seems to have the whole object: it was compiled in another way.
+/// Functions of an object that is not in the binary as it compiles here, where the binary has
+/// something by their names that belongs to no other object, and seems to have the whole object: it
+/// was compiled in another way.
 fn unrecognised(
     unit: &ChangedUnit,
     missing: Vec<(Refusal, Vec<u64>)>,

@@ -23,7 +23,7 @@ impl ChangedTypes {
         }
     }
 
-    /// Takes away those that the author wants to be left alone. Returns their names.
+    /// Drops the types whose new layout the author accepts. Returns their names.
     pub(super) fn accept(&mut self, accept: &[String]) -> BTreeSet<String> {
         let means = |name: &str| {
             let short = name.split_once(' ').map_or(name, |(_, short)| short);

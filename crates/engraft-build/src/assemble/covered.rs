@@ -21,8 +21,8 @@ impl<'a> Covered<'a> {
         names.extend(comparison.names_of_changed());
     }
 
-    /// What the fix changes and the patch does not. Of a source that was compiled several times, one object for
-    /// each function is enough: others are for binaries that were not named.
+    /// What the fix changes and the patch does not. Of a source that was compiled several times,
+    /// one object for each function is enough: others are for binaries that were not named.
     pub(super) fn missing_sources(&self, units: &[ChangedUnit]) -> Vec<MissingSource> {
         let mut missing_sources: BTreeMap<&Path, MissingSource> = BTreeMap::new();
         for unit in units {

@@ -29,7 +29,8 @@ pub(crate) struct Found<'a> {
     pub(crate) located: BTreeSet<u64>,
     /// How much of its code that is, in bytes, and how much there is.
     pub(crate) coverage: (u64, u64),
-    /// Why each changed function that was not found is missing, and where the binary has something of its name.
+    /// Why each changed function that was not found is missing, and where the binary has something
+    /// of its name.
     pub(crate) missing: Vec<(Refusal, Vec<u64>)>,
 }
 
@@ -72,8 +73,9 @@ pub(crate) fn find_unit<'a>(comparison: &'a Comparison, binary: &Binary) -> Foun
     }
 }
 
-/// True if a binary that has some functions of an object, by name, must have them from another one: it was not
-/// linked from a source file of this name, or has other code for a name that it can have once only.
+/// True if a binary that has some functions of an object, by name, must have them from another one:
+/// it was not linked from a source file of this name, or has other code for a name that it can have
+/// once only.
 fn is_of_others(comparison: &Comparison, correlation: &Correlation, binary: &Binary) -> bool {
     let unit = &comparison.original;
     let contradicts = |id: &ItemId| unit.item(*id).is_some_and(|item| item.global);
@@ -86,8 +88,8 @@ fn names_other_sources(unit: &Unit, binary: &Binary) -> bool {
     !binary.source_files.is_empty() && !binary.source_files.contains(name)
 }
 
-/// True if the binary seems to have the object, going by names alone: what the fix changes may be there in a form
-/// that was not recognised.
+/// True if the binary seems to have the object, going by names alone: what the fix changes may be
+/// there in a form that was not recognised.
 pub(crate) fn may_be_in(comparison: &Comparison, binary: &Binary) -> bool {
     let unit = &comparison.original;
     if names_other_sources(unit, binary) {
@@ -123,8 +125,8 @@ fn checked(comparison: &Comparison, correlation: Correlation) -> Presence<'_> {
     }
 }
 
-/// Most of the object's code is there. The same source compiled with other options shares only some small
-/// functions. Of an object without code, a changed variable is there.
+/// Most of the object's code is there. The same source compiled with other options shares only some
+/// small functions. Of an object without code, a changed variable is there.
 fn is_in(comparison: &Comparison, correlation: &Correlation, binary: &Binary) -> bool {
     let unit = &comparison.original;
     let (located, total) = correlation.coverage(unit);
@@ -137,7 +139,8 @@ fn is_in(comparison: &Comparison, correlation: &Correlation, binary: &Binary) ->
         .any(|&id| variable_by_name(unit, id, binary).is_some())
 }
 
-/// The functions that must be found: the changed ones with their cold parts, and those that are gone.
+/// The functions that must be found: the changed ones with their cold parts, and those that are
+/// gone.
 fn wanted(comparison: &Comparison) -> BTreeSet<ItemId> {
     let cold = cold_parts(&comparison.original);
     let all = comparison.changed.iter().chain(&comparison.removed);

@@ -28,7 +28,8 @@ pub(crate) struct Binary {
     /// False for a static program: nothing can be imported.
     pub(crate) is_dynamic: bool,
     pub(crate) has_symtab: bool,
-    /// Names of the source files that the compiler noted, those of the C library's startup code aside.
+    /// Names of the source files that the compiler noted, those of the C library's startup code
+    /// aside.
     pub(crate) source_files: HashSet<OsString>,
 }
 

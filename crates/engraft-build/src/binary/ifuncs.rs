@@ -1,6 +1,6 @@
-//! Functions that are chosen while the loader relocates (`STT_GNU_IFUNC`): a static program's `strlen`, say. Their
-//! symbols are those of the code that chooses. What was chosen is in a GOT slot, which no symbol names, only the
-//! address of that code.
+//! Functions that are chosen while the loader relocates (`STT_GNU_IFUNC`): a static program's
+//! `strlen`, say. Their symbols are those of the code that chooses. What was chosen is in a GOT
+//! slot, which no symbol names, only the address of that code.
 
 use std::collections::{HashMap, HashSet};
 
@@ -40,7 +40,8 @@ fn choosers(
     let mut choosers: HashMap<String, HashSet<u64>> = HashMap::new();
     for symbol in elf.symbols().chain(elf.dynamic_symbols()) {
         let is_ifunc = symbol.elf_symbol().st_type() == elf::STT_GNU_IFUNC;
-        // The linker makes a library's hidden functions local. Where nothing is imported, a name means them.
+        // The linker makes a library's hidden functions local. Where nothing is imported, a name
+        // means them.
         let is_meant = !(symbol.is_local() && is_dynamic);
         if is_ifunc && symbol.section_index().is_some() && is_meant {
             let addresses = choosers.entry(symbol.name()?.to_owned()).or_default();

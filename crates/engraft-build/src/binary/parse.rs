@@ -70,7 +70,7 @@ impl Binary {
         Self::read_if(path, false)
     }
 
-    /// Reads one that is only to be looked into, with or without a build-id.
+    /// Reads one that will not be patched, with or without a build-id.
     pub(crate) fn read_any(path: &Path) -> Result<Self, BinaryError> {
         Self::read_if(path, true)
     }

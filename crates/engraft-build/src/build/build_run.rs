@@ -16,6 +16,11 @@ use crate::request::{
 };
 
 /// Builds a patch file from a fix.
+///
+/// # Errors
+///
+/// Why there is no patch. The user's source and binaries are never changed; the build's own
+/// directory is removed, unless the request keeps it.
 pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
     let started = Instant::now();
     let name = patch_name(request)?;

@@ -84,8 +84,8 @@ impl BuildRun<'_> {
         })
     }
 
-    /// Has the build make objects again that were in the tree before and may read what the fix changes. Returns the
-    /// compiles, and the objects that it did not make.
+    /// Makes the build compile prebuilt objects again that may read what the fix changes. Returns
+    /// the compiles, and the objects that it did not make.
     fn remake_prebuilt_objects(
         &self,
         recorder: &Recorder,
@@ -145,7 +145,7 @@ impl BuildRun<'_> {
         })
     }
 
-    /// Nor must one that was compiled unseen.
+    /// An object that was compiled unseen must not be in a binary.
     fn refuse_unseen(
         &self,
         mut objects: Vec<PathBuf>,

@@ -73,7 +73,7 @@ pub(super) fn no_command() -> BuildError {
     let what = "no build command is given".to_owned();
     BuildError::Request {
         what,
-        hint: "put it behind --, for example: -- make",
+        hint: "put it after --, for example: -- make",
     }
 }
 

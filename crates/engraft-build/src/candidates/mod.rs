@@ -1,6 +1,6 @@
 //! The compiles that the fix may have changed, and their original and fixed objects.
 //!
-//! Must not know the binary, except for objects whose origin nobody knows.
+//! Must not know the binary, except for prebuilt objects, whose origin is unknown.
 
 mod object_files;
 mod pairing;

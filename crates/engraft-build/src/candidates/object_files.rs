@@ -22,8 +22,8 @@ pub(crate) struct ChangedUnit {
     pub(crate) instrumentation: Option<String>,
 }
 
-/// Makes the two objects of each candidate. The tree must hold the fixed source; it holds the original one
-/// afterwards.
+/// Makes the two objects of each candidate. The tree must hold the fixed source; it holds the
+/// original one afterwards.
 pub(crate) struct ObjectFiles<'a> {
     pub(crate) trees: &'a Trees,
     /// Where the user has the source.

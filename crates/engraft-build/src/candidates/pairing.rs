@@ -30,9 +30,10 @@ type Groups = BTreeMap<(PathBuf, PathBuf), Vec<Compile>>;
 
 /// All compiles of both builds, each command once.
 ///
-/// A source may be compiled several times, with other options, to an output of the same name: each of them may be in a
-/// binary. Where `by_fix` says that the fix may change commands, one that only the first build gave belongs to one that
-/// only the second gave; otherwise commands differ for other reasons, such as the time, and each stands for itself.
+/// A source may be compiled several times, with other options, to an output of the same name: each
+/// of them may be in a binary. Where `by_fix` says that the fix may change commands, one that only
+/// the first build gave belongs to one that only the second gave; otherwise commands differ for
+/// other reasons, such as the time, and each stands for itself.
 pub(super) fn pairs(first: &[Compile], second: &[Compile], by_fix: bool) -> Vec<Candidate> {
     let (first, mut second) = (groups(first), groups(second));
     let mut pairs = Vec::new();

@@ -1,5 +1,6 @@
-//! Objects that were in the user's tree before, and that neither build made: nobody knows how they were compiled, nor
-//! which headers they read. If the fix changes a header, they have to be made again.
+//! Prebuilt objects: they were in the user's tree before, and neither build made them. How they
+//! were compiled and which headers they read is unknown, so they have to be made again if the fix
+//! changes a header.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -44,8 +45,8 @@ impl PrebuiltObjects {
         })
     }
 
-    /// True if any of them may have been compiled from one of the files, which are relative to `tree`: it is called
-    /// like one, or one is included anywhere.
+    /// True if any of them may have been compiled from one of the files, which are relative to
+    /// `tree`: it is called like one, or one is included anywhere.
     pub(crate) fn may_read(&self, files: &[PathBuf], tree: &Path) -> io::Result<bool> {
         if self.objects.is_empty() {
             return Ok(false);
@@ -136,7 +137,8 @@ fn first_part(name: &OsStr) -> &OsStr {
     OsStr::from_bytes(part.unwrap_or_default())
 }
 
-/// True if a line that includes something names one of the files, or hides what it names in a macro.
+/// True if a line that includes something names one of the files, or hides what it names in a
+/// macro.
 fn includes(text: &[u8], names: &[&OsStr]) -> bool {
     let mut lines = text.split(|&byte| byte == b'\n');
     lines.any(|line| {

@@ -1,5 +1,5 @@
-//! Whether the build's own two objects hold the same code and data. Most objects that a changed header makes the
-//! build compile again do, and need no further look.
+//! Whether the build's own two objects hold the same code and data. Most objects that a changed
+//! header makes the build compile again do, and need no further look.
 
 use std::path::Path;
 

@@ -25,8 +25,8 @@ pub(crate) struct Candidates {
 }
 
 impl Candidates {
-    /// Compares what every compile reads, as the compiler says, and how it was called. The build system is not asked:
-    /// it may not notice all changes, and what it makes anew may be the same.
+    /// Compares what every compile reads, as the compiler says, and how it was called. The build
+    /// system is not asked: it may not notice all changes, and what it makes anew may be the same.
     ///
     /// Both trees must be as the builds left them. `touched` is what the fix itself changed.
     pub(crate) fn new(
@@ -87,7 +87,8 @@ impl Selection<'_> {
             return true;
         }
         let reads_changed = match self.reads.of(compile) {
-            // A header with a name that was not there before may be found in front of the one that was read.
+            // A header with a name that was not there before may be found in front of the one that
+            // was read.
             Some(files) => files.iter().any(|file| {
                 let name = file.file_name().unwrap_or_default();
                 self.changed.contains(file) || self.names.contains(name)
@@ -98,7 +99,8 @@ impl Selection<'_> {
         reads_changed || (self.is_remade(compile) && !self.has_same_products(compile))
     }
 
-    /// The build's own objects hold the same program. Most objects that a changed header makes it compile again do.
+    /// The build's own objects hold the same program. Most objects that a changed header makes it
+    /// compile again do.
     fn was_made_alike(&self, candidate: &Candidate) -> bool {
         let compile = &candidate.fixed;
         !candidate.has_other_options()
@@ -143,8 +145,8 @@ fn changed_names(changes: &TreeChanges) -> BTreeSet<OsString> {
         .collect()
 }
 
-/// Puts generated sources back that the build removed when they were compiled, as make does with what it takes for
-/// intermediate files.
+/// Puts generated sources back that the build removed when they were compiled, as make does with
+/// what it takes for intermediate files.
 fn bring_back_sources(first: &[Compile], second: &[Compile], trees: &Trees) -> io::Result<()> {
     let put = |compile: &Compile, path: &Path| {
         let Some(kept) = compile.kept.as_ref().filter(|_| !path.exists()) else {

@@ -1,5 +1,5 @@
-//! Objects that the builds made without a compiler being seen, by one that is called by its full path, say, and that
-//! the fix changes.
+//! Unseen objects: the fix changes them, and the builds made them without a recorded compile, for
+//! example by a compiler that is called by its full path.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -32,8 +32,8 @@ pub(super) fn unseen(compiles: &[Compile], changes: &TreeChanges, trees: &Trees)
     unseen
 }
 
-/// The source files that an object names; several if objects were linked to one. `None` if it is no object, or names
-/// none.
+/// The source files that an object names; several if objects were linked to one. `None` if it is no
+/// object, or names none.
 fn sources(path: &Path) -> Option<BTreeSet<OsString>> {
     let bytes = fs::read(path).ok()?;
     let elf = ElfFile64::<LittleEndian>::parse(bytes.as_slice()).ok()?;

@@ -58,7 +58,8 @@ impl Comparison {
         items.map(|item| item.name.clone()).collect()
     }
 
-    /// The function of the original that an item belongs to: itself, or the one whose cold part it is.
+    /// The function of the original that an item belongs to: itself, or the one whose cold part it
+    /// is.
     pub(crate) fn owner(&self, id: ItemId) -> Option<ItemId> {
         owner(&self.original, id)
     }
@@ -190,8 +191,8 @@ impl Comparison {
         same
     }
 
-    /// Functions of the original and of the fixed object that use an item of the original, directly or through
-    /// other data; and data that does, where it is not itself only content.
+    /// Functions of the original and of the fixed object that use an item of the original, directly
+    /// or through other data; and data that does, where it is not itself only content.
     pub(crate) fn users(&self, data: ItemId) -> Users {
         let mut users = Users::default();
         collect_users(&self.original, data, &mut |id| {

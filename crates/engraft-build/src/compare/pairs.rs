@@ -18,7 +18,7 @@ impl Pairs {
         let mut pairs = Self::default();
         pairs.by_name(original, fixed);
         pairs.clones(original, fixed);
-        // Renumbered variables: first those that the same functions use, then those that are left alone.
+        // Renumbered variables: first those that the same functions use, then the others.
         pairs.numbered(original, fixed, true);
         pairs.numbered(original, fixed, false);
         pairs

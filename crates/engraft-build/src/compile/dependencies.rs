@@ -1,7 +1,7 @@
 //! Which files the compiler reads.
 //!
-//! The compiler is asked, with the recorded options: make may not know of all headers, and most packages that are
-//! built from a clean source tell it of none.
+//! The compiler is asked, with the recorded options: make may not know of all headers, and most
+//! packages that are built from a clean source tell it of none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -35,8 +35,8 @@ impl Reads {
         self.files.get(&compile.identity())?.as_ref()
     }
 
-    /// Those of `files`, which are relative to `tree`, that none of the compiles reads. A file that is no longer there
-    /// is not looked for.
+    /// Those of `files`, which are relative to `tree`, that none of the compiles reads. A file that
+    /// is no longer there is not looked for.
     pub(crate) fn unread(&self, files: &[PathBuf], tree: &Path) -> Vec<PathBuf> {
         let is_unread = |file: &&PathBuf| {
             let Some(path) = real_path(&tree.join(file)) else {
@@ -63,8 +63,8 @@ fn included(compile: &Compile) -> Option<BTreeSet<PathBuf>> {
     output.status.success().then(|| files.collect())
 }
 
-/// The files behind the colon of make's rules. Spaces and `#` in names are escaped, and long lines are continued
-/// behind a backslash.
+/// The files after the colon of make's rules. Spaces and `#` in names are escaped, and a backslash
+/// continues a line.
 fn prerequisites(rules: &[u8]) -> impl Iterator<Item = PathBuf> {
     let mut words = vec![Vec::new()];
     let mut bytes = rules.iter().copied().peekable();

@@ -24,8 +24,8 @@ pub(crate) struct Correlation {
 const SEARCH_PREFIX: usize = 2;
 
 impl Correlation {
-    /// Looks for every function of `unit`; for those in `wanted` and their cold parts without the help of
-    /// names, if need be.
+    /// Looks for every function of `unit`; for those in `wanted` and their cold parts without the
+    /// help of names, if need be.
     pub(crate) fn new(unit: &Unit, binary: &Binary, wanted: &BTreeSet<ItemId>) -> Self {
         let mut correlator = Correlator {
             unit,
@@ -42,7 +42,7 @@ impl Correlation {
             .iter()
             .any(|id| !correlator.found.located.contains_key(id))
         {
-            // What is there twice may be told by who uses it.
+            // Two copies of a function may be told apart by the functions that call them.
             correlator.search(unit.functions().map(|(id, _)| id));
         }
         correlator.found

@@ -11,7 +11,8 @@ use crate::binary::Binary;
 use crate::refusal::Mismatch;
 use crate::unit::{Item, ItemId, Referent, Reloc, Unit};
 
-/// Where linking may make a function longer: short jumps of the assembler became near ones, and padding moved.
+/// Where linking may make a function longer: short jumps of the assembler became near ones, and
+/// padding moved.
 const SLACK: usize = 4096;
 
 /// A function of the object that is in the binary.
@@ -27,10 +28,10 @@ pub(crate) struct Match {
 }
 
 impl Match {
-    /// The first instruction in front of `end` that is not as far from the function's start as in the object: its
-    /// offset in the object, and that in the binary.
+    /// The first instruction in front of `end` that is not as far from the function's start as in
+    /// the object: its offset in the object, and that in the binary.
     pub(crate) fn first_moved(&self, end: u64) -> Option<(u64, u64)> {
-        // Padding has the address of the instruction behind it, whose offset is the largest of them.
+        // Padding has the address of the instruction after it, whose offset is the largest of them.
         let mut offsets = BTreeMap::new();
         for (&offset, address) in &self.instructions {
             let largest = offsets
@@ -57,8 +58,9 @@ pub(crate) enum Class {
     GotSlot,
     /// The variable's distance from the thread pointer.
     TlsOffset,
-    /// The address of a GOT entry of another TLS model, by relocation type; for `R_X86_64_DTPOFF32` the distance
-    /// from where the module's variables begin, or, with [`Class::TlsFromThreadPointer`], from the thread pointer.
+    /// The address of a GOT entry of another TLS model, by relocation type; for `R_X86_64_DTPOFF32`
+    /// the distance from where the module's variables begin, or, with
+    /// [`Class::TlsFromThreadPointer`], from the thread pointer.
     TlsEntry(elf::RelocationType),
     /// Nothing: where the module's variables begin is no longer asked for, the thread pointer does.
     TlsFromThreadPointer,
@@ -106,7 +108,8 @@ pub(super) struct Matcher<'a> {
     pub(super) original: Decoder<'a>,
     pub(super) linked: Decoder<'a>,
     pub(super) found: Match,
-    /// Jumps and references inside the function: instruction, target in the object, target in the binary.
+    /// Jumps and references inside the function: instruction, target in the object, target in the
+    /// binary.
     pub(super) branches: Vec<(u64, u64, u64)>,
 }
 

@@ -1,6 +1,6 @@
-//! Instructions that the linker rewrote because it knew more than the compiler: what is in the same file needs no
-//! GOT slot, and a program's own thread-local variables have constant places (psABI for x86-64, B.2; ELF handling
-//! for thread-local storage, 11.1).
+//! Instructions that the linker rewrote because it knew more than the compiler: what is in the same
+//! file needs no GOT slot, and a program's own thread-local variables have constant places (psABI
+//! for x86-64, B.2; ELF handling for thread-local storage, 11.1).
 //!
 //! ```text
 //! call *foo@GOTPCREL(%rip)           addr32 call foo; or nop and call foo, in either order
@@ -96,7 +96,7 @@ impl Matcher<'_> {
         same_register.then(|| self.bind(reloc, Class::TlsOffset, value))
     }
 
-    /// The call of `__tls_get_addr` behind the instruction went with it.
+    /// The linker has also replaced the call of `__tls_get_addr` after the instruction.
     fn without_call(&mut self, reloc: &Reloc) -> Option<()> {
         let call = next(&mut self.original).instruction;
         if !is_call(&call) {

@@ -31,7 +31,8 @@ pub(super) struct Builder<'a> {
     pub(super) queue: Vec<(usize, ItemId)>,
     pub(super) slots: HashMap<SlotKey, Spot>,
     pub(super) stubs: HashMap<SlotKey, Spot>,
-    /// Functions and variables that fixed objects bring, by name: one object's may be used in another.
+    /// Functions and variables that fixed objects bring, by name: one object's may be used in
+    /// another.
     pub(super) new_globals: HashMap<String, (usize, ItemId)>,
     /// Where the binary has global functions of the objects.
     pub(super) old_globals: HashMap<String, u64>,

@@ -1,12 +1,12 @@
 //! Call points: places in a binary that call what a register holds, and return.
 //!
-//! Some functions of the dynamic loader take their return address for their caller, and look up which module it
-//! lies in. New code lies in no module. It lets a call point make such calls: the return address that the loader
-//! sees is the one behind the call point, in the module that the new code is for, and the instructions that follow
-//! there lead back to the new code. All of it is done by calls and returns that match, as shadow stacks demand.
+//! Some functions of the dynamic loader look up the module that their return address lies in. New
+//! code lies in no module, so it lets a call point make such calls. Then the loader sees the return
+//! address after the call point, which is in the module that the new code is for, and the
+//! instructions there return to the new code. Calls and returns match, as shadow stacks demand.
 //!
-//! Unwinders come through such a frame as well. So the binary must say of the call point what is true of the frame
-//! that new code makes there, and nothing must be to be cleaned up in it.
+//! Unwinders pass through such a frame as well. So the binary's call frame information for the call
+//! point must be true of the frame that new code makes there, and that frame must need no cleanup.
 
 use std::ops::Range;
 
@@ -18,8 +18,8 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register}
 
 use crate::binary::Binary;
 
-/// Sites are at the entries of functions, `endbr64` and a jump at most. A call point keeps away from them: another
-/// patch may change any function.
+/// Sites are at the entries of functions, `endbr64` and a jump at most. A call point keeps away
+/// from them: another patch may change any function.
 const ENTRY: u64 = 16;
 /// No more bytes than a call of a register, and what may follow it.
 const LONGEST: usize = 32;
@@ -30,7 +30,7 @@ pub(crate) struct CallPoint {
     /// Where the call is.
     pub(crate) address: u64,
     pub(crate) register: CallRegister,
-    /// What is taken from the stack behind the call,
+    /// Bytes that are taken from the stack after the call.
     pub(crate) skipped: u32,
     /// and the registers that are popped then.
     pub(crate) popped: Vec<Popped>,
@@ -44,7 +44,8 @@ pub(crate) enum CallRegister {
     R11,
 }
 
-/// A register that a called function preserves, by its number in instructions and in call frame information.
+/// A register that a called function preserves, by its number in instructions and in call frame
+/// information.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Popped {
     pub(crate) number: u8,
@@ -96,7 +97,8 @@ impl CallPoint {
                 _ => return None,
             }
         }
-        // Called functions find the stack aligned as the ABI says, if the call point's own function does.
+        // Called functions find the stack aligned as the ABI says, if the call point's own function
+        // does.
         (point.depth() % 16 == 8).then_some(point)
     }
 
@@ -200,8 +202,8 @@ fn described(binary: &Binary, points: &[CallPoint]) -> Option<CallPoint> {
     None
 }
 
-/// The call of `__gmon_start__` that linkers put into `_init`. No frame is described there, so that unwinders end,
-/// and none is described wrongly.
+/// The call of `__gmon_start__` that linkers put into `_init`. No frame is described there, so that
+/// unwinders end, and none is described wrongly.
 fn in_initialiser(binary: &Binary, points: Vec<CallPoint>) -> Option<CallPoint> {
     let range = binary.initialiser.as_ref()?;
     let mut points = points.into_iter();

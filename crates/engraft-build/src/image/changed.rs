@@ -113,7 +113,7 @@ pub(super) struct Changed {
 }
 
 impl Changed {
-    /// Brings its trampoline, which goes behind all new code.
+    /// Adds its trampoline, which stands after all new code.
     pub(super) fn finish(
         self,
         builder: &mut Builder<'_>,
@@ -146,25 +146,25 @@ impl Changed {
     }
 }
 
-/// The first instructions of an old function, in a trampoline.
+/// A trampoline in the image: the first instructions of an old function.
 pub(super) struct TrampolineCode {
     pub(super) unit: usize,
     pub(super) function: ItemId,
     pub(super) name: String,
-    /// Where they are,
+    /// Where the trampoline is in the image.
     pub(super) spot: Spot,
-    /// where they were, from the function's entry,
+    /// Where its first instruction was, from the function's entry.
     pub(super) offset: u64,
-    /// behind which offset nothing of the function matters to them,
+    /// The offset in the function from which on no frame matters to the trampoline.
     pub(super) end: u64,
-    /// and how many bytes, with the jump to the rest.
+    /// Its size in bytes, with the jump to the rest.
     pub(super) size: u64,
-    /// That entry.
+    /// The function's entry.
     pub(super) entry: LinkAddress,
 }
 
-/// Removed functions may still be running: each belongs to a changed function that used it, directly or through
-/// another removed one.
+/// Removed functions may still be running: each belongs to a changed function that used it,
+/// directly or through another removed one.
 pub(super) fn owners_of_removed(object: &LinkedUnit<'_>) -> BTreeMap<ItemId, ItemId> {
     let comparison = object.comparison;
     let original = &comparison.original;

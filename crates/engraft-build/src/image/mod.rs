@@ -1,7 +1,7 @@
 //! New code and what it needs, laid out for one binary.
 //!
-//! Starting from the changed functions, everything that new code refers to is either named in the old binary
-//! or taken along: new functions and variables, strings, constants, jump tables.
+//! Starting from the changed functions, everything that new code refers to is either named in the
+//! old binary or taken along: new functions and variables, strings, constants, jump tables.
 //!
 //! Must not know where the objects come from.
 

@@ -16,7 +16,7 @@ pub(super) struct Reference<'r> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
     One,
-    /// The one behind it as well: of the call of `__tls_get_addr`.
+    /// The next one as well: that of the call of `__tls_get_addr`.
     WithCall,
 }
 

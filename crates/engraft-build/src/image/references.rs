@@ -376,15 +376,16 @@ impl Builder<'_> {
         linked.correlation.binding(&key, class)
     }
 
-    /// A weak symbol that nothing defines, neither the binary nor the fix: its address is 0, wherever the binary is.
+    /// A weak symbol that nothing defines, neither the binary nor the fix: its address is 0,
+    /// wherever the binary is.
     fn is_null(&self, reference: &Reference<'_>) -> bool {
         reference.is_weak()
             && self.binding(reference, Class::Address) == Some(0)
             && self.added(reference).is_none()
     }
 
-    /// What the fix defines of the name of a weak symbol that nothing in the binary defines. Whatever the old code says
-    /// of its address, or will find in its slot, is nothing of use.
+    /// What the fix defines of the name of a weak symbol that nothing in the binary defines.
+    /// Whatever the old code says of its address, or will find in its slot, is nothing of use.
     pub(super) fn added(&self, reference: &Reference<'_>) -> Option<(usize, ItemId)> {
         let name = self.symbol(reference);
         let address = self.binding(reference, Class::Address);

@@ -11,7 +11,8 @@ impl Builder<'_> {
         slots.jump.or(slots.data).is_some()
     }
 
-    /// A jump through the binary's own GOT slot: right in whatever state the module is, and as lazy as it is.
+    /// A jump through the binary's own GOT slot: right in whatever state the module is, and as lazy
+    /// as it is.
     pub(super) fn stub_to_slot(&mut self, name: &str) -> FixupTarget {
         let slots = self.binary.slots(name);
         let address = slots.jump.or(slots.data).unwrap_or(LinkAddress(0));

@@ -1,7 +1,8 @@
 //! Thread-local variables are where the binary's own code finds them.
 //!
-//! New code may ask for a variable in a way for which the binary has no GOT entry, because the linker rewrote all
-//! code that asked so ([`crate::correlate`]). Then it is rewritten in the same way.
+//! New code may ask for a variable in a way for which the binary has no GOT entry, because the
+//! linker rewrote all code that asked so ([`crate::correlate`]). Then it is rewritten in the same
+//! way.
 
 use engraft_patch::{LinkAddress, RelocationKind};
 use object::elf;
@@ -101,7 +102,7 @@ impl Builder<'_> {
         const LEA: [u8; 3] = [0x48, 0x8d, 0x3d];
         const CALLS: [&[u8]; 2] = [&[0xe8], &[0xff, 0x15]];
         let start = self.sequence(reference, &LEA, &CALLS)?;
-        let call = self.call_behind(reference, &CALLS).unwrap_or_default();
+        let call = self.call_after(reference, &CALLS).unwrap_or_default();
         let length = LEA.len() + call.len() + 2 * FIELD as usize;
         let filler = vec![FILLER; length - READ_THREAD_POINTER.len()];
         let code = [&filler[..], &READ_THREAD_POINTER].concat();
@@ -109,7 +110,8 @@ impl Builder<'_> {
         Ok(Extent::WithCall)
     }
 
-    /// The start of a sequence of two instructions, each ending in a field, the first of which is the reference's.
+    /// The start of a sequence of two instructions, each ending in a field, the first of which is
+    /// the reference's.
     fn sequence(
         &self,
         reference: &Reference<'_>,
@@ -120,7 +122,7 @@ impl Builder<'_> {
         let length = first.len() as u64;
         let start = place.checked_sub(length);
         let begins = start.is_some_and(|start| reference.item.bytes_in(start..place) == first);
-        let calls = self.call_behind(reference, calls).is_some();
+        let calls = self.call_after(reference, calls).is_some();
         match reference.place.offset.checked_sub(length) {
             Some(offset) if begins && calls => Ok(Spot {
                 offset,
@@ -130,13 +132,13 @@ impl Builder<'_> {
         }
     }
 
-    /// The opcode behind the reference, if it is a call with a relocated field.
-    fn call_behind<'c>(&self, reference: &Reference<'_>, calls: &[&'c [u8]]) -> Option<&'c [u8]> {
-        let behind = reference.reloc.place + FIELD;
+    /// The opcode after the reference, if it is a call with a relocated field.
+    fn call_after<'c>(&self, reference: &Reference<'_>, calls: &[&'c [u8]]) -> Option<&'c [u8]> {
+        let after = reference.reloc.place + FIELD;
         let is_there = |call: &&[u8]| {
-            let field = behind + call.len() as u64;
-            reference.item.bytes_in(behind..field) == *call
-                && reference.item.relocations_in(behind..field + FIELD).len() == 1
+            let field = after + call.len() as u64;
+            reference.item.bytes_in(after..field) == *call
+                && reference.item.relocations_in(after..field + FIELD).len() == 1
         };
         calls.iter().copied().find(is_there)
     }
@@ -170,7 +172,8 @@ impl Builder<'_> {
         self.tls_field(reference, place, object_target(&name, LinkAddress(entry)));
     }
 
-    /// The field at `place`, with as much behind it as behind the reference's own.
+    /// The field at `place`, which is as far from the end of its instruction as the reference's
+    /// own.
     fn tls_field(&mut self, reference: &Reference<'_>, place: Spot, target: FixupTarget) {
         let Reloc { tail, .. } = *reference.reloc;
         self.draft.fixup(Fixup {

@@ -1,8 +1,8 @@
-//! Calls of functions that take their return address for their caller.
+//! Calls of functions that look up the module of their caller by their return address.
 //!
-//! `dlsym(RTLD_NEXT, ...)` goes on behind the module of its caller, `dlopen` searches along that module's RUNPATH,
-//! and both look into its namespace. New code is in no module. It calls such functions through a thunk, which makes
-//! a place in the old binary call them ([`CallPoint`]).
+//! `dlsym(RTLD_NEXT, ...)` searches the modules after that of its caller, `dlopen` searches along
+//! that module's RUNPATH, and both look into its namespace. New code is in no module. It calls such
+//! functions through a thunk, which makes a place in the old binary call them ([`CallPoint`]).
 
 use engraft_machine::jump;
 use engraft_patch::{LinkAddress, RelocationKind};
@@ -64,7 +64,7 @@ impl Builder<'_> {
     /// The thunk for a call of a function that looks at its caller; none for all other references.
     ///
     /// # Errors
-    /// If the function's address is taken: whoever calls it by that is not known here.
+    /// If the function's address is taken: its callers are not known here.
     pub(super) fn caller_thunk(
         &mut self,
         reference: &Reference<'_>,
@@ -110,8 +110,8 @@ impl Builder<'_> {
         object_target(&format!("{name}.got"), address)
     }
 
-    /// The thunk for a call that was moved into the trampoline of an old function, whose target or GOT slot is at
-    /// this address. Of a slot, the place that holds the thunk's address.
+    /// The thunk for a call that was moved into the trampoline of an old function, whose target or
+    /// GOT slot is at this address. Of a slot, the place that holds the thunk's address.
     pub(super) fn thunk_of_moved(
         &mut self,
         function: &str,
@@ -135,7 +135,7 @@ impl Builder<'_> {
         }))
     }
 
-    /// A thunk that calls what a slot holds. `user` is who needs it.
+    /// A thunk that calls what a slot holds. `user` is the function that needs it.
     fn thunk(&mut self, name: &str, slot: FixupTarget, user: &str) -> Result<Spot, Refusal> {
         let key = SlotKey::Thunk(name.to_owned());
         if let Some(&thunk) = self.stubs.get(&key) {
@@ -183,8 +183,8 @@ impl Builder<'_> {
 
 /// The code of a thunk, and the offset of the field for the size of the image's code.
 ///
-/// A jump here (a tail call) may leave a return address outside the image: that of old code, which the loader knows,
-/// and which would be taken for the caller without a patch, too.
+/// A jump here (a tail call) may leave a return address outside the image. It lies in old code,
+/// whose module the loader knows, and which would be the caller without a patch, too.
 fn thunk_code(point: &CallPoint, slot: &FixupTarget) -> (Code, usize) {
     let image = FixupTarget::Spot(Spot {
         area: Area::Text,

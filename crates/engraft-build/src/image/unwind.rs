@@ -26,8 +26,8 @@ const OMITTED: u8 = 0xff;
 const PC_RELATIVE_WORD: u8 = 0x1b;
 
 impl Builder<'_> {
-    /// Brings the frames of all functions in the image, as a section of its own among the read-only data; those of
-    /// old code in trampolines, too.
+    /// Brings the frames of all functions in the image, as a section of its own among the read-only
+    /// data; those of old code in trampolines, too.
     pub(super) fn unwind(&mut self, trampolines: &[TrampolineCode]) -> Option<ImageRange> {
         let linked = self.linked;
         let mut table = Table::default();
@@ -91,8 +91,8 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Adds the frame of old code in a trampoline: what is known of the first instructions of the old function, as if
-    /// all of it had been moved. One of them may be a call.
+    /// Adds the frame of old code in a trampoline: what is known of the first instructions of the
+    /// old function, as if all of it had been moved. One of them may be a call.
     fn add_old_frame(&mut self, table: &mut Table, code: &TrampolineCode) -> Result<(), Refusal> {
         let linked = self.linked;
         let object = &linked[code.unit].comparison.original;
@@ -124,8 +124,8 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Refuses a frame that is about other offsets than those of the old function's instructions: the code in the
-    /// binary may have shorter jumps and other padding than the object has.
+    /// Refuses a frame that is about other offsets than those of the old function's instructions:
+    /// the code in the binary may have shorter jumps and other padding than the object has.
     fn check_layout(
         &self,
         code: &TrampolineCode,
@@ -154,8 +154,9 @@ impl Builder<'_> {
         })
     }
 
-    /// The old function's table of cleanups for its instructions in a trampoline: where it says nothing of where
-    /// cleanups are counted from, that is where the frame begins; here it is the old function.
+    /// The old function's table of cleanups for its instructions in a trampoline: where it says
+    /// nothing of where cleanups are counted from, that is where the frame begins; here it is the
+    /// old function.
     fn old_cleanups(&mut self, table: &[u8], code: &TrampolineCode) -> Spot {
         let mut bytes = vec![PC_RELATIVE_WORD, 0, 0, 0, 0];
         bytes.extend_from_slice(table.get(1..).unwrap_or_default());
@@ -231,7 +232,7 @@ impl Builder<'_> {
 /// A table of cleanups, and the field of an FDE for it.
 struct Cleanups<'u> {
     table: ItemId,
-    /// The table, and perhaps others behind it.
+    /// The table, and perhaps others after it.
     bytes: &'u [u8],
     field: Field,
 }
@@ -308,8 +309,8 @@ struct Field {
 }
 
 impl Table {
-    /// Adds an FDE for code that is at a distance from a spot, and its CIE if it is the first one with it; where
-    /// the FDE is.
+    /// Adds an FDE for code that is at a distance from a spot, and its CIE if it is the first one
+    /// with it; where the FDE is.
     fn add(
         &mut self,
         frame: &FrameDescription,
@@ -323,12 +324,12 @@ impl Table {
         let cie = *self.common.entry(key).or_insert_with(|| {
             let start = bytes.len();
             bytes.extend_from_slice(&frame.cie.bytes);
-            fields.extend(personality.map(|field| field.behind(start)));
+            fields.extend(personality.map(|field| field.moved_by(start)));
             start
         });
         let start = bytes.len();
         bytes.extend_from_slice(&frame.fde.bytes);
-        fields.extend(cleanups.map(|field| field.behind(start)));
+        fields.extend(cleanups.map(|field| field.moved_by(start)));
         fields.push(Field {
             place: start + FRAME_FUNCTION,
             kind: RelocationKind::PcRelative32,
@@ -345,7 +346,7 @@ impl Table {
 }
 
 impl Field {
-    fn behind(self, start: usize) -> Self {
+    fn moved_by(self, start: usize) -> Self {
         Self {
             place: start.saturating_add(self.place),
             ..self

@@ -138,7 +138,7 @@ fn is_on_replaced_stacks(uses: &Uses, comparison: &Comparison) -> bool {
             .any(|name| is_pointed_to(&comparison.fixed, name))
 }
 
-/// True if anything takes the address of a function: whoever calls it may pass what it likes.
+/// True if anything takes the address of a function: an unknown caller may pass any argument.
 fn is_pointed_to(unit: &Unit, name: &str) -> bool {
     let Some(id) = unit.names.get(name) else {
         return false;

@@ -61,11 +61,13 @@ pub(crate) struct Member {
 /// Where a type is used.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Uses {
-    /// Functions with a variable, parameter or result that holds it or leads to it, and types with such a member.
+    /// Functions with a variable, parameter or result that holds it or leads to it, and types with
+    /// such a member.
     pub(crate) functions: BTreeSet<String>,
     /// It is a local variable of a function, itself.
     pub(crate) is_local: bool,
-    /// Anything but such variables, and parameters of functions that only this object knows, holds it or leads to it.
+    /// Anything but such variables, and parameters of functions that only this object knows, holds
+    /// it or leads to it.
     pub(crate) is_elsewhere: bool,
 }
 
@@ -424,7 +426,8 @@ impl Shape {
     }
 }
 
-/// Names of the structures that a type holds (false) or leads to by a pointer (true), not going into any of them.
+/// Names of the structures that a type holds (false) or leads to by a pointer (true), not going
+/// into any of them.
 fn reached(info: &DebugInfo, type_of: usize) -> Vec<(String, bool)> {
     let (mut index, mut by_pointer) = (type_of, false);
     for _ in 0..DEPTH {

@@ -76,7 +76,7 @@ impl Inputs {
             links: true,
             makes_code: true,
         };
-        // `-x c` makes a source of every file behind it, whatever its name.
+        // `-x c` makes every file that follows a source, whatever its name.
         let mut any_name = false;
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {

@@ -1,5 +1,5 @@
-//! Response files: `@FILE` on a compiler's command line stands for the arguments in FILE, which may be gone when the
-//! build is over.
+//! Response files: `@FILE` on a compiler's command line stands for the arguments in FILE, which may
+//! be gone when the build is over.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -8,8 +8,8 @@ use std::path::Path;
 /// How deep files may name further ones, as in GCC.
 const LIMIT: usize = 100;
 
-/// The arguments with those of all response files in their place. What cannot be read stays as it is, as compilers
-/// have it.
+/// The arguments with those of all response files in their place. What cannot be read stays as it
+/// is, as compilers have it.
 pub(super) fn expand(arguments: &[OsString]) -> Vec<OsString> {
     expand_to(arguments, LIMIT)
 }
@@ -29,7 +29,8 @@ fn expand_to(arguments: &[OsString], limit: usize) -> Vec<OsString> {
     expanded
 }
 
-/// The words of a response file: separated by white space, with quotes and backslashes to keep it in a word.
+/// The words of a response file: separated by white space, with quotes and backslashes to keep it
+/// in a word.
 fn words(text: &[u8]) -> Vec<OsString> {
     let mut words = Vec::new();
     let mut word: Option<Vec<u8>> = None;

@@ -16,7 +16,8 @@ pub(crate) struct Record {
     pub(crate) arguments: Vec<OsString>,
     pub(crate) directory: PathBuf,
     pub(crate) environment: BTreeMap<OsString, OsString>,
-    /// Links to the source files as they were, by their place on the command line: builds remove what they generate.
+    /// Links to the source files as they were, by their place on the command line: builds remove
+    /// what they generate.
     pub(crate) kept: Vec<PathBuf>,
     time: u128,
 }

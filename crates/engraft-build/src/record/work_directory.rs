@@ -1,8 +1,8 @@
 //! The directory that a build works in: it is removed however the build ends.
 //!
-//! A second process, the guard, waits for the end of the first. If that was killed or interrupted, the guard ends the
-//! build command's processes and removes the directory. If both were killed, the next build removes it: whoever works
-//! in a directory holds a lock on a file in it.
+//! A second process, the guard, waits for the end of the first. If that was killed or interrupted,
+//! the guard ends the build command's processes and removes the directory. If both were killed, the
+//! next build removes it: a build holds a lock on a file in its directory.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, Write as _};
@@ -100,7 +100,7 @@ impl Guard {
     fn tell(&self, what: &str) {
         let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pipe) = pipe.as_mut() {
-            // Without a guard the build goes on all the same.
+            // The build works without a guard, too.
             let _ = writeln!(pipe, "{what}");
         }
     }
@@ -137,7 +137,7 @@ pub(crate) fn guard_main() -> Option<ExitCode> {
     Some(ExitCode::SUCCESS)
 }
 
-/// Removes directories of ours that nobody works in any more.
+/// Removes directories of builds that have ended.
 fn remove_abandoned(temporary: &Path) {
     let Ok(entries) = fs::read_dir(temporary) else {
         return;

@@ -1,4 +1,5 @@
-//! The executable in place of a compiler: writes down what it was asked to do, and becomes the real compiler.
+//! The executable in place of a compiler: writes down what it was asked to do, and becomes the real
+//! compiler.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
@@ -30,10 +31,11 @@ const ENVIRONMENT: [&str; 11] = [
     "LC_ALL",
 ];
 
-/// To be called first thing in `main` of the executable that [`crate::BuildRequest::wrapper`] names.
+/// To be called first thing in `main` of the executable that [`crate::BuildRequest::wrapper`]
+/// names.
 ///
-/// Returns `None` unless the process was started as a compiler by a recorded build. Otherwise it becomes
-/// the real compiler and returns only if that fails.
+/// Returns `None` unless the process was started as a compiler by a recorded build. Otherwise it
+/// becomes the real compiler and returns only if that fails.
 pub fn wrapper_main() -> Option<ExitCode> {
     if let Some(code) = guard_main() {
         return Some(code);
@@ -82,7 +84,8 @@ fn become_compiler(
     if let Err(error) = write_record(&compiler, &arguments, &directory, &path, records) {
         return error;
     }
-    // Without our links, so that a compiler cache or driver that looks its compiler up finds a real one.
+    // Without our links, so that a compiler cache or driver that looks its compiler up finds a real
+    // one.
     Command::new(&compiler)
         .arg0(name)
         .args(arguments)
@@ -124,8 +127,8 @@ fn write_record(
     std::fs::rename(&unfinished, unfinished.with_extension("json"))
 }
 
-/// Hard links to the source files, beside the record. None where a link cannot be made: on another file system, or of
-/// what is no file.
+/// Hard links to the source files, beside the record. None where a link cannot be made: on another
+/// file system, or of what is no file.
 fn keep_sources(arguments: &[OsString], directory: &Path, record: &Path) -> Vec<Vec<u8>> {
     let keep = |(index, source): (usize, PathBuf)| {
         let mut kept = record.to_owned().into_os_string();

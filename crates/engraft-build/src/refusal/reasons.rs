@@ -20,7 +20,7 @@ pub enum Refusal {
         name: String,
         /// Its source file.
         source_file: PathBuf,
-        /// What goes on using the old one, for read-only data.
+        /// For read-only data: code and data that still use the old one.
         users: Vec<String>,
     },
     /// The fix changes how a type lies in memory.
@@ -173,7 +173,8 @@ pub enum Refusal {
         /// Where it goes.
         to: Hex,
     },
-    /// Threads that are in the old function must go on with it, so its first instructions have to be moved.
+    /// Threads that are in the old function must go on with it, so its first instructions have to
+    /// be moved.
     #[error(
         "{function}: the instruction {} at {address}, which the jump to new code replaces, cannot be moved: {reason}",
         hexadecimal(bytes)
@@ -208,7 +209,8 @@ pub enum Refusal {
         /// The variable.
         symbol: String,
     },
-    /// New code takes the address of another module's symbol in a way that only works inside one module.
+    /// New code takes the address of another module's symbol in a way that only works inside one
+    /// module.
     #[error(
         "{function} refers directly to {symbol}, which another module defines and {binary} did not use so far (hint: a binary compiled with -fPIC allows it)"
     )]
@@ -262,7 +264,8 @@ pub enum Refusal {
         /// What it takes the address of.
         symbol: String,
     },
-    /// New code calls a function that takes its return address for its caller, and the binary cannot call it instead.
+    /// New code calls a function that takes its return address for its caller, and the binary
+    /// cannot call it instead.
     #[error(
         "{function} calls {symbol}, which looks up the module of its caller; new code is in no module, and no instructions of {binary} could make the call for it (hint: functions that the fix leaves alone can call {symbol})"
     )]

@@ -1,7 +1,8 @@
-//! All reasons why a fix cannot become a patch: what is refused stands there once.
+//! Lists of refusals: each reason once, and those about one function together.
 //!
-//! A source may be compiled several times, and be in several binaries, and everything about it is then found
-//! several times. And one function may have several reasons, such as several variables that it uses.
+//! A source may be compiled several times, and be in several binaries, and everything about it is
+//! then found several times. And one function may have several reasons, such as several variables
+//! that it uses.
 
 use super::reasons::Refusal;
 
@@ -16,8 +17,8 @@ pub(crate) fn each_once(refusals: Vec<Refusal>) -> Vec<Refusal> {
     known
 }
 
-/// One line for each refusal. Those that are about the same function or variable come under the first of them,
-/// without its name.
+/// One line for each refusal. Those that are about the same function or variable come under the
+/// first of them, without its name.
 pub(crate) fn by_subject(refusals: &[Refusal]) -> String {
     let mut groups: Vec<(Option<&str>, String)> = Vec::new();
     for refusal in refusals {
@@ -39,7 +40,7 @@ pub(crate) fn by_subject(refusals: &[Refusal]) -> String {
 }
 
 impl Refusal {
-    /// Takes in another refusal that is for the same reason. Whether it is.
+    /// Merges another refusal into this one if it has the same reason. Returns whether it has.
     fn takes_in(&mut self, other: &Self) -> bool {
         let Some((functions, more)) = self.functions_of_same(other) else {
             return false;

@@ -7,7 +7,7 @@ pub enum Unmovable {
     #[error("it does not decode")]
     NoInstruction,
     /// The function's last one, behind which other code or none is run into.
-    #[error("the function ends behind it without returning")]
+    #[error("the function ends after it without returning")]
     FallsOut,
     /// Its address size or operand size cuts off the address it refers to.
     #[error("it refers to an address with fewer than 64 bits")]

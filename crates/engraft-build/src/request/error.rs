@@ -114,9 +114,10 @@ pub enum BuildError {
         /// The objects, relative to the tree.
         objects: Vec<PathBuf>,
     },
-    /// Objects of unknown origin are in a binary, and may have been compiled from what the fix changes.
+    /// Objects of unknown origin are in a binary, and may have been compiled from what the fix
+    /// changes.
     #[error(
-        "the fix changes {}, and nobody knows whether {} read that: they were in the tree before, may be in a binary, and the build command does not make them again (hint: a command that builds everything, such as: -- sh -c 'make clean && make')",
+        "the fix changes {}, and {} may have been compiled from that: they were in the tree before, may be in a binary, and the build command does not make them again (hint: a command that builds everything, such as: -- sh -c 'make clean && make')",
         list(files),
         list(objects)
     )]
@@ -165,7 +166,8 @@ pub enum BuildError {
 }
 
 impl BuildError {
-    /// A refusal for at least one reason. The same reason may have been found in several objects and binaries.
+    /// A refusal for at least one reason. The same reason may have been found in several objects
+    /// and binaries.
     pub(crate) fn refused(refusals: Vec<Refusal>) -> Self {
         let refusals = each_once(refusals);
         Self::Refused { refusals }

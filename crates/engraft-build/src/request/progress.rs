@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// How often running builds are looked at.
+/// Interval between two counts of a running build's compiles.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// A part of the work.
@@ -42,7 +42,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// What there is to tell.
+/// What is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A step begins.
@@ -57,7 +57,7 @@ pub enum Event {
 
 type Tell = dyn Fn(&Event) + Send + Sync;
 
-/// Who wants to be told.
+/// Where events are told.
 #[derive(Clone, Default)]
 pub struct Progress(Option<Arc<Tell>>);
 

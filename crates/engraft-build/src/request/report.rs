@@ -12,14 +12,14 @@ pub struct BuildReport {
     pub outcome: BuildOutcome,
     /// What changed, in each binary that holds some of it.
     pub objects: Vec<ChangedBinary>,
-    /// What of the fix is in none of the binaries: other programs of the same source, tests, libraries that the
-    /// request did not name. Empty unless the request allows a partial patch.
+    /// What of the fix is in none of the binaries: other programs of the same source, tests,
+    /// libraries that the request did not name. Empty unless the request allows a partial patch.
     pub missing_sources: Vec<MissingSource>,
     /// Types whose layout the fix changes, and why that does no harm. To be shown to the user.
     pub harmless: Vec<(String, String)>,
-    /// Files that the fix changes and no recorded compile reads, neither as a source nor as a header: documentation,
-    /// tests, other languages. What they mean for the program is not in the patch, unless the build makes C of them or
-    /// they say how to build. To be shown to the user.
+    /// Files that the fix changes and no recorded compile reads, neither as a source nor as a
+    /// header: documentation, tests, other languages. What they mean for the program is not in the
+    /// patch, unless the build makes C of them or they say how to build. To be shown to the user.
     pub unread: Vec<PathBuf>,
     /// Objects that the fixed build made anew and that were compared with the original's.
     pub compared: usize,
@@ -39,8 +39,8 @@ pub enum BuildOutcome {
         /// Its form on disk.
         file: Vec<u8>,
     },
-    /// The fix changes no code in the binary: other architecture, an option that is off, the same code after
-    /// optimisation.
+    /// The fix changes no code in the binary: other architecture, an option that is off, the same
+    /// code after optimisation.
     NoChange,
 }
 

@@ -30,6 +30,6 @@ pub struct BuildRequest {
     pub log: Option<PathBuf>,
     /// Leave the directory in which the build took place.
     pub keep: bool,
-    /// Who is told what is being done.
+    /// Is told what is being done.
     pub progress: Progress,
 }

@@ -140,7 +140,7 @@ fn named_files(text: &[u8], strip: usize) -> BTreeSet<PathBuf> {
         let name = line
             .strip_prefix(b"--- ")
             .or_else(|| line.strip_prefix(b"+++ "))?;
-        // A time may follow the name behind a tab.
+        // A tab and a time may follow the name.
         let name = name.split(|&byte| byte == b'\t').next()?.trim_ascii_end();
         let path = Path::new(OsStr::from_bytes(name));
         let stripped: PathBuf = path.components().skip(strip).collect();

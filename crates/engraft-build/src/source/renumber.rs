@@ -1,8 +1,8 @@
 //! Keeping the original's line numbers in fixed source.
 //!
-//! A fix that adds a line moves `__LINE__` in everything below it, and with it the code of every function
-//! there that has an assert. `#line` directives behind each change put the numbers right again, so that only
-//! functions differ that the fix is about.
+//! A fix that adds a line moves `__LINE__` in everything below it, and with it the code of every
+//! function there that has an assert. `#line` directives after each change put the numbers right
+//! again, so that only functions differ that the fix is about.
 
 use std::ffi::OsStr;
 use std::io;
@@ -20,7 +20,8 @@ pub(crate) fn is_supported(path: &Path) -> bool {
         .is_some_and(|e| EXTENSIONS.iter().any(|known| e == OsStr::new(known)))
 }
 
-/// The text of `fixed` with directives that give every unchanged line the number it has in `original`.
+/// The text of `fixed` with directives that give every unchanged line the number it has in
+/// `original`.
 pub(crate) fn renumbered(original: &Path, fixed: &Path) -> io::Result<Vec<u8>> {
     let text = std::fs::read(fixed)?;
     Ok(insert(&text, &hunks(original, fixed)?))
@@ -81,7 +82,8 @@ fn insert(text: &[u8], hunks: &[Hunk]) -> Vec<u8> {
         }
         result.extend_from_slice(line);
         scanner.scan(line);
-        // A directive inside a group that is skipped has no effect, so it is repeated behind it.
+        // A directive inside a group that is skipped has no effect, so it is repeated after the
+        // group.
         wanted |= shift != 0 && is_conditional(line);
     }
     result
@@ -102,7 +104,7 @@ fn is_conditional(line: &[u8]) -> bool {
 struct Scanner {
     in_comment: bool,
     continued: bool,
-    /// The quote of a literal that goes on in the next line.
+    /// The quote of a literal that continues on the next line.
     quote: Option<u8>,
     /// Open parentheses: a directive among a macro's arguments is undefined.
     depth: i64,
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_the_hunk() {
+    fn after_the_hunk() {
         assert_eq!(
             with_hunk("a;\nnew;\nb;\n", 2, -1),
             "a;\nnew;\n#line 2\nb;\n"
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn again_behind_a_group_that_may_be_skipped() {
+    fn again_after_a_group_that_may_be_skipped() {
         let text = "#if X\nnew;\n#endif\nb;\n";
         assert_eq!(
             with_hunk(text, 2, -1),

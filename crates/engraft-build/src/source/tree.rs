@@ -1,7 +1,7 @@
 //! The private copy of the user's source tree.
 //!
-//! Everything is compiled at one path, so that `__FILE__` and the like do not depend on which version of the
-//! source is there: the versions take turns at it.
+//! Everything is compiled at one path, so that `__FILE__` and the like do not depend on which
+//! version of the source is there: the versions take turns at it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, FileTimes, Metadata};
@@ -39,7 +39,8 @@ impl Trees {
         self.work.join("original")
     }
 
-    /// Where the kept tree has what is at a path of the current one. `None` if that is outside of the tree.
+    /// Where the kept tree has what is at a path of the current one. `None` if that is outside of
+    /// the tree.
     pub(crate) fn in_original(&self, path: &Path) -> Option<PathBuf> {
         let inside = path.strip_prefix(self.current()).ok()?;
         Some(self.original().join(inside))

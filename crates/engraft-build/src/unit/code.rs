@@ -39,14 +39,15 @@ pub(super) fn spans(code: &[u8]) -> Vec<InstructionSpan> {
     spans
 }
 
-/// How far the end of the instruction is behind a relocated field, and what the instruction does with it.
+/// The distance from a relocated field to the end of its instruction, and what the instruction does
+/// with the field.
 pub(super) fn operand(spans: &[InstructionSpan], reloc: &Reloc) -> (u8, Flow) {
     let index = spans.partition_point(|span| span.end <= reloc.place);
     let Some(span) = spans.get(index) else {
         return (0, Flow::Value);
     };
-    // Through the symbol's GOT slot it is the symbol that is called; through another word in memory, which the
-    // symbol names, it is whatever that holds.
+    // Through the symbol's GOT slot it is the symbol that is called; through another word in
+    // memory, which the symbol names, it is whatever that holds.
     let flow = match span.is_indirect && !is_got_slot(reloc.r_type) {
         true => Flow::Value,
         false => span.flow,
@@ -58,8 +59,8 @@ pub(super) fn operand(spans: &[InstructionSpan], reloc: &Reloc) -> (u8, Flow) {
     (tail, flow)
 }
 
-/// The assembler resolves what a static function says of itself, recursive calls and pointers. They mean the
-/// function, not this copy of its code, so they are made references again.
+/// The assembler resolves what a static function says of itself, recursive calls and pointers. They
+/// mean the function, not this copy of its code, so they are made references again.
 pub(super) fn add_references_to_itself(item: &mut Item, id: ItemId) {
     let mut decoder = Decoder::with_ip(64, &item.bytes, 0, DecoderOptions::NONE);
     let mut found = Vec::new();

@@ -1,7 +1,8 @@
 //! Call frame information: how the frames of an object's functions are unwound.
 //!
-//! The entries of `.eh_frame` are kept as they are; only what they refer to is resolved: the function, and where it
-//! has something to clean up, the routine that does so (the personality) and the function's table of cleanups.
+//! The entries of `.eh_frame` are kept as they are; only what they refer to is resolved: the
+//! function, and where it has something to clean up, the routine that does so (the personality) and
+//! the function's table of cleanups.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -69,14 +69,15 @@ impl Item {
         self.kind != Kind::Function && self.name.contains('.')
     }
 
-    /// True where only the content counts: strings, constants, jump tables, `CSWTCH.1`, `__func__.2`.
+    /// True where only the content counts: strings, constants, jump tables, `CSWTCH.1`,
+    /// `__func__.2`.
     pub(crate) fn is_content(&self) -> bool {
         let read_only = matches!(self.kind, Kind::ReadOnly | Kind::Constant);
         read_only && (self.name.is_empty() || self.is_numbered())
     }
 
-    /// The bytes that a reference to `offset` may mean: all of a named item; of an unnamed one, whatever
-    /// lies before the next label.
+    /// The bytes that a reference to `offset` may mean: all of a named item; of an unnamed one,
+    /// whatever lies before the next label.
     pub(crate) fn extent(&self, offset: i64) -> std::ops::Range<u64> {
         if !self.name.is_empty() || self.kind == Kind::Constant {
             return 0..self.size;

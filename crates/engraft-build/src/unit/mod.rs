@@ -1,8 +1,8 @@
 //! A compiled object, seen as items that refer to each other.
 //!
-//! An item is what a linker could move on its own: a function, a variable, a string, a constant, a jump table.
-//! Relocations of the file name symbols or whole sections; here each one refers to an item and an offset in it,
-//! or to an undefined symbol.
+//! An item is what a linker could move on its own: a function, a variable, a string, a constant, a
+//! jump table. Relocations of the file name symbols or whole sections; here each one refers to an
+//! item and an offset in it, or to an undefined symbol.
 
 //!
 //! Must not know whether the object is the original or the fixed one, or the binary.

@@ -347,7 +347,8 @@ impl Parser<'_, '_> {
     }
 }
 
-/// Sections that the program's code sees, and tables of cleanups, as opposed to notes and call frame information.
+/// Sections that the program's code sees, and tables of cleanups, as opposed to notes and call
+/// frame information.
 fn is_program(sh_type: elf::SectionType, name: &str) -> bool {
     let data = [
         elf::SHT_PROGBITS,

@@ -18,8 +18,8 @@ pub(crate) struct Reloc {
     /// That distance: 4 where nothing follows the field. 0 for fields that are not PC-relative.
     pub(crate) tail: u8,
     pub(crate) flow: Flow,
-    /// It names the referent by a symbol that no other object sees, as GCC does in recursive functions of libraries
-    /// (`.localalias`): it means this very function, and never a PLT entry.
+    /// It names the referent by a symbol that no other object sees, as GCC does in recursive
+    /// functions of libraries (`.localalias`): it means this very function, and never a PLT entry.
     pub(crate) is_local: bool,
 }
 
@@ -39,7 +39,8 @@ pub(crate) enum Flow {
 }
 
 impl Reloc {
-    /// What decides the value of its field. Whichever variable it names, [`elf::R_X86_64_TLSLD`] means the module.
+    /// What decides the value of its field. Whichever variable it names, [`elf::R_X86_64_TLSLD`]
+    /// means the module.
     pub(crate) fn bound_to(&self) -> Referent {
         match self.r_type {
             elf::R_X86_64_TLSLD => Referent::module(),

@@ -1,4 +1,5 @@
-//! Build commands that do more than compile what the binary is made of, and command lines of all kinds.
+//! Build commands that do more than compile what the binary is made of, and command lines of all
+//! kinds.
 
 use engraft_build::{BuildReport, build};
 

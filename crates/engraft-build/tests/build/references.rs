@@ -30,7 +30,8 @@ fn has_text(image: &Image, text: &str) -> bool {
         .any(|window| window == text.as_bytes())
 }
 
-/// GCC has a recursive exported function of a library call itself by a local name, and others by the PLT.
+/// GCC has a recursive exported function of a library call itself by a local name, and others by
+/// the PLT.
 #[test]
 fn a_recursive_exported_function() {
     let part = "#include <stdlib.h>\n\

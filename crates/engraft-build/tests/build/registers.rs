@@ -1,9 +1,9 @@
 //! Callers that know which registers a function leaves alone (gcc's -fipa-ra).
 //!
-//! Such a caller keeps values in registers that the ABI would let the function overwrite. When the fixed function
-//! overwrites them, the compiler gives the caller other code too, also where another function stands between them.
-//! So the caller is a changed function, and comes with the same patch. What is the same in both objects is right with
-//! the fixed function.
+//! Such a caller keeps values in registers that the ABI would let the function overwrite. When the
+//! fixed function overwrites them, the compiler gives the caller other code too, also where another
+//! function stands between them. So the caller is a changed function, and comes with the same
+//! patch. What is the same in both objects is right with the fixed function.
 
 use crate::support::{PIE, Project, names};
 

@@ -25,7 +25,8 @@ fn project(compile: &str, link: &str) -> Project {
     Project::with_files(&makefile, &files)
 }
 
-/// The addresses that the linker put into the code are found there, by instruction: there are no symbols.
+/// The addresses that the linker put into the code are found there, by instruction: there are no
+/// symbols.
 #[test]
 fn addresses_in_a_stripped_program() {
     for (compile, link) in [
@@ -99,8 +100,8 @@ fn thread_local_variables_of_a_library() {
     assert!(imports(&object).is_empty());
 }
 
-/// A call through a variable calls what the variable holds, and a program that does not have the variable yet cannot
-/// get it.
+/// A call through a variable calls what the variable holds, and a program that does not have the
+/// variable yet cannot get it.
 #[test]
 fn a_call_through_a_variable_of_a_library() {
     let makefile = "program: main.o part.o libother.so\n\t$(CC) -pie -o $@ main.o part.o -Wl,--build-id -L. -lother\n\

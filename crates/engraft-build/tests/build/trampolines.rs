@@ -1,4 +1,5 @@
-//! Trampolines of real code are executed: with every site leading to one, functions answer as without.
+//! Trampolines of real code are executed: with every site leading to one, functions answer as
+//! without.
 
 use std::fmt::Write as _;
 use std::fs;

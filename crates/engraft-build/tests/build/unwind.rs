@@ -176,7 +176,8 @@ fn ranges(section: &[u8], section_address: u64) -> Vec<Range<u64>> {
     ranges
 }
 
-/// Trampolines begin behind `endbr64` of their functions, but their entries begin as the functions do.
+/// Trampolines begin behind `endbr64` of their functions, but their entries begin as the functions
+/// do.
 #[test]
 fn no_code_is_described_twice() {
     let makefile = format!("CPPFLAGS += -fcf-protection=full\n{LIBRARY}");
@@ -220,8 +221,8 @@ int part(int x) {
 __attribute__((noipa)) void work(int *x) { *x += 1; }
 ";
 
-/// What is to be done when an exception comes through comes along: the routine that does it, and the table that it
-/// reads.
+/// What is to be done when an exception comes through comes along: the routine that does it, and
+/// the table that it reads.
 #[test]
 fn cleanups_come_along() {
     for (makefile, binary) in [(LIBRARY, "libpart.so"), (NO_PIE, "program")] {
@@ -270,8 +271,8 @@ fn cleanups_come_along() {
     }
 }
 
-/// A function whose jumps are short in the binary, where the function that they lead to is near, and not in an object
-/// with a section for each function.
+/// A function whose jumps are short in the binary, where the function that they lead to is near,
+/// and not in an object with a section for each function.
 #[test]
 fn tables_of_another_layout_are_refused() {
     const HELPER: &str =

@@ -8,7 +8,7 @@
 //!
 //! - two for each site: the body that runs without the patch in transition, and the one with it;
 //! - one for the transition: the state of all threads that are not in the table;
-//! - a table of the threads that stay behind, or are ahead, when all others move;
+//! - a table of the threads that do not move when all others do;
 //! - and one that says where the table is, which only the caller of `dispatch` knows.
 //!
 //! # Order

@@ -80,7 +80,7 @@ impl<'words, A: Word> ThreadTable<'words, A> {
         Ok(())
     }
 
-    /// Moves all threads that are not listed, also those that are yet to be born, at this instant.
+    /// Moves all threads that are not listed, also those that are created later, at this instant.
     pub fn switch_others(&self, state: PatchState) {
         // ORDERING: Release, as in `open`.
         self.transition

@@ -10,7 +10,7 @@ use crate::PatchState;
 pub(super) const OTHERS: u64 = 0;
 pub(super) const UNPATCHED: u64 = 1;
 pub(super) const PATCHED: u64 = 2;
-/// Besides one of the last two: the thread may switch by itself, behind its door.
+/// Added to one of the last two: the thread has a door, and may switch by itself.
 pub const DOOR: u64 = 4;
 
 /// The state in a thread's word; `None` if it is the others' state.
@@ -23,7 +23,8 @@ pub const fn decode(word: u64) -> Option<PatchState> {
 }
 
 /// How a state is written in [`TransitionWords::others`], and in the word that
-/// [`ThreadTable::state_word`] finds: for whoever has to write it from outside of the process.
+/// [`ThreadTable::state_word`] finds: for the controller, which writes it from outside of the
+/// process.
 pub const fn encode(state: PatchState) -> u64 {
     match state {
         PatchState::Unpatched => UNPATCHED,
@@ -47,7 +48,8 @@ pub struct SiteWords<A = AtomicU64> {
 pub struct TransitionWords<A = AtomicU64> {
     /// All that the table does not name.
     pub others: A,
-    /// Those without a thread pointer, who cannot be told apart; 0 if they are like all others.
+    /// Threads without a thread pointer, which cannot be told apart; 0 if they are in the others'
+    /// state.
     pub anonymous: A,
 }
 
@@ -82,7 +84,7 @@ impl<A: Word> SiteWords<A> {
 
     /// Sends unpatched threads to `old` and patched ones to `new`.
     pub fn write(&self, old: u64, new: u64) {
-        // ORDERING: Release, so that whoever sees the site choose sees the states that
+        // ORDERING: Release, so that a thread that sees the site choose sees the states that
         // `ThreadTable::open` wrote before; the peer is `read`.
         self.old.store(old, Ordering::Release);
         self.new.store(new, Ordering::Release);

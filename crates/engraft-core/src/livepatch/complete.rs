@@ -43,8 +43,8 @@ impl End {
 }
 
 impl Livepatch {
-    /// Ends the transition, once nobody waits: sites send everyone to one place, what has left is
-    /// released.
+    /// Ends the transition, once no thread is blocked: each site sends all threads to one body,
+    /// what has left is released.
     ///
     /// What can fail comes first, and may be repeated: until all sites are written nothing else has
     /// changed. A site that is written already is right for everyone, because everyone has
@@ -208,7 +208,8 @@ impl Livepatch {
 }
 
 /// Takes a patch's images out of its hands, without releasing them: a thread may be inside. They
-/// are released with their modules, which nobody may unload under a thread that is inside either.
+/// are released with their modules, which must not be unloaded under a thread that is inside,
+/// either.
 fn abandon_images(modules: &mut [Module], patch: &Patch) {
     for module in modules {
         let object = patch.object(module.build_id());

@@ -16,7 +16,7 @@ impl Livepatch {
     /// [`Refusal::NotEnabled`], [`Refusal::Busy`], [`Error::Threads`], [`Error::Site`]: nothing has
     /// changed; but if even a site could not be restored
     /// ([`Trouble::Cancel`](crate::Trouble::Cancel) was reported), the canceled transition is still
-    /// open, nobody waits for any thread, and [`complete`](Self::complete) has to be called again.
+    /// open, no thread is blocked, and [`complete`](Self::complete) has to be called again.
     pub fn disable<W: World>(
         &mut self,
         world: &mut W,

@@ -49,7 +49,7 @@ impl Livepatch {
         Ok(())
     }
 
-    /// Enables a prepared patch: opens the transition, with everybody in the old universe, and
+    /// Enables a prepared patch: opens the transition, with all threads in the old universe, and
     /// patches all modules that are alive, now also those that came since. All threads are stopped.
     /// Nobody switches until [`start`](Self::start).
     ///
@@ -58,7 +58,7 @@ impl Livepatch {
     /// [`Refusal::NotPrepared`], and nothing has changed. With every other error, the patch has
     /// left and everything is as before it was prepared; but if even a site could not be restored
     /// ([`Trouble::Cancel`](crate::Trouble::Cancel) was reported), the canceled transition is still
-    /// open, nobody waits for any thread, and [`complete`](Self::complete) has to be called again.
+    /// open, no thread is blocked, and [`complete`](Self::complete) has to be called again.
     pub fn begin<W: World>(
         &mut self,
         world: &mut W,

@@ -8,7 +8,7 @@ use crate::{
 
 /// The patches, modules and transition of one process.
 ///
-/// Whoever owns it calls it under one lock (`klp_mutex`): enabling, disabling, modules coming and
+/// Its owner calls it under one lock (`klp_mutex`): enabling, disabling, modules coming and
 /// going never overlap.
 ///
 /// # Enabling
@@ -16,12 +16,13 @@ use crate::{
 /// 1. [`prepare`](Self::prepare) binds the patch to all modules that are alive, while the process
 ///    runs. Only one patch at a time may be prepared and not yet begun.
 /// 2. [`begin`](Self::begin) patches the modules and opens the transition. Nobody switches yet.
-/// 3. [`start`](Self::start) lets everybody go who is clear; it can be tried until it succeeds.
+/// 3. [`start`](Self::start) switches all threads that are clear; it can be tried until it
+///    succeeds.
 /// 4. [`switch_thread`](Self::switch_thread) for each thread that is found clear later.
-/// 5. [`complete`](Self::complete) once nobody waits.
+/// 5. [`complete`](Self::complete) once no thread is blocked.
 ///
 /// A module that comes between 1 and 2 gets all enabled patches, as ever, but not the prepared one,
-/// which nobody knows to be wanted yet; `begin` then finds a module that is alive and not bound,
+/// which may still be abandoned; `begin` then finds a module that is alive and not bound,
 /// and binds it. So no module is missed, none is done twice, and the order on its stacks is the
 /// order of the list.
 #[cfg_attr(feature = "controls", derive(Clone))]

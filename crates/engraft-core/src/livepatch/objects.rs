@@ -31,7 +31,7 @@ pub(crate) fn bind<W: World>(
     }
     let prepared = world.prepare_object(object, module.id());
     prepared.map_err(|error| {
-        // Also what the failing patch itself left behind: the kernel forgets that.
+        // Also undoes what the failing patch itself has done: the kernel forgets that.
         unbind(world, module, patch);
         Error::Prepare(object, module.id(), error)
     })

@@ -1,4 +1,4 @@
-//! States: who brings one, who takes one over, and with whom it leaves.
+//! States: which patch brings one, which takes it over, and with which patch it leaves.
 
 use super::callbacks::{call, call_and_report};
 use super::lists::Livepatch;

@@ -60,7 +60,7 @@ pub enum FuncState {
     Applying,
     /// On the func stack, threads choose.
     InTransition,
-    /// On the func stack for everyone.
+    /// On the func stack, and all threads run it.
     Patched,
 }
 
@@ -152,7 +152,7 @@ impl Patch {
         self.enabled
     }
 
-    /// Its objects; behind those of its definition, those that were added for nops.
+    /// Its objects: first those of its definition, then those that were added for nops.
     pub fn objects(&self) -> &[Object] {
         &self.objects
     }
@@ -222,7 +222,7 @@ impl Patch {
         Ok(())
     }
 
-    /// Drops the nops, once the functions have their original code for everyone.
+    /// Drops the nops, once all threads run the original code of the functions.
     pub(crate) fn discard_nops(&mut self) {
         self.objects.retain(|object| !object.dynamic);
         for object in &mut self.objects {
@@ -242,7 +242,7 @@ impl Object {
         self.callbacks
     }
 
-    /// The funcs; behind those of the definition, nops.
+    /// The funcs: first those of the definition, then nops.
     pub fn funcs(&self) -> &[Func] {
         &self.funcs
     }

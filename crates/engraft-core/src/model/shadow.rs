@@ -38,8 +38,8 @@ struct ShadowVariable {
 /// and lets nothing else happen under that lock.
 ///
 /// Sorted by id and object, so that finding one costs a binary search, and one id's variables lie
-/// together. Adding and removing move what lies behind: with the tens of thousands of variables
-/// that this is made for, less than looking them up.
+/// together. Adding and removing move the variables after the place: with the tens of thousands of
+/// variables that this is made for, less than looking them up.
 #[cfg_attr(feature = "controls", derive(Clone))]
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub struct ShadowStore {

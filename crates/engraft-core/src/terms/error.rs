@@ -56,9 +56,9 @@ pub enum Refusal {
     AlreadyHeading(PatchId),
     /// The transition only undoes a patch that could not be enabled or disabled.
     Canceled(PatchId),
-    /// The transition has not started: nobody was let go yet.
+    /// The transition has not started: no thread has switched yet.
     NotStarted(PatchId),
-    /// The transition has started already; the threads that stayed behind switch one by one.
+    /// The transition has started already; blocked threads switch one by one.
     AlreadyStarted(PatchId),
     /// Threads have yet to switch.
     Waiting(usize),

@@ -30,7 +30,7 @@ pub(super) struct ObjectEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) unwind: Option<Range>,
     pub(super) functions: Vec<FunctionEntry>,
-    /// How many there are: one that a broken section header hides is missed.
+    /// How many there are, so that relocations hidden by a broken section header are noticed.
     pub(super) relocations: usize,
     /// Undefined symbol of this file → what it stands for.
     pub(super) references: BTreeMap<String, Reference>,

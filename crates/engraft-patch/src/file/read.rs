@@ -79,7 +79,11 @@ pub enum ReadError {
 
 /// Reads and verifies a patch file.
 ///
-/// Whatever the bytes are, this returns; what it returns has passed [`Patch::check`].
+/// It returns whatever the bytes are, and a patch that it returns has passed [`Patch::check`].
+///
+/// # Errors
+///
+/// What is wrong with the bytes. The seal is checked first, so damage is reported as damage.
 pub fn read(bytes: &[u8]) -> Result<Patch, ReadError> {
     let version = seal::verify(bytes)?;
     check_architecture(bytes)?;

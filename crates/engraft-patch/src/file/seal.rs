@@ -1,6 +1,6 @@
 //! The seal: what makes any flipped byte and any missing tail visible.
 //!
-//! It is the first section, so it stands right behind the ELF header, where it is found without
+//! It is the first section, so it stands right after the ELF header. There it is found without
 //! trusting anything else in the file. Its layout is the same in all format versions, so that a
 //! newer file is called newer and not damaged. All numbers are little-endian.
 

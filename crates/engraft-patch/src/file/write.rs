@@ -33,12 +33,16 @@ pub enum WriteError {
     /// The ELF writer refused.
     #[error("the ELF file cannot be encoded: {0}")]
     Elf(#[from] object::write::Error),
-    /// The ELF writer put the first section elsewhere than right behind the ELF header.
+    /// The ELF writer put the first section elsewhere than right after the ELF header.
     #[error("the ELF writer did not place the seal right behind the ELF header")]
     SealMisplaced,
 }
 
 /// The bytes of a patch file.
+///
+/// # Errors
+///
+/// If the patch breaks a rule of [`Patch::check`], or cannot be encoded.
 pub fn write(patch: &Patch) -> Result<Vec<u8>, WriteError> {
     patch.check()?;
     let mut elf = Elf::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);

@@ -1,4 +1,5 @@
-//! The entry of an old function: the site, the padding that it may need, and the trampoline for its instructions.
+//! The entry of an old function: the site, the padding that it may need, and the trampoline for its
+//! instructions.
 //!
 //! Must not know the new code.
 

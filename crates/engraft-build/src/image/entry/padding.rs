@@ -1,5 +1,5 @@
-//! The bytes behind a function that is shorter than the jump to its new code. They may be overwritten as well, if they
-//! are proven to be padding.
+//! The bytes after a function that is shorter than the jump to its new code. They may be
+//! overwritten as well if they are proven to be padding.
 
 use engraft_machine::jump;
 use engraft_patch::{LinkAddress, OldPart, site};
@@ -12,9 +12,9 @@ const ALIGNMENT: u64 = 16;
 
 /// Adds as much padding to a function as its site needs. Without proof the function stays as it is.
 ///
-/// The proof: the function ends in an instruction that does not go on behind it; from there to the next boundary there
-/// is nothing but padding; no symbol, no pointer that the loader relocates and no direct branch in the binary leads
-/// there.
+/// The proof: the function's last instruction never continues with the next one; from there to the
+/// next boundary there is nothing but padding; no symbol, no pointer that the loader relocates and
+/// no direct branch in the binary leads there.
 pub(crate) fn extend(binary: &Binary, entry: &mut OldPart) {
     let start = entry.address.0;
     let end = start.saturating_add(entry.code.len() as u64);

@@ -7,10 +7,11 @@ use iced_x86::{Decoder, DecoderOptions, OpKind};
 
 use crate::refusal::{Hex, Refusal};
 
-/// The site of a function, whose parts are given with the entry first. Checks that nothing in the function branches into its middle.
+/// The site of a function, whose parts are given with the entry first. Checks that nothing in the
+/// function branches into its middle.
 ///
-/// A jump to its start is harmless, as a recursive call is: what runs there relies on nothing but what the ABI
-/// says of a function's entry, because a first entry runs the same instructions.
+/// A jump to its start is harmless, as a recursive call is: what runs there relies on nothing but
+/// what the ABI says of a function's entry, because a first entry runs the same instructions.
 pub(crate) fn check(function: &str, parts: &[OldPart]) -> Result<Range<u64>, Refusal> {
     let entry = parts.first();
     let code = entry.map(|entry| entry.code.as_slice()).unwrap_or_default();

@@ -1,14 +1,16 @@
-//! The trampoline of an old function: its instructions that the site overwrites, moved to another place, and a jump
-//! to the rest of it.
+//! The trampoline of an old function: its instructions that the site overwrites, moved to another
+//! place, and a jump to the rest of it.
 //!
-//! Instructions are copied as they are, prefixes included. Only what depends on its own place changes: a field that
-//! is relative to the instruction pointer becomes a relocation, since the place of the image is known only when the
-//! patch is applied, and branches with an 8-bit displacement lead to jumps behind it all. Wherever such a field
-//! leads, it leads to the same address as before, also where that is in the same function: behind the site the old
-//! code is intact, and at the entry the site takes each thread where it belongs.
+//! Instructions are copied as they are, prefixes included. Only what depends on the instruction's
+//! own address changes. A field that is relative to the instruction pointer becomes a relocation,
+//! since the address of the image is known only when the patch is applied. Branches with an 8-bit
+//! displacement lead to jumps at the trampoline's end. Each such field still means the same
+//! address, also if that is in the same function: after the site the old code is intact, and at the
+//! entry the site dispatches each thread.
 //!
-//! So each instruction is as far from the first one as it was, and what the compiler said of the frame at each of
-//! them is true of the trampoline, too: one of them may be a call, from which an exception comes.
+//! So each instruction is as far from the first one as it was, and the function's call frame
+//! information is true of the trampoline, too. It is needed: one of the instructions may be a call
+//! that an exception comes out of.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -25,7 +27,8 @@ use crate::refusal::{Hex, Refusal, Unmovable};
 
 /// Where trampolines begin, as functions do.
 const ALIGNMENT: u64 = 16;
-/// The size of its displacement and of all other fields that are relative to the instruction pointer.
+/// The size of its displacement and of all other fields that are relative to the instruction
+/// pointer.
 const FIELD: usize = 4;
 
 /// The code of a trampoline, wherever it will be.
@@ -37,8 +40,8 @@ pub(crate) struct MovedCode {
     short: Vec<(usize, u64)>,
     /// Where the first instruction was, from the function's entry.
     start: u64,
-    /// Behind the last place whose frame matters, from there, too: behind what was moved, or, where a jump to the
-    /// rest follows, behind the start of the rest.
+    /// The end of the part of the function whose frames matter, also from its entry: the end of
+    /// what was moved or, if a jump to the rest follows, one byte after the start of the rest.
     end: u64,
     /// Size in bytes of what was moved, and of the jump to the rest.
     covered: usize,
@@ -52,11 +55,11 @@ pub(crate) struct MovedCode {
 struct Field {
     /// Where it is in the code.
     offset: usize,
-    /// How far behind it its instruction ends.
+    /// Distance from the field's start to the end of its instruction.
     tail: usize,
     /// The link-time address it leads to.
     target: u64,
-    /// That is called, or holds the address that is.
+    /// The target is called, or holds the address that is called.
     is_call: bool,
 }
 
@@ -131,7 +134,7 @@ impl MovedCode {
         self.start
     }
 
-    /// Behind the last place in the function whose frame is that of an instruction here, from the function's entry.
+    /// The end of the part of the function whose frames matter here, from its entry.
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
@@ -224,9 +227,9 @@ impl MovedCode {
         self.copy(&[opcode, &[0; FIELD]].concat(), opcode.len(), target, false);
     }
 
-    /// Puts the trampoline behind the text that there is, with room for what was in front of its first instruction:
-    /// its call frame information begins there, as the function's does.
-    /// Where, and its size. Calls that have a thunk call that.
+    /// Appends the trampoline to the text, after as many bytes as were in front of its first
+    /// instruction: its call frame information begins there, as the function's does. Returns where
+    /// it is, and its size. Calls that have a thunk call the thunk.
     pub(crate) fn place(&self, draft: &mut ImageDraft, thunks: &HashMap<u64, Spot>) -> (Spot, u64) {
         let filler = vec![FILLER; usize::try_from(self.start).unwrap_or(0)];
         draft.add(Area::Text, &filler, self.start, 1);
@@ -251,8 +254,9 @@ impl MovedCode {
         (start, size)
     }
 
-    /// An address in the old binary, named by its distance from the function, as there may be no better name. What
-    /// is no address (an array's base minus its first index) is a distance from one.
+    /// An address in the old binary, named by its distance from the function, as there may be no
+    /// better name. What is no address (an array's base minus its first index) is a distance from
+    /// one.
     fn target(&self, address: u64) -> (FixupTarget, i64) {
         if address > ADDRESS_LIMIT {
             let rest = address.wrapping_sub(self.entry).cast_signed();
@@ -267,8 +271,8 @@ impl MovedCode {
     }
 }
 
-/// Processors do not agree on a branch with an operand size prefix: some cut off the address, unless REX.W, which
-/// stands last, overrides the prefix.
+/// Processors do not agree on a branch with an operand size prefix: some cut off the address,
+/// unless REX.W, which stands last, overrides the prefix.
 fn is_narrow_for_some(bytes: &[u8]) -> bool {
     const OPERAND_SIZE: u8 = 0x66;
     let is_prefix = |byte: &&u8| {
