@@ -48,8 +48,8 @@ mod terms;
 pub use dispatch::door;
 pub use livepatch::{Leaving, Livepatch};
 pub use model::{
-    Behind, Binding, Func, FuncState, Module, ModuleState, Object, Patch, ShadowError, ShadowStore,
-    Site, Transition, World,
+    Binding, BlockedThread, Func, FuncState, Module, ModuleState, Object, Patch, ShadowError,
+    ShadowStore, Site, Transition, World,
 };
 pub use terms::{
     BuildId, Callback, CallbackScope, Callbacks, Code, Error, Event, FuncId, LinkAddress, ModuleId,

@@ -14,7 +14,7 @@
 use std::sync::atomic::Ordering;
 
 use engraft_core::dispatch::{
-    Listed, SiteWords, ThreadSlot, ThreadTable, TransitionWords, Word, dispatch, encode,
+    ListedThread, SiteWords, ThreadSlot, ThreadTable, TransitionWords, Word, dispatch, encode,
 };
 use engraft_core::door::{Call, Door, DoorWords};
 use engraft_core::{PatchState, ThreadId};
@@ -62,8 +62,8 @@ impl Call for At {
     }
 }
 
-fn listed(&(thread, state): &(ThreadId, PatchState)) -> Listed {
-    Listed {
+fn listed(&(thread, state): &(ThreadId, PatchState)) -> ListedThread {
+    ListedThread {
         thread,
         state,
         door: None,
@@ -175,7 +175,7 @@ impl Shared {
 
     /// The same for one thread that may switch by itself.
     fn list_with_door(&self, others: PatchState, thread: ThreadId) {
-        let one = Listed {
+        let one = ListedThread {
             thread,
             state: others,
             door: Some(DOOR),

@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use engraft_core::dispatch::{
-    Listed, SiteWords, ThreadSlot, ThreadTable, TransitionWords, dispatch,
+    ListedThread, SiteWords, ThreadSlot, ThreadTable, TransitionWords, dispatch,
 };
 use engraft_core::door::{Call, DEPTHS, Door};
 use engraft_core::{PatchState, ThreadId};
@@ -454,7 +454,7 @@ impl Run {
     }
 
     fn list(&mut self, state: PatchState, door: Option<Door>) {
-        let listed = Listed {
+        let listed = ListedThread {
             thread: THREAD,
             state,
             door,

@@ -29,10 +29,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
-use engraft_core::dispatch::Listed;
+use engraft_core::dispatch::ListedThread;
 use engraft_core::door::Door;
 use engraft_core::{
-    Behind, BuildId, Callback, CallbackScope, Callbacks, Code, Error, Event, LinkAddress,
+    BlockedThread, BuildId, Callback, CallbackScope, Callbacks, Code, Error, Event, LinkAddress,
     Livepatch, ModuleId, ObjectDefinition, ObjectId, PatchDefinition, PatchId, PatchState, Refusal,
     SiteTarget, StateDefinition, StateId, ThreadId, Trouble, World,
 };
@@ -187,7 +187,7 @@ impl World for Recorder {
     fn open_transition(
         &mut self,
         others: PatchState,
-        threads: &mut dyn Iterator<Item = Listed>,
+        threads: &mut dyn Iterator<Item = ListedThread>,
     ) -> Result<(), Self::Error> {
         self.table = Some((others, threads.map(|it| (it.thread, it.state)).collect()));
         Ok(())
@@ -497,7 +497,7 @@ fn start(
     patch: PatchId,
     busy: bool,
 ) -> Result<(), String> {
-    let behind: &[Behind] = if busy { &[ThreadId(1).into()] } else { &[] };
+    let behind: &[BlockedThread] = if busy { &[ThreadId(1).into()] } else { &[] };
     let waiting = core.start(world, patch, behind).map_err(text)?;
     complete(core, world, patch, waiting)
 }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use engraft_abi::{Outcome, ThreadRecord};
 use engraft_core::door::Door;
-use engraft_core::{Behind, Error, PatchId, ThreadId, Transition};
+use engraft_core::{BlockedThread, Error, PatchId, ThreadId, Transition};
 
 use crate::model::agent::{Agent, extend, refusal};
 use crate::patch::dispatch;
@@ -37,7 +37,7 @@ impl Agent {
         let mut threads = Vec::new();
         extend(
             &mut threads,
-            behind.iter().map(|it| Behind {
+            behind.iter().map(|it| BlockedThread {
                 thread: ThreadId(it.pointer),
                 door: door(it),
             }),

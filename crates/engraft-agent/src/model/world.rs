@@ -1,7 +1,7 @@
 //! How the core's decisions are carried out in the target.
 
 use engraft_abi::Outcome;
-use engraft_core::dispatch::{Listed, SiteWords, encode};
+use engraft_core::dispatch::{ListedThread, SiteWords, encode};
 use engraft_core::door::Door;
 use engraft_core::{
     Callback, CallbackScope, Code, Event, FuncId, LinkAddress, ModuleId, ObjectId, PatchId,
@@ -139,7 +139,7 @@ impl World for Host {
     fn open_transition(
         &mut self,
         others: PatchState,
-        threads: &mut dyn Iterator<Item = Listed>,
+        threads: &mut dyn Iterator<Item = ListedThread>,
     ) -> Result<(), Failure> {
         let opened = dispatch::table().open(others, threads);
         opened.map_err(|_| Failure::out_of_memory())

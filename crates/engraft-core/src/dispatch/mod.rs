@@ -63,6 +63,6 @@ mod word;
 mod words;
 
 pub use decide::dispatch;
-pub use table::{Listed, TableFull, ThreadTable};
+pub use table::{ListedThread, TableFull, ThreadTable};
 pub use word::Word;
 pub use words::{DOOR, SiteWords, ThreadSlot, TransitionWords, decode, encode};

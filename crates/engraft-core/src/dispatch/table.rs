@@ -9,7 +9,7 @@ use crate::{PatchState, ThreadId};
 
 /// A thread with an entry of its own in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedThread {
     /// Which one.
     pub thread: ThreadId,
     /// The universe that it is in.
@@ -59,7 +59,7 @@ impl<'words, A: Word> ThreadTable<'words, A> {
     pub fn open(
         &self,
         others: PatchState,
-        threads: impl Iterator<Item = Listed>,
+        threads: impl Iterator<Item = ListedThread>,
     ) -> Result<(), TableFull> {
         self.forget_others();
         let mut anonymous = OTHERS;

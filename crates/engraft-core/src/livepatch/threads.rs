@@ -6,7 +6,9 @@ use super::lists::Livepatch;
 use crate::dispatch::door::Door;
 use crate::model::ThreadRecord;
 use crate::terms::grow;
-use crate::{Behind, Error, Event, PatchId, PatchState, Refusal, ThreadId, Transition, World};
+use crate::{
+    BlockedThread, Error, Event, PatchId, PatchState, Refusal, ThreadId, Transition, World,
+};
 
 impl Livepatch {
     /// Starts the transition: all threads switch at one instant, also those that are created later,
@@ -25,7 +27,7 @@ impl Livepatch {
         &mut self,
         world: &mut W,
         patch: PatchId,
-        blocked: &[Behind],
+        blocked: &[BlockedThread],
     ) -> Result<usize, Error<W::Error>> {
         let transition = self.movable(patch)?;
         if transition.is_started() {

@@ -17,5 +17,5 @@ pub use shadow::{ShadowError, ShadowStore};
 pub(crate) use site::Entry;
 pub use site::Site;
 pub(crate) use transition::ThreadRecord;
-pub use transition::{Behind, Transition};
+pub use transition::{BlockedThread, Transition};
 pub use world::World;

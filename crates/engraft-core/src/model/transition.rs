@@ -12,7 +12,7 @@
 
 use alloc::vec::Vec;
 
-use crate::dispatch::Listed;
+use crate::dispatch::ListedThread;
 use crate::dispatch::door::Door;
 use crate::terms::grow;
 use crate::{Error, OutOfMemory, PatchId, PatchState, ThreadId, World};
@@ -26,7 +26,7 @@ pub(crate) struct ThreadRecord {
 
 /// A thread that is blocked at the start of the transition: it is not clear of the old code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Behind {
+pub struct BlockedThread {
     /// The thread.
     pub thread: ThreadId,
     /// How it may switch by itself. Given only if no other thread has its thread pointer, its whole
@@ -35,7 +35,7 @@ pub struct Behind {
     pub door: Option<Door>,
 }
 
-impl From<ThreadId> for Behind {
+impl From<ThreadId> for BlockedThread {
     fn from(thread: ThreadId) -> Self {
         Self { thread, door: None }
     }
@@ -132,13 +132,16 @@ impl Transition {
 
     /// The threads that must be listed so that only the others move: those with a record, and the
     /// blocked ones, each in the universe that it is in.
-    pub(crate) fn listed(&self, blocked: &[Behind]) -> Result<Vec<Listed>, OutOfMemory> {
+    pub(crate) fn listed(
+        &self,
+        blocked: &[BlockedThread],
+    ) -> Result<Vec<ListedThread>, OutOfMemory> {
         let mut listed = Vec::new();
         for record in &self.threads {
             grow::push(&mut listed, record.listed())?;
         }
         for it in blocked {
-            let it = Listed {
+            let it = ListedThread {
                 thread: it.thread,
                 state: self.thread_state(it.thread),
                 door: it.door.filter(Door::is_sound),
@@ -169,7 +172,7 @@ impl Transition {
     pub(crate) fn move_others<W: World>(
         &self,
         world: &mut W,
-        listed: impl Iterator<Item = Listed>,
+        listed: impl Iterator<Item = ListedThread>,
     ) -> Result<(), Error<W::Error>> {
         let mut listed = listed;
         world
@@ -231,8 +234,8 @@ impl Transition {
 }
 
 impl ThreadRecord {
-    pub(crate) const fn listed(&self) -> Listed {
-        Listed {
+    pub(crate) const fn listed(&self) -> ListedThread {
+        ListedThread {
             thread: self.thread,
             state: self.state,
             door: None,

@@ -1,6 +1,6 @@
 //! The world, as the model sees it.
 
-use crate::dispatch::Listed;
+use crate::dispatch::ListedThread;
 use crate::dispatch::door::Door;
 use crate::{
     Callback, CallbackScope, Event, LinkAddress, ModuleId, ObjectId, PatchId, PatchState,
@@ -58,7 +58,7 @@ pub trait World {
     fn open_transition(
         &mut self,
         others: PatchState,
-        threads: &mut dyn Iterator<Item = Listed>,
+        threads: &mut dyn Iterator<Item = ListedThread>,
     ) -> Result<(), Self::Error>;
 
     /// A transition starts: everybody whom the last [`open_transition`](Self::open_transition) did

@@ -1,7 +1,7 @@
 //! What a controller does, and what it means for the history.
 
 use engraft_core::door::Door;
-use engraft_core::{Behind, Error, PatchId, PatchState, ThreadId, Transition};
+use engraft_core::{BlockedThread, Error, PatchId, PatchState, ThreadId, Transition};
 
 use super::hands::{Injected, door};
 use super::machine::Turn;
@@ -59,7 +59,7 @@ impl Turn<'_> {
         let behind = self.stale.take().or(fresh).unwrap_or_default();
         let with_doors: Vec<_> = behind
             .iter()
-            .map(|thread| Behind {
+            .map(|thread| BlockedThread {
                 thread: *thread,
                 door: target.and_then(|target| self.door(patch, target, *thread)),
             })
@@ -73,7 +73,7 @@ impl Turn<'_> {
         let threads = self.hands.process.threads.iter();
         let alive = threads.filter(|thread| thread.alive);
         let behind: Vec<_> = alive.map(|thread| thread.id).collect();
-        let unreadable: Vec<_> = behind.iter().copied().map(Behind::from).collect();
+        let unreadable: Vec<_> = behind.iter().copied().map(BlockedThread::from).collect();
         self.core.start(&mut self.hands, patch, &unreadable)?;
         self.history.start(&behind);
         Ok(())

@@ -6,7 +6,7 @@
     reason = "a module of several tests"
 )]
 
-use engraft_core::dispatch::Listed;
+use engraft_core::dispatch::ListedThread;
 use engraft_core::door::Door;
 use engraft_core::{
     Callback, CallbackScope, Event, LinkAddress, ModuleId, ObjectId, PatchId, PatchState,
@@ -42,7 +42,7 @@ impl World for Fine {
     fn open_transition(
         &mut self,
         _: PatchState,
-        _: &mut dyn Iterator<Item = Listed>,
+        _: &mut dyn Iterator<Item = ListedThread>,
     ) -> Result<(), ()> {
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The [`World`] of the core under test: it acts on a process made of data, and complains about
 //! everything that would crash or corrupt a real one.
 
-use engraft_core::dispatch::Listed;
+use engraft_core::dispatch::ListedThread;
 use engraft_core::door::Door;
 use engraft_core::{
     Callback, CallbackScope, Code, Event, LinkAddress, ModuleId, ObjectId, PatchId, PatchState,
@@ -185,7 +185,7 @@ impl World for Hands<'_> {
     fn open_transition(
         &mut self,
         others: PatchState,
-        threads: &mut dyn Iterator<Item = Listed>,
+        threads: &mut dyn Iterator<Item = ListedThread>,
     ) -> Result<(), Injected> {
         self.may_fail()?;
         let states = |process: &Process| -> Vec<_> {
