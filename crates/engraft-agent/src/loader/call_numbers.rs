@@ -137,12 +137,4 @@ mod tests {
         // ORDERING: this is the fault.
         command_during_load(|numbers| 1 < numbers.consistent_before.load(Ordering::Relaxed));
     }
-
-    /// The control: the model sees what goes wrong if the consistent call itself counts.
-    #[test]
-    #[should_panic(expected = "the module is not relocated yet")]
-    fn a_call_that_counts_too_early_is_caught() {
-        // ORDERING: the order is right here; the number is the wrong one.
-        command_during_load(|numbers| 1 < numbers.consistent.load(Ordering::Acquire));
-    }
 }
