@@ -14,6 +14,7 @@ fn main() {
         "crates/engraft-agent",
         "crates/engraft-core",
         "crates/engraft-abi",
+        "crates/engraft-elf",
         "crates/engraft-machine",
         "Cargo.lock",
         // The profile of the agent.

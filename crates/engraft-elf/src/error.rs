@@ -26,9 +26,6 @@ pub enum Error<E> {
         /// How many of its entries are read.
         limit: usize,
     },
-    /// A record could not be taken from the bytes that were read.
-    #[error("a record does not fit into the bytes that were read for it")]
-    Misread,
 }
 
 /// A list of the dynamic loader.
@@ -59,11 +56,16 @@ impl fmt::Display for List {
 /// The length of a table, if it is not longer than `limit`; all in bytes.
 pub(crate) fn bounded<E>(address: u64, length: u64, limit: u64) -> Result<u64, Error<E>> {
     match length > limit {
-        true => Err(Error::TooLong {
-            address,
-            length,
-            limit,
-        }),
+        true => Err(too_long(address, length, limit)),
         false => Ok(length),
+    }
+}
+
+/// A table is too long.
+pub(crate) fn too_long<E>(address: u64, length: u64, limit: u64) -> Error<E> {
+    Error::TooLong {
+        address,
+        length,
+        limit,
     }
 }

@@ -87,7 +87,7 @@ impl DebugInterface {
     ///
     /// # Errors
     /// If the memory cannot be read.
-    pub fn read<M>(memory: &M, address: u64) -> Result<Self, Error<M::Error>>
+    pub fn read<M>(memory: &M, address: u64) -> Result<Self, M::Error>
     where
         M: ReadMemory + ?Sized,
     {
@@ -112,7 +112,7 @@ impl DebugInterface {
     ///
     /// # Errors
     /// If the memory cannot be read.
-    pub fn next<M>(&self, memory: &M) -> Result<Option<u64>, Error<M::Error>>
+    pub fn next<M>(&self, memory: &M) -> Result<Option<u64>, M::Error>
     where
         M: ReadMemory + ?Sized,
     {
@@ -137,11 +137,7 @@ impl DebugInterface {
     where
         M: ReadMemory + ?Sized,
     {
-        LinkMaps {
-            memory,
-            next: self.map,
-            left: LINK_MAPS,
-        }
+        LinkMaps::new(memory, self.map)
     }
 }
 
@@ -154,10 +150,7 @@ pub fn find_twins<'m, M>(
     memory: &'m M,
     base: DebugInterface,
     place: Range<u64>,
-) -> Result<
-    impl Iterator<Item = Result<DebugInterface, Error<M::Error>>> + use<'m, M>,
-    Error<M::Error>,
->
+) -> Result<impl Iterator<Item = Result<DebugInterface, M::Error>> + use<'m, M>, Error<M::Error>>
 where
     M: ReadMemory + ?Sized,
 {
@@ -202,7 +195,7 @@ impl LinkMap {
     ///
     /// # Errors
     /// If the memory cannot be read.
-    pub fn read<M>(memory: &M, address: u64) -> Result<Self, Error<M::Error>>
+    pub fn read<M>(memory: &M, address: u64) -> Result<Self, M::Error>
     where
         M: ReadMemory + ?Sized,
     {
@@ -225,6 +218,17 @@ pub struct LinkMaps<'m, M: ?Sized> {
     left: usize,
 }
 
+impl<'m, M: ReadMemory + ?Sized> LinkMaps<'m, M> {
+    /// Begins with the link map at `first`; there is none if that is 0.
+    pub fn new(memory: &'m M, first: u64) -> Self {
+        Self {
+            memory,
+            next: first,
+            left: LINK_MAPS,
+        }
+    }
+}
+
 impl<M: ReadMemory + ?Sized> Iterator for LinkMaps<'_, M> {
     type Item = Result<LinkMap, Error<M::Error>>;
 
@@ -237,7 +241,7 @@ impl<M: ReadMemory + ?Sized> Iterator for LinkMaps<'_, M> {
         let map = match self.left.checked_sub(1) {
             Some(left) => {
                 self.left = left;
-                LinkMap::read(self.memory, self.next)
+                LinkMap::read(self.memory, self.next).map_err(Error::Memory)
             }
             None => Err(Error::Endless {
                 list: List::LinkMaps,

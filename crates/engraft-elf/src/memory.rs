@@ -5,7 +5,7 @@ use object::endian::{U16, U32};
 use object::pod::{self, Pod};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::error::Error;
+use crate::error::{Error, too_long};
 
 /// The order of bytes in every file that is read.
 pub(crate) const ENDIAN: LittleEndian = LittleEndian;
@@ -82,9 +82,15 @@ where
     const LARGEST: usize = 64;
     const { assert!(size_of::<T>() <= LARGEST) };
     let mut bytes = [0; LARGEST];
-    let place = bytes.get_mut(..size_of::<T>()).ok_or(Error::Misread)?;
+    let length = size_of::<T>() as u64;
+    let place = match bytes.get_mut(..size_of::<T>()) {
+        Some(place) => place,
+        None => return Err(too_long(address, length, LARGEST as u64)),
+    };
     memory.read(address, place).map_err(Error::Memory)?;
-    let (record, _) = pod::from_bytes::<T>(place).map_err(|()| Error::Misread)?;
+    // The records have no alignment, and the bytes are as many as the record has: this does not fail.
+    let (record, _) =
+        pod::from_bytes::<T>(place).map_err(|()| too_long(address, length, LARGEST as u64))?;
     Ok(*record)
 }
 
@@ -105,15 +111,13 @@ where
 }
 
 /// A record of the loader's.
-pub(crate) fn structure<T, M>(memory: &M, address: u64) -> Result<T, Error<M::Error>>
+pub(crate) fn structure<T, M>(memory: &M, address: u64) -> Result<T, M::Error>
 where
     T: FromBytes + IntoBytes,
     M: ReadMemory + ?Sized,
 {
     let mut value = T::new_zeroed();
-    memory
-        .read(address, value.as_mut_bytes())
-        .map_err(Error::Memory)?;
+    memory.read(address, value.as_mut_bytes())?;
     Ok(value)
 }
 

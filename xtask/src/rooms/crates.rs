@@ -43,13 +43,18 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "engraft-process",
-        uses: &["engraft-machine"],
+        uses: &["engraft-elf", "engraft-machine"],
         // Itself, with the feature that lets its tests end the command at each of its effects.
         tests_with: &["engraft-process"],
     },
     Room {
         name: "engraft-agent",
-        uses: &["engraft-core", "engraft-abi", "engraft-machine"],
+        uses: &[
+            "engraft-core",
+            "engraft-abi",
+            "engraft-elf",
+            "engraft-machine",
+        ],
         tests_with: &[],
     },
     Room {

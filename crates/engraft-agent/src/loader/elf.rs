@@ -1,8 +1,5 @@
 //! A loaded ELF file as it is in memory: program headers, build-id, dynamic section, symbols.
 //!
-//! Facts: System V gABI (program header, dynamic section, hash table), the GNU hash table and symbol
-//! versions as in the LSB core specification.
-//!
 //! All reading goes through the kernel: a module may be unmapped at any moment by a thread in dlclose, and
 //! then there is no answer instead of a crash.
 
@@ -11,50 +8,24 @@
 use core::ops::Range;
 
 use engraft_core::BuildId;
-use object::elf::{
-    DF_TEXTREL, DT_FLAGS, DT_GNU_HASH, DT_HASH, DT_NULL, DT_STRTAB, DT_SYMTAB, DT_TEXTREL,
-    DT_VERDEF, DT_VERDEFNUM, DT_VERSYM, ELFMAG, NT_GNU_BUILD_ID, PF_X, PT_DYNAMIC, PT_LOAD,
-    PT_NOTE, SHN_UNDEF, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT, VERSYM_VERSION,
+use engraft_elf::{
+    Dynamic, FileHeader, Placement, ProgramHeader, ProgramHeaders, ReadMemory, Symbol, Symbols,
+    Version, Window, find_build_id,
 };
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use object::elf::{
+    DF_TEXTREL, DT_FLAGS, DT_TEXTREL, PF_X, PT_LOAD, PT_NOTE, STT_FUNC, STT_GNU_IFUNC,
+};
 
-use crate::system::memory::{Window, equals, probe};
+use crate::system::memory::{AtOnce, OwnMemory};
 
 const PAGE: u64 = 4096;
-
-/// `Elf64_Phdr`.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct ProgramHeader {
-    kind: u32,
-    flags: u32,
-    offset: u64,
-    address: u64,
-    physical_address: u64,
-    file_size: u64,
-    memory_size: u64,
-    alignment: u64,
-}
-
-/// `Elf64_Sym`.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Symbol {
-    name: u32,
-    info: u8,
-    other: u8,
-    section: u16,
-    value: u64,
-    size: u64,
-}
 
 /// One loaded ELF file.
 #[derive(Clone, Copy)]
 pub(crate) struct LoadedElf {
     /// Difference between addresses in the process and link-time addresses.
     pub load_bias: u64,
-    program_headers: u64,
-    program_header_count: u64,
+    program_headers: ProgramHeaders,
 }
 
 impl LoadedElf {
@@ -62,8 +33,7 @@ impl LoadedElf {
     pub(crate) fn with_program_headers(load_bias: u64, address: u64, count: u64) -> Self {
         Self {
             load_bias,
-            program_headers: address,
-            program_header_count: count,
+            program_headers: ProgramHeaders::new(address, count),
         }
     }
 
@@ -75,159 +45,112 @@ impl LoadedElf {
     /// dynamic section.
     pub(crate) fn find(load_bias: u64, dynamic: u64) -> Option<Found> {
         const FARTHEST: u64 = 4096;
-        let start = Window::in_place(load_bias, Window::LENGTH);
-        if let Some(elf) = Self::with_header_in(load_bias, &start) {
-            return Some(elf.examine_in(&start));
+        let start = AtOnce::in_place(load_bias);
+        if let Some(elf) = Self::with_header_in(load_bias, load_bias, &start.window()) {
+            return Some(elf.examine_in(&start.window()));
         }
         let elf = (0..FARTHEST)
             .map_while(|page| (dynamic & !(PAGE - 1)).checked_sub(page * PAGE))
             .find_map(|start| {
-                Self::with_header_in(load_bias, &Window::in_place(start, Window::LENGTH))
+                let window = AtOnce::in_place(start);
+                Self::with_header_in(load_bias, start, &window.window())
             })
-            .filter(|elf| elf.dynamic_section() == Some(dynamic))?;
+            .filter(|elf| {
+                elf.dynamic()
+                    .is_some_and(|found| found.address() == dynamic)
+            })?;
         Some(elf.examine())
     }
 
-    /// The file whose ELF header is where the window begins.
-    fn with_header_in(load_bias: u64, window: &Window) -> Option<Self> {
-        const PHOFF: u64 = 32;
-        const PHNUM: u64 = 56;
-        let start = window.start;
-        (window.get::<[u8; 4]>(start)? == ELFMAG).then_some(())?;
-        let program_headers = start.checked_add(window.get::<u64>(start + PHOFF)?)?;
-        let count = u64::from(window.get::<u16>(start + PHNUM)?);
-        Some(Self::with_program_headers(
+    /// The file whose ELF header is at `start`.
+    fn with_header_in(load_bias: u64, start: u64, window: &Window<'_, OwnMemory>) -> Option<Self> {
+        let header = FileHeader::read(window, start).ok()??;
+        Some(Self {
             load_bias,
-            program_headers,
-            count,
-        ))
+            program_headers: header.program_headers,
+        })
     }
 
     /// What has to be known of every module.
     pub(crate) fn examine(self) -> Found {
-        self.examine_in(&self.headers())
+        self.examine_in(&self.copy_headers().window())
     }
 
     #[inline(never)]
-    fn examine_in(self, window: &Window) -> Found {
-        let mut span = None;
-        let mut build_id = None;
-        self.each_header(window, &mut |header| {
-            let range = self.range(header);
-            if header.kind == PT_LOAD {
-                let all = span.take().unwrap_or(range.clone());
-                span = Some(all.start.min(range.start)..all.end.max(range.end));
-            } else if header.kind == PT_NOTE && build_id.is_none() {
-                build_id = build_id_note(window, range, header.alignment);
-            }
-            false
-        });
+    fn examine_in(self, window: &Window<'_, OwnMemory>) -> Found {
+        let mut notes = self.headers(window).filter(|header| header.kind == PT_NOTE);
         Found {
             elf: self,
-            span: span.unwrap_or(0..0),
-            build_id,
+            span: self.placement(window).span,
+            build_id: notes.find_map(|header| self.build_id(window, &header)),
         }
     }
 
-    /// A window on the program headers: each reading is a system call, while all threads may be standing
-    /// still.
-    fn headers(&self) -> Window {
-        let size = self.program_header_count * size_of::<ProgramHeader>() as u64;
-        Window::at(self.program_headers, size)
+    /// The program headers, read at once: each read is a system call, while all threads may be standing still.
+    fn copy_headers(&self) -> AtOnce {
+        let length = self.program_headers.length::<()>().unwrap_or_default();
+        AtOnce::copy(self.program_headers.address(), length)
     }
 
-    /// Goes along the program headers until `visit` says that it has found what it looks for.
-    // The visitors share one copy of this: the agent is to be small.
+    /// The program headers, up to one that cannot be read.
+    fn headers<'w>(
+        &self,
+        window: &'w Window<'_, OwnMemory>,
+    ) -> impl Iterator<Item = ProgramHeader> + use<'w> {
+        self.program_headers.iter(window).map_while(Result::ok)
+    }
+
+    // Not inlined: the agent is to be small.
     #[inline(never)]
-    fn each_header(&self, window: &Window, visit: &mut dyn FnMut(&ProgramHeader) -> bool) {
-        for index in 0..self.program_header_count {
-            let place = self.program_headers + index * size_of::<ProgramHeader>() as u64;
-            match window.get(place) {
-                Some(header) if !visit(&header) => {}
-                _ => return,
-            }
-        }
+    fn placement(&self, window: &Window<'_, OwnMemory>) -> Placement {
+        Placement::of(self.load_bias, self.headers(window))
     }
 
-    fn range(&self, header: &ProgramHeader) -> Range<u64> {
-        let start = self.load_bias.wrapping_add(header.address);
-        start..start.wrapping_add(header.memory_size)
-    }
-
-    /// The addresses from the first to the last loaded byte.
-    fn span(&self) -> Range<u64> {
-        self.examine().span
+    /// The build-id in the notes of this segment, if it has one.
+    fn build_id(&self, window: &Window<'_, OwnMemory>, notes: &ProgramHeader) -> Option<BuildId> {
+        let range = notes.range(self.load_bias);
+        let place = find_build_id(window, range, notes.alignment).ok()??;
+        let mut bytes = [0; 32];
+        let used = bytes.get_mut(..place.end.wrapping_sub(place.start) as usize)?;
+        window.read(place.start, used).ok()?;
+        BuildId::new(used)
     }
 
     /// Whether all of `range` lies in one executable segment.
     pub(crate) fn is_code(&self, range: &Range<u64>) -> bool {
-        let mut found = false;
-        self.each_header(&self.headers(), &mut |header| {
-            let segment = self.range(header);
-            found = header.kind == PT_LOAD
+        let copy = self.copy_headers();
+        self.headers(&copy.window()).any(|header| {
+            let segment = header.range(self.load_bias);
+            header.kind == PT_LOAD
                 && header.flags & PF_X != 0
                 && segment.start <= range.start
-                && range.end <= segment.end;
-            found
-        });
-        found
+                && range.end <= segment.end
+        })
     }
 
-    fn dynamic_section(&self) -> Option<u64> {
-        let mut found = None;
-        self.each_header(&self.headers(), &mut |header| {
-            if header.kind == PT_DYNAMIC {
-                found = Some(self.range(header).start);
-            }
-            found.is_some()
-        });
-        found
+    fn dynamic(&self) -> Option<Dynamic> {
+        let copy = self.copy_headers();
+        self.headers(&copy.window())
+            .find_map(|header| Dynamic::of(&header, self.load_bias))
     }
 
     /// Whether relocation changes the file's code (`DT_TEXTREL`): a patch that is applied before
     /// that would be overwritten.
     pub(crate) fn has_text_relocations(&self) -> bool {
-        self.dynamic_value(DT_TEXTREL).is_some()
-            || self
-                .dynamic_value(DT_FLAGS)
-                .is_some_and(|flags| flags & u64::from(DF_TEXTREL) != 0)
-    }
-
-    fn dynamic_value(&self, wanted: u32) -> Option<u64> {
-        let mut entry = self.dynamic_section()?;
-        loop {
-            let [tag, value] = probe::<[u64; 2]>(entry)?;
-            if tag == u64::from(DT_NULL) {
-                return None;
-            }
-            if tag == u64::from(wanted) {
-                return Some(value);
-            }
-            entry += 16;
-        }
-    }
-
-    /// A dynamic entry that is an address. glibc rewrites these in place to process addresses, except
-    /// where the section is read-only; musl and the vDSO never do.
-    fn dynamic_address(&self, wanted: u32) -> Option<u64> {
-        let value = self.dynamic_value(wanted)?;
-        let span = self.span();
-        Some(if span.contains(&value) {
-            value
-        } else {
-            self.load_bias.wrapping_add(value)
-        })
+        let value = |tag| self.dynamic()?.get(&OwnMemory, tag).ok()?;
+        value(DT_TEXTREL).is_some()
+            || value(DT_FLAGS).is_some_and(|flags| flags & u64::from(DF_TEXTREL) != 0)
     }
 
     /// The definition of `name` (with symbol version `version`, unless empty) that this file exports.
     ///
     /// The file must be relocated: an IFUNC's resolver is called.
     pub(crate) fn exported_symbol(&self, name: &[u8], version: &[u8]) -> Option<u64> {
-        let (kind, address) = self.definition(name, version)?;
-        if kind != STT_GNU_IFUNC {
-            return Some(address);
+        let symbol = self.definition(name, version)?;
+        if symbol.kind != STT_GNU_IFUNC {
+            return Some(symbol.address);
         }
-        let resolver = core::ptr::with_exposed_provenance::<()>(address as usize);
+        let resolver = core::ptr::with_exposed_provenance::<()>(symbol.address as usize);
         // SAFETY: an IFUNC symbol's value is the address of a function without arguments (GNU gABI
         // extension) that returns the implementation's address. The module is relocated and alive.
         let resolver: extern "C" fn() -> u64 = unsafe { core::mem::transmute(resolver) };
@@ -236,17 +159,19 @@ impl LoadedElf {
 
     /// The function `name` with symbol version `version` that this file exports. It need not be relocated.
     pub(crate) fn exported_function(&self, name: &[u8], version: &[u8]) -> Option<u64> {
-        let (kind, address) = self.definition(name, version)?;
-        (kind == STT_FUNC).then_some(address)
+        let symbol = self.definition(name, version)?;
+        (symbol.kind == STT_FUNC).then_some(symbol.address)
     }
 
-    /// Type and address of an exported symbol.
-    fn definition(&self, name: &[u8], version: &[u8]) -> Option<(u8, u64)> {
-        let table = SymbolTable::of(self)?;
-        let index = table.find(name, version)?;
-        let symbol = table.symbol(index)?;
-        let address = self.load_bias.wrapping_add(symbol.value);
-        Some((symbol.info & 15, address))
+    /// An exported symbol. A reference without a version takes the default one.
+    fn definition(&self, name: &[u8], version: &[u8]) -> Option<Symbol> {
+        let version = match version {
+            b"" => Version::Default,
+            name => Version::Named(name),
+        };
+        let placement = self.placement(&self.copy_headers().window());
+        let table = Symbols::find_table(&OwnMemory, &self.dynamic()?, &placement);
+        table.ok()??.find(&OwnMemory, name, version).ok()?
     }
 }
 
@@ -260,166 +185,13 @@ pub(crate) struct Found {
     pub build_id: Option<BuildId>,
 }
 
-/// Reads the notes in `range`; alignment as in the program header (4, or 8 for some notes).
-fn build_id_note(window: &Window, range: Range<u64>, alignment: u64) -> Option<BuildId> {
-    let align = |value: u64| value.next_multiple_of(if alignment == 8 { 8 } else { 4 });
-    let mut note = range.start;
-    while note + 12 <= range.end {
-        let [name_size, size, kind] = window.get::<[u32; 3]>(note)?;
-        let name = note + 12;
-        let description = note + align(12 + u64::from(name_size));
-        if kind == NT_GNU_BUILD_ID && name_size == 4 && window.get::<[u8; 4]>(name)? == *b"GNU\0" {
-            let mut bytes = [0; 32];
-            let used = bytes.get_mut(..size as usize)?;
-            for (byte, address) in used.iter_mut().zip(description..) {
-                *byte = window.get(address)?;
-            }
-            return BuildId::new(used);
-        }
-        note += align(description - note + u64::from(size));
-    }
-    None
-}
-
-/// The dynamic symbol table and what is needed to search it.
-struct SymbolTable {
-    symbols: u64,
-    strings: u64,
-    versions: Option<u64>,
-    version_definitions: Option<(u64, u64)>,
-    gnu_hash: Option<u64>,
-    sysv_hash: Option<u64>,
-}
-
-impl SymbolTable {
-    fn of(elf: &LoadedElf) -> Option<Self> {
-        Some(Self {
-            symbols: elf.dynamic_address(DT_SYMTAB)?,
-            strings: elf.dynamic_address(DT_STRTAB)?,
-            versions: elf.dynamic_address(DT_VERSYM),
-            version_definitions: elf
-                .dynamic_address(DT_VERDEF)
-                .zip(elf.dynamic_value(DT_VERDEFNUM)),
-            gnu_hash: elf.dynamic_address(DT_GNU_HASH),
-            sysv_hash: elf.dynamic_address(DT_HASH),
-        })
-    }
-
-    fn symbol(&self, index: u32) -> Option<Symbol> {
-        probe(self.symbols + u64::from(index) * size_of::<Symbol>() as u64)
-    }
-
-    fn find(&self, name: &[u8], version: &[u8]) -> Option<u32> {
-        match (self.gnu_hash, self.sysv_hash) {
-            (Some(table), _) => self.find_by_gnu_hash(table, name, version),
-            (None, Some(table)) => self.find_by_sysv_hash(table, name, version),
-            (None, None) => None,
-        }
-    }
-
-    fn find_by_gnu_hash(&self, table: u64, name: &[u8], version: &[u8]) -> Option<u32> {
-        let hash = name.iter().fold(5381_u32, |hash, byte| {
-            hash.wrapping_mul(33).wrapping_add(u32::from(*byte))
-        });
-        let [buckets, first, bloom_words, _] = probe::<[u32; 4]>(table)?;
-        let bucket_table = table + 16 + u64::from(bloom_words) * 8;
-        let chain_table = bucket_table + u64::from(buckets) * 4;
-        let bucket = bucket_table + u64::from(hash.checked_rem(buckets)?) * 4;
-        let mut index = probe::<u32>(bucket)?;
-        loop {
-            let link = chain_table + u64::from(index.checked_sub(first)?) * 4;
-            // The last word of a chain is odd; the other bits are those of the hash.
-            let value = probe::<u32>(link)?;
-            if value | 1 == hash | 1 && self.matches(index, name, version)? {
-                return Some(index);
-            }
-            if value & 1 == 1 {
-                return None;
-            }
-            index += 1;
-        }
-    }
-
-    fn find_by_sysv_hash(&self, table: u64, name: &[u8], version: &[u8]) -> Option<u32> {
-        let [buckets, count] = probe::<[u32; 2]>(table)?;
-        let chains = table + 8 + u64::from(buckets) * 4;
-        let bucket = object::elf::hash(name).checked_rem(buckets)?;
-        let mut index = probe::<u32>(table + 8 + u64::from(bucket) * 4)?;
-        // A chain visits each symbol once at most.
-        for _ in 0..count {
-            if index == 0 {
-                return None;
-            }
-            if self.matches(index, name, version)? {
-                return Some(index);
-            }
-            index = probe::<u32>(chains + u64::from(index) * 4)?;
-        }
-        None
-    }
-
-    fn matches(&self, index: u32, name: &[u8], version: &[u8]) -> Option<bool> {
-        let symbol = self.symbol(index)?;
-        let defined = symbol.section != SHN_UNDEF && symbol.info >> 4 != STB_LOCAL;
-        let usable = matches!(
-            symbol.info & 15,
-            STT_FUNC | STT_OBJECT | STT_NOTYPE | STT_GNU_IFUNC
-        );
-        Some(
-            defined
-                && usable
-                && self.string_is(symbol.name, name)
-                && self.version_matches(index, version)?,
-        )
-    }
-
-    /// Whether the string table has `wanted` at `offset`.
-    fn string_is(&self, offset: u32, wanted: &[u8]) -> bool {
-        let start = self.strings + u64::from(offset);
-        equals(start, wanted).is_ok() && probe::<u8>(start + wanted.len() as u64) == Some(0)
-    }
-
-    /// A reference without a version takes the default one, which is not hidden (bit 15).
-    fn version_matches(&self, index: u32, version: &[u8]) -> Option<bool> {
-        const HIDDEN: u16 = 0x8000;
-        let Some(versions) = self.versions else {
-            return Some(true);
-        };
-        let word = probe::<u16>(versions + u64::from(index) * 2)?;
-        if version.is_empty() {
-            return Some(word & HIDDEN == 0);
-        }
-        Some(self.defines_version(word & VERSYM_VERSION, version))
-    }
-
-    /// Whether the file's version of this number has this name. A file that defines no versions is
-    /// taken as it is, as the loader does.
-    fn defines_version(&self, number: u16, name: &[u8]) -> bool {
-        let Some((mut definition, count)) = self.version_definitions else {
-            return true;
-        };
-        for _ in 0..count {
-            // Elf64_Verdef: version, flags, index, number of auxiliary entries (16 bits each), then
-            // hash, offset of the first auxiliary entry, offset of the next definition.
-            let Some([_, _, index, _]) = probe::<[u16; 4]>(definition) else {
-                return false;
-            };
-            let Some([_, auxiliary, next]) = probe::<[u32; 3]>(definition + 8) else {
-                return false;
-            };
-            if index == number {
-                // Elf64_Verdaux begins with the offset of the name.
-                let offset = probe::<u32>(definition + u64::from(auxiliary));
-                return offset.is_some_and(|offset| self.string_is(offset, name));
-            }
-            definition += u64::from(next);
-        }
-        false
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::vec;
+    use std::vec::Vec;
+
+    use object::elf::{DT_HASH, DT_STRTAB, DT_SYMTAB, DT_VERDEF, DT_VERDEFNUM, DT_VERSYM};
+
     use super::*;
 
     /// The C library of this very test process.
@@ -430,10 +202,10 @@ mod tests {
             .find(|line| line.contains("libc.so.6"))
             .unwrap();
         let start = u64::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
-        let window = Window::at(start, Window::LENGTH);
-        let elf = LoadedElf::with_header_in(start, &window).unwrap();
-        let found = LoadedElf::find(start, elf.dynamic_section().unwrap()).unwrap();
-        assert_eq!(found.span, elf.span());
+        let header = AtOnce::copy(start, AtOnce::LENGTH);
+        let elf = LoadedElf::with_header_in(start, start, &header.window()).unwrap();
+        let found = LoadedElf::find(start, elf.dynamic().unwrap().address()).unwrap();
+        assert_eq!(found.span, elf.examine().span);
         assert_eq!(found.build_id, elf.examine().build_id);
         elf
     }
@@ -483,5 +255,78 @@ mod tests {
         assert!(library.is_code(&(code..code + 1)));
         assert!(!library.is_code(&(library.load_bias..library.load_bias + 1)));
         assert!(!library.has_text_relocations());
+    }
+
+    /// A file whose only symbol is `name`, with a hash table, symbol versions and a definition of a version that
+    /// the test says. It is loaded wherever the memory is.
+    struct Damaged(Vec<u8>);
+
+    impl Damaged {
+        const SIZE: u64 = 1024;
+
+        fn new(chain: u32, version: u16, definitions: u64) -> Self {
+            let mut file = Self(vec![0; Self::SIZE as usize]);
+            file.put(0, &[1, 7].map(u32::to_le_bytes).concat());
+            file.put(40, &Self::SIZE.to_le_bytes());
+            file.put(56, &[2, 6].map(u32::to_le_bytes).concat());
+            file.put(56 + 16, &128_u64.to_le_bytes());
+            file.put(56 + 40, &192_u64.to_le_bytes());
+            let dynamic = [
+                [u64::from(DT_SYMTAB), 320],
+                [u64::from(DT_STRTAB), 384],
+                [u64::from(DT_HASH), 400],
+                [u64::from(DT_VERSYM), 448],
+                [u64::from(DT_VERDEF), 464],
+                [u64::from(DT_VERDEFNUM), definitions],
+            ];
+            file.put(
+                128,
+                &dynamic
+                    .concat()
+                    .iter()
+                    .flat_map(|word| word.to_le_bytes())
+                    .collect::<Vec<_>>(),
+            );
+            // Symbol 1: its name, a global function, in a section.
+            file.put(320 + 24, &[1, 0, 0, 0, 0x12, 0, 1, 0]);
+            file.put(384, b"\0name\0");
+            // One bucket, and any number of chain words; the bucket, the words of symbols 0 and 1.
+            file.put(
+                400,
+                &[1, u32::MAX, 1, 0, chain].map(u32::to_le_bytes).concat(),
+            );
+            file.put(450, &version.to_le_bytes());
+            // The definition of version 1, which is followed by itself.
+            file.put(464, &[1, 0, 1, 1].map(u16::to_le_bytes).concat());
+            file
+        }
+
+        fn put(&mut self, offset: usize, bytes: &[u8]) {
+            self.0[offset..offset + bytes.len()].copy_from_slice(bytes);
+        }
+
+        fn loaded(&self) -> LoadedElf {
+            let address = self.0.as_ptr().expose_provenance() as u64;
+            LoadedElf::with_program_headers(address, address, 2)
+        }
+    }
+
+    #[test]
+    fn a_symbol_is_found_in_a_file_that_is_not_damaged() {
+        let file = Damaged::new(0, 1, 0);
+        let found = file.loaded().exported_function(b"name", b"");
+        assert_eq!(found, Some(file.loaded().load_bias));
+    }
+
+    #[test]
+    fn a_hash_chain_that_leads_back_to_itself_ends() {
+        let file = Damaged::new(1, 1, 0);
+        assert_eq!(file.loaded().exported_symbol(b"other", b""), None);
+    }
+
+    #[test]
+    fn versions_that_lead_back_to_themselves_end() {
+        let file = Damaged::new(0, 2, u64::MAX);
+        assert_eq!(file.loaded().exported_symbol(b"name", b"VERSION"), None);
     }
 }

@@ -1,31 +1,21 @@
 //! The dynamic loader's lists, as they are in memory: `r_debug` and the link maps of all namespaces.
 //!
-//! The layouts are glibc's and musl's public ones (`<link.h>`); of the private part of glibc's `link_map`
-//! only `l_info` is used, which follows the public part by three words in glibc 2.26 to 2.43. The `r_debug`s of
-//! further namespaces lie in a private variable of glibc's loader; where in it changes with its version, so they
-//! are known by what is in them.
+//! What they say is read by [`engraft_elf`]. Of the private part of glibc's `link_map` only `l_info` is used, which
+//! follows the public part by three words in glibc 2.26 to 2.43.
 
 #![expect(unsafe_code, reason = "reads and edits the loader's structures")]
 
+use core::convert::Infallible;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use zerocopy::FromBytes;
+use engraft_elf::limits::NAMESPACES;
+use engraft_elf::{DebugInterface, LoaderState, R_STATE, ReadMemory, find_twins};
+use object::elf;
 
-use crate::system::memory::{c_string, probe, read};
+use crate::system::memory::{c_string, copy, probe, read};
 
 /// `r_state`: no load or unload under way.
 const CONSISTENT: u32 = 0;
-/// `r_state`: objects are being added.
-const ADDING: u32 = 1;
-
-const R_VERSION: u64 = 0;
-const R_MAP: u64 = 8;
-const R_BREAK: u64 = 16;
-const R_STATE: u64 = 24;
-const R_LDBASE: u64 = 32;
-const R_NEXT: u64 = 40;
-/// The size without `r_next`.
-const SIZE: u64 = 40;
 
 /// The number of namespaces besides the base one that a loader can have (glibc's `DL_NNS`).
 const MOST_UNCHAINED: usize = 15;
@@ -36,6 +26,21 @@ static PLACE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 /// Those that were found there, by ascending address; 0 where there is none. They never go, and later ones lie
 /// behind.
 static UNCHAINED: [AtomicU64; MOST_UNCHAINED] = [const { AtomicU64::new(0) }; MOST_UNCHAINED];
+
+/// The loader's own structures, where they are. Each exists and is not changed while it is read: an `r_debug` exists
+/// as long as the loader; what may be one lies in a variable of the loader; link maps are changed only under the
+/// loader's lock, which the hook's caller holds, or no load is under way and all threads are stopped.
+struct LoaderMemory;
+
+impl ReadMemory for LoaderMemory {
+    type Error = Infallible;
+
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), Infallible> {
+        // SAFETY: only addresses that the loader leads to are read here; see the type.
+        unsafe { copy(address, buffer) };
+        Ok(())
+    }
+}
 
 /// Says where namespaces are that the loader does not chain. Before its first call.
 pub(crate) fn set_unchained(debug: u64, [start, end]: [u64; 2]) {
@@ -59,8 +64,8 @@ static WAS_KNOWN: AtomicBool = AtomicBool::new(false);
 /// from 2.35 on, which does not chain its only namespace to anything either. Should the loader leave the second
 /// call out, what is missed is the beginning of a load; these loaders relocate after its end.
 pub(crate) fn look_for_namespaces(debug: u64) {
-    let base = Namespace(debug);
-    if !base.is_unchained() {
+    let base = Namespace(debug).interface();
+    if base.is_chained() {
         return;
     }
     let is_known = !matches!(Activity::of(debug), Activity::None);
@@ -74,20 +79,12 @@ pub(crate) fn look_for_namespaces(debug: u64) {
     let start = PLACE[0].load(Ordering::Relaxed);
     // ORDERING: as above.
     let end = PLACE[1].load(Ordering::Relaxed);
-    let mut found = UNCHAINED.iter();
-    let break_function = base.field::<u64>(R_BREAK);
-    let mut at = start;
-    while at + SIZE <= end {
-        let namespace = Namespace(at);
-        // Almost every word is another one: only this is compared then.
-        if namespace.field::<u64>(R_BREAK) == break_function
-            && namespace.is_twin_of(base)
-            && let Some(place) = found.next()
-        {
-            // ORDERING: as above. Calls in the middle of this one write the same, and perhaps more.
-            place.store(at, Ordering::Relaxed);
-        }
-        at += 8;
+    let Ok(twins) = find_twins(&LoaderMemory, base, start..end) else {
+        return;
+    };
+    for (place, Ok(twin)) in UNCHAINED.iter().zip(twins) {
+        // ORDERING: as above. Calls in the middle of this one write the same, and perhaps more.
+        place.store(twin.address, Ordering::Relaxed);
     }
 }
 
@@ -100,46 +97,37 @@ impl Namespace {
     pub(crate) fn all(debug: u64) -> impl Iterator<Item = Self> {
         let base = Self(debug);
         // A static program has no loader.
-        core::iter::successors((debug != 0).then_some(base), move |it| it.next(base))
+        let all = core::iter::successors((debug != 0).then_some(base), move |it| it.next(base));
+        all.take(NAMESPACES)
     }
 
-    fn field<T: FromBytes>(self, offset: u64) -> T {
-        // SAFETY: an r_debug exists as long as the loader; what may be one lies in a variable of the loader.
-        unsafe { read(self.0 + offset) }
-    }
-
-    /// Whether the loader may have others that it does not chain: r_next exists from version 2 on (glibc 2.35).
-    fn is_unchained(self) -> bool {
-        self.field::<u32>(R_VERSION) < 2
+    // Not inlined: everything that is read of a namespace comes from here.
+    #[inline(never)]
+    fn interface(self) -> DebugInterface {
+        let Ok(interface) = DebugInterface::read(&LoaderMemory, self.0);
+        interface
     }
 
     /// The one after this.
     // Not inlined, because everybody who goes along the namespaces comes here.
     #[inline(never)]
     fn next(self, base: Self) -> Option<Self> {
-        let next = if base.is_unchained() {
+        let next = if base.interface().is_chained() {
+            let Ok(next) = self.interface().next(&LoaderMemory);
+            next?
+        } else {
             // ORDERING: as in `look_for_namespaces`.
             let mut known = UNCHAINED.iter().map(|it| it.load(Ordering::Relaxed));
             if self != base {
                 known.find(|it| *it == self.0)?;
             }
-            known.next()?
-        } else {
-            self.field(R_NEXT)
+            known.next().filter(|next| *next != 0)?
         };
-        (next != 0).then_some(Self(next))
+        Some(Self(next))
     }
 
-    /// Whether this is the `r_debug` of another namespace. The loader writes the same break function and the same
-    /// base address of its own into each when it is used for the first time.
-    fn is_twin_of(self, base: Self) -> bool {
-        let same = |offset| self.field::<u64>(offset) == base.field(offset);
-        same(R_BREAK) && same(R_LDBASE) && self != base
-    }
-
-    /// `r_state`.
-    fn state(self) -> u32 {
-        self.field(R_STATE)
+    fn state(self) -> LoaderState {
+        self.interface().state
     }
 
     /// Makes the loader call its hook again for the next object of the load that is under way: glibc from
@@ -153,13 +141,15 @@ impl Namespace {
         unsafe { state.write(CONSISTENT) };
     }
 
-    /// `r_map` and what follows it.
+    /// `r_map` and what follows it, up to the bound of [`engraft_elf`].
+    fn records(self) -> impl Iterator<Item = engraft_elf::LinkMap> {
+        let maps = self.interface().link_maps(&LoaderMemory);
+        maps.map_while(Result::ok)
+    }
+
+    /// The link maps of its objects.
     pub(crate) fn link_maps(self) -> impl Iterator<Item = LinkMap> {
-        let first = self.field::<u64>(R_MAP);
-        core::iter::successors((first != 0).then_some(LinkMap(first)), |map| {
-            let next = map.field(24);
-            (next != 0).then_some(LinkMap(next))
-        })
+        self.records().map(|record| LinkMap(record.address))
     }
 }
 
@@ -176,9 +166,10 @@ pub(crate) enum Activity {
 impl Activity {
     /// What `r_state` says.
     pub(crate) fn of(debug: u64) -> Self {
-        let busy = Namespace::all(debug).find(|namespace| namespace.state() != CONSISTENT);
+        let busy =
+            Namespace::all(debug).find(|namespace| namespace.state() != LoaderState::Consistent);
         match busy {
-            Some(namespace) if namespace.state() == ADDING => Self::Adding(namespace),
+            Some(namespace) if namespace.state() == LoaderState::Adding => Self::Adding(namespace),
             Some(_) => Self::Deleting,
             None => Self::None,
         }
@@ -207,10 +198,10 @@ pub(crate) fn fingerprint(debug: u64) -> u64 {
     let mut add = |word: u64| print = (print ^ word).wrapping_mul(SPREAD).rotate_left(31);
     for namespace in Namespace::all(debug) {
         add(namespace.0);
-        for link_map in namespace.link_maps() {
-            add(link_map.0);
-            add(link_map.load_bias());
-            add(link_map.dynamic());
+        for record in namespace.records() {
+            add(record.address);
+            add(record.load_bias);
+            add(record.dynamic);
         }
     }
     print.max(1)
@@ -218,8 +209,7 @@ pub(crate) fn fingerprint(debug: u64) -> u64 {
 
 /// Address of the function that the loader calls at every load and unload (`r_brk`).
 pub(crate) fn break_function(debug: u64) -> u64 {
-    // SAFETY: the base r_debug exists as long as the loader.
-    unsafe { read(debug + R_BREAK) }
+    Namespace(debug).interface().breakpoint
 }
 
 /// `struct link_map` of one loaded object.
@@ -227,15 +217,16 @@ pub(crate) fn break_function(debug: u64) -> u64 {
 pub(crate) struct LinkMap(pub u64);
 
 impl LinkMap {
-    fn field(self, offset: u64) -> u64 {
-        // SAFETY: link maps are changed only under the loader's lock, which the hook's caller holds, or
-        // no load is under way and all threads are stopped.
-        unsafe { read(self.0 + offset) }
+    // Not inlined: everything that is read of a link map comes from here.
+    #[inline(never)]
+    fn record(self) -> engraft_elf::LinkMap {
+        let Ok(record) = engraft_elf::LinkMap::read(&LoaderMemory, self.0);
+        record
     }
 
     /// `l_addr`.
     pub(crate) fn load_bias(self) -> u64 {
-        self.field(0)
+        self.record().load_bias
     }
 
     /// `l_name`; empty for the main program.
@@ -249,13 +240,13 @@ impl LinkMap {
 
     /// Address of `l_name`'s text.
     pub(crate) fn name_address(self) -> u64 {
-        self.field(8)
+        self.record().name
     }
 
     /// `l_ld`; 0 for the mirrors of the loader itself that older glibcs put into other namespaces, and
     /// for an object that is not mapped yet.
     pub(crate) fn dynamic(self) -> u64 {
-        self.field(16)
+        self.record().dynamic
     }
 
     /// Makes the load that is bringing this object in fail with `message`.
@@ -274,10 +265,10 @@ impl LinkMap {
         needed: &'static PoisonedDynamic,
     ) -> bool {
         const INFO: u64 = 64;
-        const DT_NEEDED: u64 = 1;
-        const DT_STRTAB: u64 = 5;
-        const LD: u64 = 16;
-        let entry = self.field(INFO + DT_STRTAB * 8);
+        const DT_NEEDED: u64 = elf::DT_NEEDED as u64;
+        const DT_STRTAB: u64 = elf::DT_STRTAB as u64;
+        // SAFETY: the loader's lock is held, and glibc's link maps have this field.
+        let entry = unsafe { read(self.0 + INFO + DT_STRTAB * 8) };
         let Some([tag, value]) = probe::<[u64; 2]>(entry) else {
             return false;
         };
@@ -298,7 +289,7 @@ impl LinkMap {
             Some(empty_library) => needed.set([need(empty_library), need(message)]),
             None => needed.set([need(message), [0, 0]]),
         };
-        for offset in [INFO + DT_NEEDED * 8, LD] {
+        for offset in [INFO + DT_NEEDED * 8, engraft_elf::LinkMap::DYNAMIC] {
             let field = core::ptr::with_exposed_provenance_mut::<u64>((self.0 + offset) as usize);
             // SAFETY: both are aligned pointer fields of a link map that only the loader's lock
             // protects, which our caller holds.

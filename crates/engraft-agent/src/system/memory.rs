@@ -6,6 +6,7 @@
 
 #![expect(unsafe_code, reason = "reads the process's memory by address")]
 
+use engraft_elf::{ReadMemory, Window};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::system;
@@ -30,6 +31,16 @@ pub(crate) unsafe fn bytes<'a>(address: u64, length: usize) -> &'a [u8] {
     unsafe { core::slice::from_raw_parts(pointer, length) }
 }
 
+/// Copies memory that is known to be mapped.
+///
+/// # Safety
+/// As many bytes as the buffer has must be readable at `address` and not change during the call.
+pub(crate) unsafe fn copy(address: u64, buffer: &mut [u8]) {
+    let from = core::ptr::with_exposed_provenance::<u8>(address as usize);
+    // SAFETY: the caller's promise; the buffer is as long.
+    unsafe { core::ptr::copy(from, buffer.as_mut_ptr(), buffer.len()) };
+}
+
 /// Memory of ours that we are about to fill.
 ///
 /// # Safety
@@ -46,11 +57,27 @@ pub(crate) fn probe<T: FromBytes + IntoBytes>(address: u64) -> Option<T> {
     system::read_own_memory(address, value.as_mut_bytes()).then_some(value)
 }
 
-/// A piece of memory that is read at once: each reading by the kernel is a system call. What lies elsewhere is read
-/// when it is asked for.
-pub(crate) struct Window {
-    /// Its address.
-    pub start: u64,
+/// The memory of this process, read by the kernel: a wrong address is an answer.
+pub(crate) struct OwnMemory;
+
+/// There is nothing to read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unreadable;
+
+impl ReadMemory for OwnMemory {
+    type Error = Unreadable;
+
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), Unreadable> {
+        match system::read_own_memory(address, buffer) {
+            true => Ok(()),
+            false => Err(Unreadable),
+        }
+    }
+}
+
+/// A piece of memory that is read at once: each read by the kernel is a system call.
+pub(crate) struct AtOnce {
+    start: u64,
     /// How many bytes can be read: 0 if not all can.
     length: u64,
     content: Content,
@@ -62,19 +89,19 @@ pub(crate) struct Window {
 )]
 enum Content {
     /// The bytes that were there.
-    Copy([u8; Window::LENGTH as usize]),
+    Copy([u8; AtOnce::LENGTH as usize]),
     /// The memory itself.
     InPlace,
 }
 
-impl Window {
-    /// The longest window: room for an ELF header, the program headers and the build-id, which link editors
-    /// put behind them; not more than a page, so that all of it is readable if the start of a page is.
+impl AtOnce {
+    /// The longest piece: room for an ELF header, the program headers and the build-id, which link editors
+    /// put after them; not more than a page, so that all of it is readable if the start of a page is.
     pub(crate) const LENGTH: u64 = 1024;
 
-    /// A window on `length` bytes, or on the first of them.
+    /// A copy of `length` bytes, or of the first of them.
     #[inline(never)]
-    pub(crate) fn at(start: u64, length: u64) -> Self {
+    pub(crate) fn copy(start: u64, length: u64) -> Self {
         let length = length.min(Self::LENGTH);
         let mut copy = [0; Self::LENGTH as usize];
         let place = copy.get_mut(..length as usize).unwrap_or_default();
@@ -88,35 +115,30 @@ impl Window {
         }
     }
 
-    /// The same on memory that stays where it is as long as the window is used, if it is there: that of an object
-    /// which the loader lists, in the hook, that is, under the loader's lock. (In a command, another thread may be
-    /// unloading it.) To find out whether it is there costs less than to copy it.
-    pub(crate) fn in_place(start: u64, length: u64) -> Self {
-        let length = length.min(Self::LENGTH);
+    /// Memory that stays where it is as long as this is used, if it is there: that of an object which the loader
+    /// lists, in the hook, that is, under the loader's lock. (In a command, another thread may be unloading it.)
+    /// To find out whether it is there costs less than to copy it.
+    pub(crate) fn in_place(start: u64) -> Self {
         Self {
             start,
-            length: match system::is_readable(start, length) {
-                true => length,
+            length: match system::is_readable(start, Self::LENGTH) {
+                true => Self::LENGTH,
                 false => 0,
             },
             content: Content::InPlace,
         }
     }
 
-    /// A value at an address that may be wrong.
-    pub(crate) fn get<T: FromBytes + IntoBytes>(&self, address: u64) -> Option<T> {
-        let offset = address.wrapping_sub(self.start);
-        let end = offset.saturating_add(size_of::<T>() as u64);
-        if end > self.length {
-            return probe(address);
-        }
-        match &self.content {
-            Content::Copy(bytes) => {
-                T::read_from_bytes(bytes.get(offset as usize..end as usize)?).ok()
-            }
-            // SAFETY: inside of the window.
-            Content::InPlace => Some(unsafe { read(address) }),
-        }
+    /// A window on these bytes. What lies elsewhere is read by the kernel.
+    pub(crate) fn window(&self) -> Window<'_, OwnMemory> {
+        let length = self.length as usize;
+        let bytes = match &self.content {
+            Content::Copy(copy) => copy.get(..length).unwrap_or_default(),
+            Content::InPlace if length == 0 => &[],
+            // SAFETY: it is readable, and under the loader's lock nobody changes the beginning of a file.
+            Content::InPlace => unsafe { bytes(self.start, length) },
+        };
+        Window::new(self.start, bytes, &OwnMemory)
     }
 }
 
@@ -175,19 +197,26 @@ mod tests {
     }
 
     #[test]
-    fn a_window_shows_what_is_there_and_the_rest_is_read() {
+    fn what_is_read_at_once_is_there_and_the_rest_is_read_later() {
         let data: [u8; 2048] = core::array::from_fn(|index| (index / 7) as u8);
         let address = data.as_ptr().expose_provenance() as u64;
-        let window = Window::at(address, Window::LENGTH);
-        assert_eq!(window.length, 1024);
+        let read = |at_once: &AtOnce, address| {
+            let mut found = [0; 8];
+            at_once.window().read(address, &mut found).map(|()| found)
+        };
+        let copy = AtOnce::copy(address, AtOnce::LENGTH);
+        let in_place = AtOnce::in_place(address);
+        assert_eq!((copy.length, in_place.length), (1024, 1024));
         for place in [0, 500, 1016, 1020, 1024, 2040] {
-            let want = data[place..].first_chunk().copied();
-            assert_eq!(window.get::<[u8; 8]>(address + place as u64), want);
+            let want = data[place..].first_chunk().copied().ok_or(Unreadable);
+            assert_eq!(read(&copy, address + place as u64), want);
+            assert_eq!(read(&in_place, address + place as u64), want);
         }
-        let nowhere = Window::at(8, Window::LENGTH);
-        assert_eq!((nowhere.length, nowhere.get::<u64>(8)), (0, None));
-        let elsewhere = nowhere.get::<[u8; 8]>(address);
-        assert_eq!(elsewhere, data.first_chunk().copied());
+        for nowhere in [AtOnce::copy(8, AtOnce::LENGTH), AtOnce::in_place(8)] {
+            assert_eq!((nowhere.length, read(&nowhere, 8)), (0, Err(Unreadable)));
+            let elsewhere = read(&nowhere, address).ok();
+            assert_eq!(elsewhere.as_ref(), data.first_chunk());
+        }
     }
 
     #[test]

@@ -2,30 +2,16 @@
 
 use std::ops::Range;
 
+use engraft_elf::limits::{LINK_MAPS, LOADER_VARIABLES, NAMESPACES};
+use engraft_elf::{Error, LinkMaps, List, LoaderState, find_twins};
 use object::elf;
 
 use crate::elf::modules::{Module, ModuleError};
+use crate::elf::reading::{in_one_piece, memory_error};
 use crate::elf::symbols::DynamicSymbols;
 use crate::memory::access::{Memory, MemoryError};
-use crate::memory::fields::{half, word};
-use crate::process::limits::{self, LINK_MAPS, LOADER_VARIABLES, NAME, NAMESPACES};
+use crate::process::limits::{self, NAME};
 use crate::sys::address::TargetAddress;
-
-/// `struct r_debug`, without the `r_next` of its version 2.
-const SIZE: usize = 40;
-const R_BREAK: usize = 16;
-const R_LDBASE: usize = 32;
-
-/// `r_state`: is the list of modules being changed?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoaderState {
-    /// `RT_CONSISTENT`.
-    Consistent,
-    /// `RT_ADD`.
-    Adding,
-    /// `RT_DELETE`.
-    Deleting,
-}
 
 /// One `struct r_debug`: there is one for each namespace.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +28,6 @@ pub struct DebugInterface {
     pub state: LoaderState,
     /// The load bias of the loader itself.
     pub loader_base: TargetAddress,
-    next: TargetAddress,
 }
 
 /// One `struct link_map`.
@@ -66,29 +51,16 @@ pub struct Loader {
     signal_error: Option<TargetAddress>,
 }
 
-impl DebugInterface {
-    fn read(memory: Memory<'_>, address: TargetAddress) -> Result<Self, MemoryError> {
-        let bytes: [u8; SIZE] = memory.read_array(address)?;
-        let version = half(&bytes, 0);
-        // r_next exists only in version 2: before, other data follows.
-        let next = if version >= 2 {
-            memory.read_u64(address + SIZE as u64)?
-        } else {
-            0
-        };
-        Ok(Self {
-            address,
-            version,
-            map: word(&bytes, 8).into(),
-            breakpoint: word(&bytes, R_BREAK).into(),
-            state: match half(&bytes, 24) {
-                0 => LoaderState::Consistent,
-                1 => LoaderState::Adding,
-                _ => LoaderState::Deleting,
-            },
-            loader_base: word(&bytes, R_LDBASE).into(),
-            next: next.into(),
-        })
+impl From<engraft_elf::DebugInterface> for DebugInterface {
+    fn from(found: engraft_elf::DebugInterface) -> Self {
+        Self {
+            address: found.address.into(),
+            version: found.version,
+            map: found.map.into(),
+            breakpoint: found.breakpoint.into(),
+            state: found.state,
+            loader_base: found.loader_base.into(),
+        }
     }
 }
 
@@ -125,49 +97,42 @@ fn read_interfaces(
     first: TargetAddress,
     unchained: &Range<TargetAddress>,
 ) -> Result<Vec<DebugInterface>, MemoryError> {
-    let mut interfaces = Vec::new();
-    let mut at = first;
-    while !at.is_null() {
+    let base = engraft_elf::DebugInterface::read(&memory, first.get())?;
+    let mut interfaces = vec![base.into()];
+    let mut last = base;
+    while let Some(at) = last.next(&memory)? {
         within_namespaces(memory, interfaces.len() + 1)?;
-        let interface = DebugInterface::read(memory, at)?;
-        at = interface.next;
-        interfaces.push(interface);
+        last = engraft_elf::DebugInterface::read(&memory, at)?;
+        interfaces.push(last.into());
     }
-    if let [base] = *interfaces {
-        for at in find_twins(memory, &base, unchained)? {
+    if interfaces.len() == 1 {
+        for twin in read_twins(memory, base, unchained)? {
             within_namespaces(memory, interfaces.len() + 1)?;
-            interfaces.push(DebugInterface::read(memory, at)?);
+            interfaces.push(twin.into());
         }
     }
     Ok(interfaces)
 }
 
 fn within_namespaces(memory: Memory<'_>, count: usize) -> Result<(), MemoryError> {
-    let what = "namespaces of the dynamic loader";
-    Ok(limits::within(
-        memory.process().pid(),
-        what,
-        count,
-        NAMESPACES,
-    )?)
+    let what = List::Namespaces.name();
+    let pid = memory.process().pid();
+    Ok(limits::within(pid, what, count, NAMESPACES)?)
 }
 
-/// Where the interfaces of further namespaces are in `place`: glibc writes the same break function and the same base
-/// address of its own into each when it is used for the first time.
-fn find_twins(
+/// The interfaces of further namespaces, if the loader does not chain them: those in `place`.
+fn read_twins(
     memory: Memory<'_>,
-    base: &DebugInterface,
+    base: engraft_elf::DebugInterface,
     place: &Range<TargetAddress>,
-) -> Result<Vec<TargetAddress>, MemoryError> {
-    let bytes = memory.read_bytes(place.start, place.end - place.start, LOADER_VARIABLES)?;
-    let is_twin = |bytes: &[u8]| {
-        word(bytes, R_BREAK) == base.breakpoint.get()
-            && word(bytes, R_LDBASE) == base.loader_base.get()
-    };
-    let places = bytes.windows(SIZE).enumerate().step_by(8);
-    let twins = places.filter(|(_, bytes)| is_twin(bytes));
-    let addresses = twins.map(|(offset, _)| place.start + offset as u64);
-    Ok(addresses.filter(|at| *at != base.address).collect())
+) -> Result<Vec<engraft_elf::DebugInterface>, MemoryError> {
+    let (start, length) = (place.start.get(), place.end - place.start);
+    // More than is read is refused by the reader.
+    let read = length.min(LOADER_VARIABLES);
+    in_one_piece(memory, start, read, |window| {
+        let twins = find_twins(window, base, start..start.wrapping_add(length))?;
+        twins.map(|twin| twin.map_err(Error::Memory)).collect()
+    })
 }
 
 /// What contains the interfaces of further namespaces if they are not chained: a private variable of glibc. Where
@@ -205,34 +170,31 @@ fn read_link_maps(
     maps: &mut Vec<LinkMap>,
 ) -> Result<(), MemoryError> {
     let first = maps.len();
-    let mut previous = TargetAddress::default();
-    let mut at = interface.map;
-    while !at.is_null() {
-        // l_addr, l_name, l_ld, l_next, l_prev.
-        let Some(bytes) = believed(memory.read_array::<40>(at))? else {
+    let mut previous = 0;
+    for map in LinkMaps::new(&memory, interface.map.get()) {
+        let Some(map) = believed(map.map_err(|error| memory_error(memory, error)))? else {
             break;
         };
         // Every entry points back to the one before it: a cycle ends here at once.
-        if TargetAddress::new(word(&bytes, 32)) != previous {
+        if map.previous != previous {
             break;
         }
-        let name = believed(memory.read_string(word(&bytes, 8).into(), NAME))?;
+        let name = believed(memory.read_string(map.name.into(), NAME))?;
         limits::within(
             memory.process().pid(),
-            "link maps",
+            List::LinkMaps.name(),
             maps.len() + 1,
             LINK_MAPS,
         )?;
         maps.push(LinkMap {
-            address: at,
-            load_bias: word(&bytes, 0),
+            address: map.address.into(),
+            load_bias: map.load_bias,
             name: name.unwrap_or_default(),
-            dynamic: word(&bytes, 16).into(),
+            dynamic: map.dynamic.into(),
             namespace,
             first: maps.len() == first,
         });
-        previous = at;
-        at = word(&bytes, 24).into();
+        previous = map.address;
     }
     Ok(())
 }
@@ -258,7 +220,7 @@ fn find_signal_error(
     let Some(dynamic) = holder.read_dynamic(memory)? else {
         return Ok(None);
     };
-    let Some(symbols) = DynamicSymbols::new(memory, holder, &dynamic) else {
+    let Some(symbols) = DynamicSymbols::new(memory, holder, &dynamic)? else {
         return Ok(None);
     };
     match symbols.jump_slot(NAME)? {
@@ -278,7 +240,7 @@ impl Loader {
         let Some(at) = find_interface(memory, started, interpreter)? else {
             return Ok(None);
         };
-        let base = DebugInterface::read(memory, at)?;
+        let base: DebugInterface = engraft_elf::DebugInterface::read(&memory, at.get())?.into();
         // Not yet initialised: the process is before its loader's first instructions.
         if base.version == 0 {
             return Ok(None);

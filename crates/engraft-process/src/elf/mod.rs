@@ -6,6 +6,7 @@ pub(crate) mod file_sections;
 pub(crate) mod headers;
 pub(crate) mod loader;
 pub(crate) mod modules;
+pub(crate) mod reading;
 pub(crate) mod shared_name;
 pub(crate) mod symbol_names;
 pub(crate) mod symbols;

@@ -7,10 +7,11 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use engraft_elf::{Placement, ProgramHeader, ProgramHeaders};
 use object::elf;
 
 use crate::elf::file_sections::find_function;
-use crate::elf::headers::{BuildId, Dynamic, FileHeader, ProgramHeader, build_id, program_headers};
+use crate::elf::headers::{BuildId, Dynamic, build_id, file_header, program_headers};
 use crate::elf::loader::{LinkMap, Loader};
 use crate::elf::symbols::DynamicSymbols;
 use crate::memory::access::{Memory, MemoryError};
@@ -98,17 +99,15 @@ pub struct Module {
 }
 
 impl Module {
+    /// Where it is loaded.
+    pub(crate) fn placement(&self) -> Placement {
+        Placement::of(self.load_bias, self.program_headers.iter().copied())
+    }
+
     /// The addresses from its first to its last segment. There may be holes.
     pub fn range(&self) -> Range<TargetAddress> {
-        let loads = || {
-            self.program_headers
-                .iter()
-                .filter(|header| header.kind == elf::PT_LOAD)
-        };
-        let start = loads().map(|header| header.address).min().unwrap_or(0);
-        let end = loads().map(|header| header.address.wrapping_add(header.memory_size));
-        let end = end.max().unwrap_or(0);
-        self.address(start)..self.address(end)
+        let span = self.placement().span;
+        span.start.into()..span.end.into()
     }
 
     /// The address in memory of a link-time address of this module.
@@ -146,7 +145,7 @@ impl Module {
         let Some(dynamic) = self.read_dynamic(memory)? else {
             return Ok(None);
         };
-        match DynamicSymbols::new(memory, self, &dynamic) {
+        match DynamicSymbols::new(memory, self, &dynamic)? {
             Some(symbols) => symbols.find(name),
             None => Ok(None),
         }
@@ -158,15 +157,9 @@ impl Module {
         find_function(process, self, name)
     }
 
-    /// Some loaders replace the pointers in a dynamic section by addresses in memory, some leave
-    /// them as they are in the file, and read-only sections always stay.
+    /// The address in memory of a pointer in its dynamic section.
     pub(crate) fn dynamic_pointer(&self, value: u64) -> TargetAddress {
-        let absolute = TargetAddress::new(value);
-        if self.contains(absolute) {
-            absolute
-        } else {
-            self.address(value)
-        }
+        self.placement().dynamic_pointer(value).into()
     }
 
     pub(crate) fn read_dynamic(&self, memory: Memory<'_>) -> Result<Option<Dynamic>, MemoryError> {
@@ -325,7 +318,7 @@ impl Search<'_> {
             .auxv
             .program_headers()
             .ok_or(ModuleError::NoProgramHeaders { pid })?;
-        let headers = program_headers(self.memory, at, count)?;
+        let headers = program_headers(self.memory, ProgramHeaders::new(at.get(), count))?;
         let table = headers.iter().find(|header| header.kind == elf::PT_PHDR);
         let bias = match table {
             Some(table) => at - TargetAddress::new(table.address),
@@ -345,9 +338,10 @@ impl Search<'_> {
             .or_else(|| self.maps.find(at))?
             .range
             .start;
-        let header = FileHeader::read(self.memory, start)?;
+        let header = file_header(self.memory, start)?;
         let entry = self.auxv.entry()?;
-        (start + header.program_headers == at).then(|| entry - TargetAddress::new(header.entry))
+        (header.program_headers.address() == at.get())
+            .then(|| entry - TargetAddress::new(header.entry))
     }
 
     fn module(&self, kind: ModuleKind, headers: Vec<ProgramHeader>, bias: u64) -> Module {
@@ -373,9 +367,8 @@ impl Search<'_> {
 
     /// The module whose ELF header is at this address.
     fn at_header(&self, start: TargetAddress, kind: ModuleKind) -> Option<Module> {
-        let header = FileHeader::read(self.memory, start)?;
-        let table = start + header.program_headers;
-        let headers = program_headers(self.memory, table, header.program_header_count).ok()?;
+        let header = file_header(self.memory, start)?;
+        let headers = program_headers(self.memory, header.program_headers).ok()?;
         // The header is the first byte of the file, so it is mapped by the segment of offset 0.
         let first = headers
             .iter()

@@ -15,11 +15,3 @@ pub(crate) fn half(bytes: &[u8], at: usize) -> u32 {
         .and_then(|field| field.try_into().ok());
     field.map_or(0, u32::from_le_bytes)
 }
-
-/// The 2-byte field at an offset; zero if the record is too short.
-pub(crate) fn quarter(bytes: &[u8], at: usize) -> u16 {
-    let field = bytes
-        .get(at..at + 2)
-        .and_then(|field| field.try_into().ok());
-    field.map_or(0, u16::from_le_bytes)
-}

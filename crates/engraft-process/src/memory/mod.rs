@@ -6,6 +6,8 @@
 
 pub(crate) mod access;
 pub(crate) mod fields;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod gaps;
 pub(crate) mod instructions;
 pub(crate) mod maps;

@@ -10,25 +10,8 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-/// Link maps in all namespaces together. Large Java and Python programs have some hundred.
-pub(crate) const LINK_MAPS: usize = 1 << 14;
-/// Namespaces; glibc has 16.
-pub(crate) const NAMESPACES: usize = 64;
 /// Bytes of a name in memory (`PATH_MAX`).
 pub(crate) const NAME: usize = 4096;
-/// Program headers of one file; real files have up to 20.
-pub(crate) const PROGRAM_HEADERS: u64 = 1024;
-/// Bytes of one note segment; real ones have a few hundred.
-pub(crate) const NOTES: u64 = 64 << 10;
-/// Entries of one dynamic section; real ones have about 30, and one for each library that is
-/// needed.
-pub(crate) const DYNAMIC_ENTRIES: u64 = 4096;
-/// Entries of one chain of a symbol hash table; real chains have fewer than ten.
-pub(crate) const HASH_CHAIN: u32 = 4096;
-/// Relocations of the loader's procedure linkage table; glibc has fewer than fifty.
-pub(crate) const RELOCATIONS: u64 = 1 << 16;
-/// Bytes of the loader's variables (`_rtld_global`); glibc has about 4 KiB.
-pub(crate) const LOADER_VARIABLES: u64 = 64 << 10;
 /// Bytes that are read to find all modules of a process; each takes about 3 KiB.
 pub(crate) const DISCOVERY_BYTES: u64 = 32 << 20;
 /// Bytes of `/proc/PID/maps`. 65,530 mappings, the default `vm.max_map_count`, take about 6 MiB.

@@ -118,7 +118,7 @@ fn lock_owner(file: &File) -> io::Result<Option<i32>> {
 }
 
 /// From a line like `1: FLOCK  ADVISORY  WRITE 1234 00:16:5678 0 EOF`.
-fn parse_lock_owner(line: &str, place: &str) -> Option<i32> {
+pub(super) fn parse_lock_owner(line: &str, place: &str) -> Option<i32> {
     let mut words = line.split_ascii_whitespace();
     // A line with an arrow is about a process that waits: the words after it are one place later.
     let kind = words.nth(1)?;

@@ -13,6 +13,8 @@ pub(crate) mod filters;
 pub mod foreign;
 pub(crate) mod foreign_file;
 pub(crate) mod freezer;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod handle;
 pub(crate) mod interrupted_calls;
 pub mod limits;

@@ -161,7 +161,7 @@ fn hexadecimal(word: &str) -> Option<u64> {
     u64::from_str_radix(word.strip_prefix("0x")?, 16).ok()
 }
 
-fn parse_stat(text: &str) -> Option<TaskStat> {
+pub(super) fn parse_stat(text: &str) -> Option<TaskStat> {
     // The name in parentheses may itself contain spaces and parentheses: start after the last one.
     let (_, rest) = text.rsplit_once(')')?;
     let mut words = rest.split_ascii_whitespace();
@@ -179,7 +179,7 @@ fn parse_stat(text: &str) -> Option<TaskStat> {
     Some(TaskStat { state, flags })
 }
 
-fn parse_activity(text: &str) -> Option<Activity> {
+pub(super) fn parse_activity(text: &str) -> Option<Activity> {
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
     match words.as_slice() {
         ["running"] => Some(Activity::Running),
@@ -212,7 +212,7 @@ fn numbers<T: FromStr>(path: &Path) -> io::Result<Option<Vec<T>>> {
     Ok(Some(numbers))
 }
 
-fn parse_file_size_limit(text: &str) -> Option<u64> {
+pub(super) fn parse_file_size_limit(text: &str) -> Option<u64> {
     let mut lines = text.lines();
     let limits = lines.find_map(|line| line.strip_prefix("Max file size"))?;
     match limits.split_ascii_whitespace().next()? {
@@ -221,7 +221,7 @@ fn parse_file_size_limit(text: &str) -> Option<u64> {
     }
 }
 
-fn parse_status(text: &str) -> TaskStatus {
+pub(super) fn parse_status(text: &str) -> TaskStatus {
     let mut status = TaskStatus::default();
     for line in text.lines() {
         let Some((key, value)) = line.split_once(':') else {

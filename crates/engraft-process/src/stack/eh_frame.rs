@@ -280,8 +280,12 @@ impl From<gimli::Error> for DamagedEntry {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::io::{Read, Write};
+    use std::panic::AssertUnwindSafe;
     use std::process::{Command, Stdio};
+
+    use bolero::check;
 
     use super::*;
     use crate::memory::page_cache::PageCache;
@@ -289,15 +293,28 @@ mod tests {
     use crate::stack::frame_registers::FrameRegisters;
     use crate::sys::registers::Registers;
 
-    /// A small generator, so that a failure is found again (xorshift, Marsaglia 2003).
-    struct Numbers(u64);
+    /// Memory in which a section is looked at.
+    struct Place<'p> {
+        process: &'p Process,
+        start: TargetAddress,
+        registers: FrameRegisters,
+        understood: Cell<u32>,
+    }
 
-    impl Numbers {
-        fn next(&mut self) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            self.0
+    impl Place<'_> {
+        /// Reads and applies all rules of a section, `step` bytes into each function.
+        fn read(&self, section: &[u8], step: u64) {
+            let memory = self.process.memory();
+            memory.write(self.start, section).unwrap();
+            let range = self.start.range(section.len() as u64);
+            let mut section = EhFrame::new(range, UnwindBudget::new(self.process));
+            let pages = PageCache::new(memory);
+            for (at, entry) in section.index(memory, self.start).unwrap_or_default() {
+                if let Ok(Some(found)) = section.rules(memory, entry, at + step) {
+                    self.understood.set(self.understood.get() + 1);
+                    let _ = found.rules.apply(&self.registers, &pages);
+                }
+            }
         }
     }
 
@@ -329,34 +346,30 @@ mod tests {
         let maps = process.maps().unwrap();
         let stack = maps.iter().find(|mapping| mapping.name == "[stack]");
         let start = stack.unwrap().range.start;
-        let memory = process.memory();
-        let pages = PageCache::new(memory);
         let registers = Registers {
             rsp: start.get(),
             ..Registers::default()
         };
-        let registers = FrameRegisters::from(&registers);
-        let mut numbers = Numbers(0x1234_5678_9abc_def1);
-        let mut understood = 0;
-        for round in 0..20_000 {
-            let mut bytes = GOOD.to_vec();
-            for _ in 0..round % 5 {
-                let place = numbers.next() as usize % bytes.len();
-                bytes[place] = numbers.next() as u8;
-            }
-            memory.write(start, &bytes).unwrap();
-            let mut section =
-                EhFrame::new(start.range(bytes.len() as u64), UnwindBudget::new(&process));
-            for (at, entry) in section.index(memory, start).unwrap_or_default() {
-                let found = section.rules(memory, entry, at + round % 16);
-                if let Ok(Some(found)) = found {
-                    understood += 1;
-                    let _ = found.rules.apply(&registers, &pages);
+        let place = AssertUnwindSafe(Place {
+            process: &process,
+            start,
+            registers: FrameRegisters::from(&registers),
+            understood: Cell::new(0),
+        });
+        check!()
+            .with_iterations(20_000)
+            .with_type::<([(u8, u8); 4], u8, u8)>()
+            .for_each(|(changes, count, step)| {
+                let mut bytes = GOOD.to_vec();
+                for (place, byte) in changes.iter().take(usize::from(*count) % 5) {
+                    let place = usize::from(*place) % bytes.len();
+                    bytes[place] = *byte;
                 }
-            }
-        }
+                place.read(&bytes, u64::from(*step) % 16);
+            });
         child.kill().unwrap();
         child.wait().unwrap();
+        let understood = place.understood.get();
         assert!(understood > 1000, "{understood}");
     }
 }

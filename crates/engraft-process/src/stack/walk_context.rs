@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::elf::headers::FileHeader;
+use crate::elf::headers::file_header;
 use crate::elf::modules::Modules;
 use crate::elf::modules::{Module, ModuleError};
 use crate::memory::access::Memory;
@@ -65,7 +65,7 @@ impl WalkContext {
         let memory = Memory::new(process);
         let budget = UnwindBudget::new(process);
         let known = |module: &Module| KnownModule {
-            entry: FileHeader::read(memory, module.range().start)
+            entry: file_header(memory, module.range().start)
                 .filter(|header| header.entry != 0)
                 .map(|header| module.address(header.entry)),
             table: UnwindTable::of_module(process, module, &budget),
