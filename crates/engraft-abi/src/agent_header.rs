@@ -2,12 +2,13 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// The first bytes of the agent's constants, in the place of the ELF header that nobody needs any
-/// more. They are the start of a mapping: memory that may only be read lies between memory that may
-/// be written or executed.
+/// The first bytes of the agent's constants, in place of the ELF header, which is not needed any
+/// more. They are the start of a mapping, because the constants lie between memory that is writable
+/// and memory that is executable.
 ///
-/// Nothing else can be taken for one: it holds its own address, besides 16 random bytes, so that
-/// even a copy of it is none. It is the same in all versions; the version is in the control block.
+/// Nothing else can be taken for a header: it holds 16 random bytes and its own address, so that
+/// even a copy of it does not count. It is the same in all versions; the version is in the control
+/// block.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct AgentHeader {

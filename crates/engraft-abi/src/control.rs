@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 use crate::payload::BuildIdBytes;
 use crate::table::Bytes;
 
-/// First bytes of a complete agent; written last, so that an injection that died half-way is not
+/// First bytes of a complete agent. They are written last, so that an unfinished injection is not
 /// taken for an agent.
 pub const MAGIC: [u8; 16] = *b"engraft agent\n\0\0";
 
@@ -39,7 +39,7 @@ pub struct Control {
     pub enter: u64,
     /// Where a remote call returns to: `mov rbx, rax`, then `rt_sigreturn`.
     pub restorer: u64,
-    /// Where the loader's break function is sent to.
+    /// Where the loader's break function jumps to.
     pub hook: u64,
     /// Upper end of the stack for remote calls.
     pub stack_top: u64,
@@ -59,7 +59,7 @@ pub struct Control {
     /// Load bias of the main program.
     pub program_load_bias: u64,
 
-    /// 1 while the agent takes part in the loader's work and knows what is loaded.
+    /// 1 while the agent's hook is in the loader, so that the agent knows what is loaded.
     pub attached: u64,
 
     /// The last answer; valid until the next command.
@@ -74,8 +74,8 @@ pub struct Control {
     /// Changes whenever a module comes or goes: ranges that were listed before are out of date
     /// then.
     pub generation: u64,
-    /// Not 0 while a controller works with the agent. If the next one finds it so, the last one has
-    /// died, and what it began may be under way still.
+    /// Not 0 while a controller works with the agent. If the next controller finds it set, the last
+    /// one has died, and a command of it may still be running.
     pub controlled: u64,
     /// Address of a word that is not 0 while a thread is at work in the agent; 0 before the first
     /// command.
@@ -91,9 +91,9 @@ pub struct Control {
     pub site_count: u64,
     /// What the agent asks its caller to write, in the middle of a command.
     pub request: WriteRequest,
-    /// Where the stubs of sites lead that choose by thread.
+    /// Where stubs jump to: the entry for dispatch.
     pub dispatch: u64,
-    /// The agent's own code: a thread that is inside has not decided yet where it goes.
+    /// The agent's own code. A thread that is inside may be choosing a body.
     pub text: u64,
     /// Its size in bytes.
     pub text_length: u64,
@@ -107,23 +107,23 @@ pub struct Control {
     /// Start and end of what contains the `r_debug`s of further namespaces, if [`Self::debug`] does
     /// not lead to them: glibc's `_rtld_global` before 2.35. Both 0 if there is no such thing.
     pub unchained: [u64; 2],
-    /// Number of the patch into whose trampolines the controller has led threads that stood inside
-    /// sites. Its images stay mapped until [`Command::Remove`], even if the patch never comes into
+    /// Number of the patch into whose trampolines the controller has moved threads that were inside
+    /// sites. Its images stay mapped until [`Command::Remove`], even if the patch never takes
     /// effect.
     pub moved_into: u64,
-    /// When the transition that is on was begun or turned round, in nanoseconds since 1970 by the
+    /// When the open transition was begun or reversed, in nanoseconds since 1970 by the
     /// controller's clock; 0 if that is not known.
     pub begun: u64,
     /// 1 if the agent found its own state damaged: it answers all commands with
     /// [`Outcome::Broken`], and refuses libraries that enabled patches concern.
     pub broken: u64,
-    /// How many loads it has let in since, without looking what they brought.
+    /// How many loads the broken agent has let in.
     pub loads_since: u64,
     /// A random number, for the places of new code.
     pub random: u64,
 }
 
-// What is behind it in its page is for lists of threads.
+// The rest of its page is for lists of threads.
 const _: () = assert!(size_of::<Control>() <= 2048);
 const _: () = assert!(offset_of!(Control, version) == 16);
 const _: () = assert!(offset_of!(Control, enter) == 32);
@@ -166,13 +166,13 @@ pub enum Command {
     /// Forget the prepared patch `argument 0`.
     Abandon = 5,
     /// Disable the patch `argument 0`, as [`Command::Enable`] enables one. After the last patch the
-    /// agent lets go of the loader.
+    /// hook is removed from the loader.
     Disable = 7,
-    /// Give the mapping at `argument 0` (length `argument 1`) of an earlier `Allocate` back, unless
-    /// it was handed over.
+    /// Free the mapping at `argument 0` (length `argument 1`) of an earlier `Allocate`, unless it
+    /// was handed over.
     Free = 8,
-    /// Let go of the loader if no patch is known. All threads are stopped. Afterwards nothing leads
-    /// into the agent any more, and its mapping can be unmapped if no thread is inside it.
+    /// Remove the hook from the loader, if no patch is known. All threads are stopped. Afterwards
+    /// nothing leads into the agent, and its mapping can be unmapped if no thread is inside.
     Detach = 9,
     /// List, as `ranges`, the code that must be clear before threads switch: to the patch `argument
     /// 0` if `argument 1` is 1, back from it if 0; and, as `sites`, the bytes that will be
@@ -180,13 +180,12 @@ pub enum Command {
     Plan = 10,
     /// Forget the modules that the loader has unmapped. All threads are stopped.
     ForgetUnmapped = 11,
-    /// Let the threads of the transition of patch `argument 0` go, all but the list at `argument
-    /// 1`: for a transition that was opened or turned round, and whose controller has not got as
-    /// far. All threads are stopped. The response's value is how many wait; if none, the transition
-    /// is complete.
+    /// Start the transition of patch `argument 0`: switch all threads but the list at `argument 1`.
+    /// It was opened or reversed by a controller that has not got as far. All threads are stopped.
+    /// The response's value is how many wait; if none, the transition is complete.
     Start = 12,
-    /// Turn the transition of patch `argument 0` round, and start it as [`Command::Start`] does.
-    /// All threads are stopped.
+    /// Reverse the transition of patch `argument 0`, and start it as [`Command::Start`] does. All
+    /// threads are stopped.
     Reverse = 13,
     /// Switch the thread with the thread pointer `argument 1` in the transition of patch `argument
     /// 0`. Every thread with this thread pointer is stopped and clear. The response's value is how
@@ -195,21 +194,22 @@ pub enum Command {
     /// The last thread with the thread pointer `argument 1` has ended. The response's value is how
     /// many wait.
     ThreadExited = 15,
-    /// End the transition of patch `argument 0`, which waits for nobody. All threads are stopped.
+    /// Complete the transition of patch `argument 0`, which waits for no thread. All threads are
+    /// stopped.
     Complete = 16,
     /// Declare all threads switched in the transition of patch `argument 0`, wherever they are, and
     /// end it. All threads are stopped.
     Force = 17,
-    /// Take back what was allocated and not handed over, by a controller that has died.
+    /// Free what a controller that has died had allocated and not handed over.
     Reclaim = 18,
     /// Prepare the disabled patch `argument 0` again, from what was kept of it.
     PrepareAgain = 21,
-    /// List the memory that `Remove` would take away: as `ranges` constants and variables, to which
-    /// nobody may refer any more, and as `sites` code, into which nobody may return.
+    /// List the memory that `Remove` would unmap: as `ranges`, constants and variables, to which no
+    /// thread may refer; as `sites`, code, into which no thread may return.
     PlanRemoval = 22,
-    /// Take the memory of the disabled patch `argument 0` away and forget it. All threads are
-    /// stopped, and none refers to it. The response's value is the size in bytes of what stays,
-    /// because the program may hold addresses of functions in it.
+    /// Unmap the memory of the disabled patch `argument 0` and forget the patch. All threads are
+    /// stopped, and none refers to the memory. The response's value is the size in bytes of what
+    /// stays mapped, because the program may hold addresses of functions in it.
     Remove = 23,
     /// Note how the one thread of the list of threads at `argument 1` may switch by itself in the
     /// transition of patch `argument 0`. It is stopped, inside, and the one that carries this out.
@@ -223,7 +223,7 @@ pub enum Command {
 pub enum Outcome {
     /// Done.
     Done = 0,
-    /// A thread inside the loader is at work on the patches; try again when it had time to go on.
+    /// A thread inside the loader is at work on the patches; try again later.
     Busy = 1,
     /// A patch of that name is there already; the response's value is its number.
     AlreadyThere = 2,
@@ -249,7 +249,7 @@ pub enum Outcome {
     Broken = 12,
     /// A load or unload of a library is under way; try again.
     LoaderBusy = 13,
-    /// The controller has gone, or does not write what it is asked to.
+    /// The controller has died, or has not written what it was asked to.
     NotWritten = 14,
     /// Another patch is prepared or in transition; the response's value is its number.
     InTransition = 15,
@@ -330,12 +330,12 @@ pub struct WriteRequest {
 pub mod request_state {
     /// Nothing is asked for.
     pub const NOTHING: u64 = 0;
-    /// The same, and the agent is at work: the controller need not give its processor away for
-    /// that.
+    /// Nothing is asked for, and the agent is at work on another processor: the controller need not
+    /// yield its own.
     pub const AT_WORK: u64 = 1;
     /// The other fields say what is asked for.
     pub const ASKED: u64 = 2;
-    /// The controller has seen it, and is about to do it.
+    /// The controller has seen the request, and is about to write.
     pub const SEEN: u64 = 3;
     /// It was written.
     pub const DONE: u64 = 4;

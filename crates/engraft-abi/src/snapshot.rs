@@ -1,5 +1,5 @@
-//! What the agent says about itself: a flat buffer that it publishes anew after every change and
-//! that a controller reads from outside without stopping anybody
+//! The snapshot of the agent's state: a flat buffer that the agent publishes anew after every
+//! change. A controller reads it from outside without stopping any thread
 //! ([`crate::Control::snapshot_generation`]).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -29,7 +29,7 @@ pub struct SnapshotHeader {
 pub struct SnapshotUnwinder {
     /// The loader's name of the module that it is part of; empty for the main program.
     pub path: Bytes,
-    /// Why it does not find its way through new code; empty if it does.
+    /// Why it cannot unwind new code; empty if it can.
     pub failure: Bytes,
     /// Code of ours that its calls go through; 0 if there is none.
     pub code: u64,
@@ -45,10 +45,10 @@ pub struct SnapshotTransition {
     pub patch: u64,
     /// 1: to the patch; 0: back from it.
     pub to_patched: u64,
-    /// 1: the threads were let go; all but those that wait are where the transition leads. 0:
-    /// everybody is still where they were, and nobody has been looked at.
+    /// 1: the transition was started, and all threads but the waiting ones have switched. 0: no
+    /// thread has switched, and no stack has been checked.
     pub started: u64,
-    /// 1: it only undoes what could not be done. It waits for nobody.
+    /// 1: it only undoes what could not be done, and waits for no thread.
     pub canceled: u64,
     /// Address of the word with the state of all threads that are not listed.
     pub others: u64,
