@@ -16,6 +16,7 @@ mod agent_header;
 mod control;
 mod flat;
 mod payload;
+mod refusal;
 mod segments;
 mod snapshot;
 mod table;
@@ -30,6 +31,7 @@ pub use payload::{
     BuildIdBytes, PayloadFunction, PayloadHeader, PayloadImport, PayloadObject, PayloadPart,
     PayloadRelocation, STUB_SIZE, WORDS_SIZE, flags, relocation_kind, relocation_target,
 };
+pub use refusal::{ModuleRefusal, RefusalText};
 pub use segments::ImageSegments;
 pub use snapshot::{
     STATE_HAS_DOOR, SnapshotFunction, SnapshotHeader, SnapshotInstance, SnapshotObject,

@@ -28,6 +28,7 @@ impl Backoff {
         Self::after(timeout)
     }
 
+    /// A deadline that does not bound what is done with a process.
     pub(crate) fn after(timeout: Duration) -> Self {
         Self {
             deadline: Deadline::after(timeout),

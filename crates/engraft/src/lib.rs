@@ -1,8 +1,27 @@
-//! The controller: finds processes, puts the agent into them, and drives what it is asked for.
+//! The controller: selects processes, injects the agent, and performs what the user asks for.
 //!
-//! This room puts the others together and holds no mechanism of its own: what may happen is
-//! `engraft-core`'s to say (inside the agent), how a process is touched is `engraft-process`'s, what a
-//! patch file says is `engraft-patch`'s. It keeps no state: what is true of a process is in the process.
+//! This crate puts the other crates together. The rules of live patching are `engraft-core`'s, inside the agent. How a
+//! process is touched is `engraft-process`'s, what a patch file says is `engraft-patch`'s. The controller keeps no state:
+//! what is true of a process is read in the process.
+//!
+//! # Folders
+//! A folder uses only folders below it.
+//!
+//! | folder | what it does | what it uses |
+//! |---|---|---|
+//! | `command_line` (in the binary) | clap, printing | the public names of this crate |
+//! | `commands` | a file for each command; the selection of processes | all below |
+//! | `transition` | begin, try to complete, reverse, check stacks, find blockers | `session`, `agent`, `deadline`, `error` |
+//! | `session` | one controller's work with one agent until a deadline | `agent`, `contexts`, `deadline`, `error` |
+//! | `agent` | find, inject, call, and read the agent | `modules`, `deadline`, `error` |
+//! | `contexts` | how a program switches stacks, and whether memory is scanned for that | `modules`, `error` |
+//! | `modules` | the modules of a running process | `deadline`, `error` |
+//! | `error` | errors, exit codes, hints | |
+//! | `deadline` | the time of a command | |
+//!
+//! # Not offered yet
+//! The core has states, callbacks, shadow variables and replace sets. A patch file cannot carry them, and no command
+//! leads to them: the agent gets only patches without any of these.
 
 mod agent;
 mod backoff;

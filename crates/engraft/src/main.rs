@@ -1,4 +1,4 @@
-//! The command line: says in words what the library does. Data goes to stdout, diagnostics to stderr.
+//! The command `engraft`. Data goes to stdout, diagnostics to stderr.
 
 mod command_line;
 
@@ -8,7 +8,7 @@ use clap::Parser;
 use command_line::{CommandLine, Log, complain, run};
 
 fn main() -> ExitCode {
-    // A recorded build calls us in the place of its compiler.
+    // A recorded build runs this program in the place of its compiler.
     if let Some(code) = engraft_build::wrapper_main() {
         return code;
     }

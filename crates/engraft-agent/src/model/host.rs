@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use engraft_abi::{Outcome, PayloadFunction, PayloadObject, PayloadPart};
+use engraft_abi::{ModuleRefusal, PayloadFunction, PayloadObject, PayloadPart};
 use engraft_core::dispatch::SiteWords;
 use engraft_core::{
     Code, FuncId, LinkAddress, Livepatch, ModuleId, ObjectId, Patch, PatchId, SiteTarget,
@@ -20,7 +20,7 @@ use crate::patch::payloads::{Payload, PayloadView, Payloads};
 use crate::patch::site::{Site, Sites};
 use crate::system::code_writer::CodeWriter;
 use crate::system::control::ControlBlock;
-use crate::system::failure::{Failure, Text};
+use crate::system::failure::Failure;
 use crate::system::memory;
 use crate::unwind::frame_info;
 use crate::unwind::unwinders::Unwinders;
@@ -230,19 +230,19 @@ impl Host {
                 let start = module.elf.load_bias.wrapping_add(part.address);
                 let range = start..start.wrapping_add(code.len() as u64);
                 if !module.elf.is_code(&range) {
-                    return Err(code_differs(
-                        view.name(function),
-                        part.address,
-                        b"is not code",
-                    ));
+                    return Err(Failure::refusal(ModuleRefusal::NotCode {
+                        function: view.name(function),
+                        address: part.address,
+                    }));
                 }
                 if self.unwinders.begins_in(&range) {
-                    let text = b"engraft itself needs _Unwind_Find_FDE, which cannot be patched";
-                    return Err(Failure::new(Outcome::NotAllowed, text));
+                    return Err(Failure::refusal(ModuleRefusal::Unwinder));
                 }
                 self.check_bytes(&range, code).map_err(|difference| {
-                    let address = difference.address.wrapping_sub(module.elf.load_bias);
-                    code_differs(view.name(function), address, b"differs")
+                    Failure::refusal(ModuleRefusal::CodeDiffers {
+                        function: view.name(function),
+                        address: difference.address.wrapping_sub(module.elf.load_bias),
+                    })
                 })?;
             }
         }
@@ -385,20 +385,5 @@ impl Host {
         if let Some(placed) = images.find(|it| it.object == object && it.module == module) {
             placed.used = true;
         }
-    }
-}
-
-fn code_differs(function: &[u8], address: u64, how: &[u8]) -> Failure {
-    let text = Text::EMPTY
-        .push(b"the code of function '")
-        .push(function)
-        .push(b"' ")
-        .push(how)
-        .push(b" at link-time address ")
-        .push_hexadecimal(address)
-        .push(b" from what the patch was built against");
-    Failure {
-        outcome: Outcome::CodeDiffers,
-        text,
     }
 }

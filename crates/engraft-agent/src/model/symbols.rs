@@ -1,11 +1,11 @@
 //! The symbols that an image's relocations refer to.
 
-use engraft_abi::Outcome;
+use engraft_abi::ModuleRefusal;
 
 use crate::model::module_registry::{ModuleRegistry, RegisteredModule};
 use crate::patch::image::Symbols;
 use crate::patch::payloads::PayloadView;
-use crate::system::failure::{Failure, Text};
+use crate::system::failure::Failure;
 
 /// The symbols for an image of one module.
 pub(super) struct ModuleSymbols<'a> {
@@ -24,20 +24,10 @@ impl Symbols for ModuleSymbols<'_> {
         match self.modules.exported_symbol(name, version) {
             Some(address) => Ok(address),
             None if import.weak != 0 => Ok(0),
-            None => {
-                let text = Text::EMPTY
-                    .push(b"no loaded module defines the symbol '")
-                    .push(name);
-                let text = if version.is_empty() {
-                    text
-                } else {
-                    text.push(b"@").push(version)
-                };
-                Err(Failure {
-                    outcome: Outcome::SymbolMissing,
-                    text: text.push(b"'"),
-                })
-            }
+            None => Err(Failure::refusal(ModuleRefusal::SymbolMissing {
+                name,
+                version,
+            })),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! How the core's decisions are carried out in the target.
 
-use engraft_abi::Outcome;
+use engraft_abi::ModuleRefusal;
 use engraft_core::dispatch::{ListedThread, SiteWords, encode};
 use engraft_core::door::Door;
 use engraft_core::{
@@ -24,8 +24,7 @@ impl World for Host {
         let view = self.view(object)?;
         let target = self.module(module)?;
         if !target.is_live() && target.elf.has_text_relocations() {
-            let text = b"its code has relocations, which would overwrite the patch (DT_TEXTREL)";
-            return Err(Failure::new(Outcome::CodeDiffers, text));
+            return Err(Failure::refusal(ModuleRefusal::TextRelocations));
         }
         self.check_code(view, target)?;
         if self.image(object, module).is_some() {

@@ -12,8 +12,8 @@ use core::ffi::CStr;
 use core::ops::Range;
 
 use engraft_abi::{
-    ImageSegments, Outcome, PayloadFunction, PayloadObject, PayloadRelocation, flags,
-    relocation_kind as kind, relocation_target as target,
+    ImageSegments, ModuleRefusal, Outcome, PayloadFunction, PayloadObject, PayloadRelocation,
+    flags, relocation_kind as kind, relocation_target as target,
 };
 use engraft_machine::{PAGE_SIZE, REACH, page_start};
 
@@ -304,11 +304,9 @@ fn reserve_near(module: &Range<u64>, length: u64) -> Result<u64, Failure> {
             Err(errno) => return Err(Failure::system_call(b"reserving memory", errno)),
         }
     }
-    let text = Text::EMPTY.push(b"no room for the new code within 2 GiB of the module at ");
-    Err(Failure {
-        outcome: Outcome::NoMemory,
-        text: text.push_hexadecimal(module.start),
-    })
+    Err(Failure::refusal(ModuleRefusal::NoRoom {
+        module: module.start,
+    }))
 }
 
 /// A few places that cannot be guessed, if there is enough room to choose from.

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use engraft_abi::Outcome;
+use engraft_abi::{ModuleRefusal, Outcome, RefusalText};
 
 use crate::system::Errno;
 
@@ -103,6 +103,16 @@ impl Text {
     }
 }
 
+impl RefusalText for Text {
+    fn push(self, part: &[u8]) -> Self {
+        Self::push(self, part)
+    }
+
+    fn push_hexadecimal(self, value: u64) -> Self {
+        Self::push_hexadecimal(self, value)
+    }
+}
+
 /// What went wrong.
 pub(crate) struct Failure {
     /// For programs.
@@ -118,6 +128,15 @@ impl Failure {
         Self {
             outcome,
             text: Text::EMPTY.push(text),
+        }
+    }
+
+    /// The patch does not fit into a module.
+    #[inline(never)]
+    pub(crate) fn refusal(refusal: ModuleRefusal<'_>) -> Self {
+        Self {
+            outcome: refusal.outcome(),
+            text: refusal.describe(Text::EMPTY),
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Must not know: tracing, stacks.
 
+pub(crate) mod executable;
 pub(crate) mod file_sections;
 pub(crate) mod headers;
 pub(crate) mod loader;

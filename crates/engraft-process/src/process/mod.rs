@@ -7,6 +7,7 @@
 
 pub(crate) mod auxv;
 pub(crate) mod borrowed_code;
+pub(crate) mod capabilities;
 pub(crate) mod deadline;
 pub(crate) mod exec;
 pub(crate) mod filters;
@@ -21,6 +22,7 @@ pub mod limits;
 pub(crate) mod lock;
 pub(crate) mod obstacles;
 pub(crate) mod open_error;
+pub(crate) mod process_list;
 pub(crate) mod task;
 pub(crate) mod time_limit;
 pub(crate) mod wake_rate;

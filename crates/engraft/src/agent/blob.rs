@@ -1,4 +1,4 @@
-//! The agent as bytes, and what it looks like in a target's memory.
+//! The blob: the agent's code and data as bytes, and as they are in a target's memory.
 
 use engraft_machine::PAGE_SIZE;
 use object::elf::{PF_W, PF_X, PT_LOAD, R_X86_64_RELATIVE, SHF_ALLOC};
@@ -24,19 +24,19 @@ pub(crate) enum Protection {
 /// A piece of the agent, in whole pages.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Segment {
-    /// From the start of the blob's memory, in bytes.
+    /// Offset from the start of the blob's memory, in bytes.
     pub offset: u64,
-    /// In bytes.
+    /// Length in bytes.
     pub length: u64,
-    /// How it is to be mapped.
+    /// The protection that it is mapped with.
     pub protection: Protection,
 }
 
-/// The agent, ready to be put at some address.
+/// The agent, ready to be relocated to any address.
 pub(crate) struct Blob {
     /// The pieces, at increasing offsets.
     pub segments: Vec<Segment>,
-    /// Where its variables, which come last, end. The rest of their page is free.
+    /// The end of its variables, which come last. The rest of their page is free.
     pub end: u64,
     /// Offset of the entry for remote calls.
     pub enter: u64,
@@ -47,18 +47,19 @@ pub(crate) struct Blob {
     /// Offset of the code that decides where calls go while a transition is on.
     pub dispatch: u64,
     content: Vec<u8>,
-    /// Places of 64-bit words that hold addresses, and the offsets that these addresses have.
+    /// Offsets of 64-bit words that hold addresses, and the offsets that these addresses are of.
     relocations: Vec<(usize, u64)>,
 }
 
-/// Where in a segment what the agent needs at run time ends. Call frame information, which the compiler adds
-/// even to code that never unwinds, comes last among the constants; each page of it would cost every target.
+/// The end of the part of a segment that the agent needs at run time. Call frame information is not needed. The compiler
+/// adds it even to code that never unwinds, as the last of the constants, and each page of it would cost every target.
 fn end_of_needed(file: &ElfFile64<'_, LittleEndian>, segment: std::ops::Range<u64>) -> u64 {
     let needed = |section: &ElfSection64<'_, '_, LittleEndian>| {
         let is_unwind = section
             .name()
             .is_ok_and(|name| name.starts_with(".eh_frame"));
-        // What is not loaded (symbols and strings for tools) has the address 0, which is in the first segment.
+        // A section that is not loaded (symbols and strings for tools) has the address 0, which is in the first
+        // segment.
         let SectionFlags::Elf { sh_flags, .. } = section.flags() else {
             return false;
         };
@@ -73,7 +74,7 @@ fn end_of_needed(file: &ElfFile64<'_, LittleEndian>, segment: std::ops::Range<u6
 }
 
 impl Blob {
-    /// Where its code is, from the start of the blob's memory.
+    /// The offsets of its code.
     pub(crate) fn text(&self) -> std::ops::Range<u64> {
         let mut segments = self.segments.iter();
         let text = segments.find(|segment| segment.protection == Protection::ReadExecute);
@@ -207,9 +208,8 @@ mod tests {
         assert!(different <= 8 * blob.relocations.len());
     }
 
-    /// Whoever calls a patched function may rely on more than the ABI promises (GCC's -fipa-ra), so dispatch
-    /// keeps all registers; it saves the general ones, and must not touch any other, nor call what it does not
-    /// know.
+    /// The caller of a patched function may rely on more than the ABI promises (GCC's -fipa-ra), so dispatch keeps all
+    /// registers. It saves the general ones, and must not touch any other, nor call unknown code.
     #[test]
     fn dispatch_uses_general_registers_only() {
         use iced_x86::{Decoder, DecoderOptions, FlowControl, InstructionInfoFactory};
@@ -238,7 +238,7 @@ mod tests {
                 match instruction.flow_control() {
                     FlowControl::Next => continue,
                     FlowControl::ConditionalBranch | FlowControl::Call => {
-                        // arch_prctl, where there is no rdfsbase, is a call of the kernel.
+                        // A system call (arch_prctl, where there is no rdfsbase) has no target.
                         if instruction.near_branch_target() != 0 {
                             todo.push(instruction.near_branch_target());
                         }
@@ -247,7 +247,7 @@ mod tests {
                     FlowControl::UnconditionalBranch => {
                         todo.push(instruction.near_branch_target());
                     }
-                    // The last jump, to the body that was chosen, is the only one of its kind.
+                    // Only the last jump, to the chosen body, is an indirect one.
                     FlowControl::IndirectBranch => {
                         assert_eq!(
                             instruction.memory_base(),
@@ -265,8 +265,8 @@ mod tests {
         assert!(seen.len() > 50, "{} instructions", seen.len());
     }
 
-    /// A panic goes back to where the holder of the agent's lock came in. So what runs without the lock must not reach
-    /// one: dispatch, and what the loader's hook does before it takes the lock.
+    /// A panic returns to where the owner of the agent's lock entered the agent. So code that runs without the lock must
+    /// not reach a panic: dispatch, and the loader's hook before it takes the lock.
     #[test]
     fn what_runs_without_the_lock_cannot_panic() {
         let blob = Blob::embedded().unwrap();

@@ -7,14 +7,14 @@ use engraft_process::{Process, StoppedThread};
 use crate::backoff::Backoff;
 use crate::error::Error;
 
-/// How long one stop may take before it is given up.
+/// How long one stop may take; then every thread is resumed.
 pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where system calls are made in the target.
+/// The threads of the target that make system calls.
 pub(crate) enum Calls<'a, 't> {
-    /// In a thread that stands still anyway.
+    /// A thread that is stopped anyway.
     In(&'a mut StoppedThread<'t>),
-    /// In a thread that is borrowed for each call anew, so that none stands still for long.
+    /// A thread that is borrowed for each call anew, so that none is stopped for long.
     Borrowing {
         process: &'a Process,
         backoff: &'a Backoff,
@@ -22,7 +22,7 @@ pub(crate) enum Calls<'a, 't> {
 }
 
 impl<'a, 't> Calls<'a, 't> {
-    /// In borrowed threads.
+    /// Calls in borrowed threads.
     pub(crate) fn borrowing(process: &'a Process, backoff: &'a Backoff) -> Self {
         Self::Borrowing { process, backoff }
     }
@@ -34,7 +34,7 @@ impl<'a, 't> Calls<'a, 't> {
         }
     }
 
-    /// Does several things in one thread.
+    /// Calls `work` with one thread, for several calls in a row.
     pub(crate) fn in_thread<R>(
         &mut self,
         work: impl FnOnce(&mut StoppedThread<'_>) -> Result<R, Error>,
@@ -45,26 +45,27 @@ impl<'a, 't> Calls<'a, 't> {
         }
     }
 
+    /// Makes a system call, and returns its result.
     pub(crate) fn system_call(&mut self, number: i64, arguments: [u64; 6]) -> Result<u64, Error> {
         self.in_thread(|thread| Ok(thread.system_call(number, arguments)?))
     }
 }
 
-/// Borrows one thread; all others go on.
+/// Borrows one thread for `work`; all others run on.
 pub(crate) fn with_thread<R>(
     process: &Process,
     backoff: &Backoff,
     work: impl FnOnce(&mut StoppedThread<'_>) -> Result<R, Error>,
 ) -> Result<R, Error> {
     let pid = process.pid();
-    let mut borrowed = again_if_slow(backoff, || Ok(process.borrow_thread(STOP_TIMEOUT)?))?;
+    let mut borrowed = retry_slow_stop(backoff, || Ok(process.borrow_thread(STOP_TIMEOUT)?))?;
     let mut thread = borrowed.thread().ok_or(Error::NoThread { pid })?;
     let result = work(&mut thread);
     borrowed.detach()?;
     result
 }
-/// Stops something, once more if threads did not stop in time: everything has been let go then.
-pub(crate) fn again_if_slow<T>(
+/// Calls `stop` again until the deadline if threads did not stop in time.
+pub(crate) fn retry_slow_stop<T>(
     backoff: &Backoff,
     mut stop: impl FnMut() -> Result<T, Error>,
 ) -> Result<T, Error> {

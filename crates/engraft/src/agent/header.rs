@@ -1,10 +1,9 @@
-//! Where in a process an agent is, or what is left of one that did not come to life.
+//! Finding an agent, or what is left of one that was not completed, in the memory of a process.
 //!
 //! Its memory has a name in /proc/PID/maps if it maps a memory file, or if the kernel can name other memory
-//! (CONFIG_ANON_VMA_NAME, Linux 5.17). Where neither is so, it is found by what is in it: an [`AgentHeader`] at the
-//! start of private memory without a file that may not be written. Few programs have such memory at all, so for
-//! nearly every process the memory map says that there is no agent, and nothing else is read. Between the instant at
-//! which it is mapped and the one at which the agent header is there, it is found by its form.
+//! (CONFIG_ANON_VMA_NAME, Linux 5.17). Otherwise it is found by its content: an agent header at the start of private,
+//! read-only memory without a file. Few programs have such memory, so for nearly every process the memory map alone
+//! says that there is no agent. Before the header is written, the memory is found by its form: see [`reservations`].
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -16,20 +15,20 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::Error;
 
-/// The ranges of memory that are an agent's; an agent's control block is at the start of one.
-pub(crate) fn whereabouts(process: &Process) -> Result<Vec<Range<TargetAddress>>, Error> {
+/// The ranges of memory that belong to an agent. Its control block is at the start of one of them.
+pub(crate) fn agent_ranges(process: &Process) -> Result<Vec<Range<TargetAddress>>, Error> {
     let mut ranges = Vec::new();
     for mapping in &process.maps()? {
         if is_named(mapping) {
             ranges.push(mapping.range.clone());
         } else if may_start_with_header(mapping) {
-            ranges.extend(marked(process, mapping.range.start)?);
+            ranges.extend(range_of_header(process, mapping.range.start)?);
         }
     }
     Ok(ranges)
 }
 
-/// The ranges of memory that were to be an agent's, and that nothing has been written to yet.
+/// The ranges of memory that were mapped for an agent, and that nothing has been written to yet.
 pub(crate) fn reservations(process: &Process) -> Result<Vec<Range<TargetAddress>>, Error> {
     let mut ranges = Vec::new();
     for mapping in &process.maps()? {
@@ -40,8 +39,8 @@ pub(crate) fn reservations(process: &Process) -> Result<Vec<Range<TargetAddress>
     Ok(ranges)
 }
 
-/// By the kernel's words for a memory file and for anonymous memory. A file of the program's own may have the same name,
-/// but does not lie where memory files do.
+/// Whether the memory has the agent's name, as a memory file or as anonymous memory. Another file may have the same
+/// name, but it is on another device.
 fn is_named(mapping: &Mapping) -> bool {
     let name = mapping.name.to_string_lossy();
     let (major, minor, _) = mapping.file;
@@ -53,7 +52,7 @@ fn is_named(mapping: &Mapping) -> bool {
     name.is_some_and(|name| name.starts_with(AGENT_MAPPING_NAME))
 }
 
-/// The device that all memory files are on; `None` if this process may not make one.
+/// The device that all memory files are on; `None` if the controller cannot make one to find out.
 pub(crate) fn memory_file_device() -> Option<(u32, u32)> {
     static DEVICE: OnceLock<Option<(u32, u32)>> = OnceLock::new();
     let find = || {
@@ -72,7 +71,8 @@ fn may_start_with_header(mapping: &Mapping) -> bool {
     mapping.readable && !mapping.writable && is_unnamed(mapping)
 }
 
-/// Executable memory that is not code, because there are only zeros.
+/// Whether the memory is mapped for an agent and still empty: executable memory of an agent's length that holds only
+/// zeros, which is not code.
 fn is_reservation(process: &Process, mapping: &Mapping) -> Result<bool, Error> {
     let range = &mapping.range;
     let has_form = mapping.readable
@@ -85,18 +85,21 @@ fn is_reservation(process: &Process, mapping: &Mapping) -> Result<bool, Error> {
     }
     let mut start = [0; 4096];
     match process.memory().read(range.start, &mut start) {
-        // It has gone since.
+        // It has been unmapped meanwhile.
         Err(MemoryError::Unmapped { .. }) => return Ok(false),
         read => read?,
     }
     Ok(start.iter().all(|byte| *byte == 0))
 }
 
-/// The range that the agent header at this address tells of, if there is one.
-fn marked(process: &Process, at: TargetAddress) -> Result<Option<Range<TargetAddress>>, Error> {
+/// The agent's memory by the header at this address, if there is one.
+fn range_of_header(
+    process: &Process,
+    at: TargetAddress,
+) -> Result<Option<Range<TargetAddress>>, Error> {
     let mut header = AgentHeader::new_zeroed();
     match process.memory().read(at, header.as_mut_bytes()) {
-        // It has gone since.
+        // It has been unmapped meanwhile.
         Err(MemoryError::Unmapped { .. }) => return Ok(None),
         read => read?,
     }

@@ -1,6 +1,6 @@
-//! Puts the agent into a process, and takes it away again.
+//! Injecting the agent into a process.
 //!
-//! The agent's memory is one mapping near the dynamic loader: control block, stack, blob, heap. How it is made is in
+//! The agent's memory is one mapping near the dynamic loader: control block, stack, blob, heap. It is made in
 //! [`crate::agent::memory`].
 
 use std::ops::Range;
@@ -17,22 +17,22 @@ use super::program_headers::program_headers;
 use super::running::{RunningAgent, has_filter};
 use crate::error::Error;
 
-/// For remote calls: the signal frame (up to 12 KiB) and the agent's own frames.
+/// Size of the stack for remote calls: the signal frame (up to 12 KiB) and the agent's own frames.
 const STACK_LENGTH: u64 = 64 * 1024;
 
-/// At least so much of the mapping is left for the agent's lists. Pages that are not used cost nothing.
+/// At least so much of the mapping is left for the agent's lists. Unused pages cost nothing.
 const HEAP_LENGTH: u64 = 4 << 20;
 
-/// No blob is longer (see its tests).
+/// The longest blob that there may be; a test of the blob checks it.
 const LONGEST_BLOB: u64 = 128 << 10;
 
 const _: () = assert!(PAGE_SIZE + STACK_LENGTH + LONGEST_BLOB + HEAP_LENGTH <= MAPPING_LENGTH);
 
-/// What is in the same cache line as the agent's locks and flags would slow them down.
+/// Keeps the heap out of the cache line of the agent's locks and flags, which it would slow down.
 const HEAP_ALIGNMENT: u64 = 64;
 
-/// Where the parts of the agent's mapping are, from its start: control block, stack, blob, heap. The heap begins
-/// in the page in which the blob's variables end: each page costs every target.
+/// The offsets of the parts of the agent's mapping: control block, stack, blob, heap. The heap begins in the page in
+/// which the blob's variables end, because each page costs every target.
 pub(crate) struct AgentLayout {
     stack_top: u64,
     pub(crate) blob: u64,
@@ -55,11 +55,12 @@ impl AgentLayout {
     }
 }
 
-/// What is found out about a process while it still runs.
+/// An injection that is prepared: everything that is known while the process runs undisturbed.
 pub(crate) struct Injection {
     pub(crate) blob: Blob,
     pub(crate) layout: AgentLayout,
     control: Control,
+    /// The agent is placed near this range.
     pub(crate) around: Range<TargetAddress>,
 }
 
@@ -109,14 +110,14 @@ impl Injection {
         gap.map(drop).ok_or(Error::NoRoom { pid })
     }
 
-    /// Maps and fills the agent's memory. After an error [`leftovers::remove`](crate::agent::leftovers::remove) has to
-    /// follow.
+    /// Maps and fills the agent's memory. After an error, the caller calls
+    /// [`leftovers::remove`](crate::agent::leftovers::remove).
     pub(crate) fn map(&self, calls: &mut Calls<'_, '_>) -> Result<RunningAgent, Error> {
         let process = calls.process().clone();
         let base = self.make_memory(calls)?;
         let control = self.control_at(base);
         let agent = RunningAgent::new(&process, base, &control)?;
-        // The magic comes with the last write: what is complete is an agent.
+        // The last write brings the magic, by which memory is recognised as an agent that is complete.
         process.memory().write(base, control.as_bytes())?;
         Ok(agent)
     }

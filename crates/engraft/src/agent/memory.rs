@@ -1,13 +1,14 @@
-//! Makes the agent's memory in a process, so that whatever becomes of us, the next command finds it.
+//! Making the agent's memory in a process. A later command finds the memory even if the controller is killed at any
+//! point here.
 //!
-//! It maps a memory file of the target, so that it has a name in /proc/PID/maps from its first instant and no page is
-//! ever writable and executable. The file is made and mapped by system calls in the target, and filled through the
-//! mapping, where the program itself may write. Its descriptor is never opened from outside: by then another thread may
+//! The memory is a mapping of a memory file of the target. So it has a name in /proc/PID/maps from the first instant,
+//! and no page is ever writable and executable. The file is made and mapped by system calls in the target, and filled
+//! through the mapping, which is writable then. Its descriptor is never opened from outside: by then another thread may
 //! have put any other file in its place.
 //!
-//! Where there are no memory files, anonymous memory is used, and filled from outside. It begins as what no program has
-//! and no program can use: executable memory that holds only zeros, of [`MAPPING_LENGTH`]. The first thing that is
-//! written there is an agent header (see [`crate::agent::header`]).
+//! Where there are no memory files, anonymous memory is used, and filled from outside. It starts in a form that no
+//! program has a use for: executable memory of [`MAPPING_LENGTH`] that holds only zeros. The first thing that is
+//! written there is the agent header (see [`crate::agent::header`]).
 
 use engraft_abi::{AGENT_HEADER_MAGIC, AGENT_MAPPING_NAME, AgentHeader, MAPPING_LENGTH};
 use engraft_machine::PAGE_SIZE;
@@ -25,7 +26,7 @@ const READ: i32 = libc::PROT_READ;
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const READ_EXECUTE: i32 = libc::PROT_READ | libc::PROT_EXEC;
 
-/// How often another place is tried if the program has just mapped something at the one that was free.
+/// How many places are tried if the program maps something at a place that has just been free.
 const TRIES: usize = 16;
 
 /// The name of a memory file, and of anonymous memory.
@@ -34,8 +35,8 @@ const NAME: &std::ffi::CStr = c"engraft-agent";
 const _: () = assert!(NAME.count_bytes() == AGENT_MAPPING_NAME.len());
 
 impl Injection {
-    /// Maps, fills and protects everything but the control block; where it is. After an error
-    /// [`leftovers::remove`](crate::agent::leftovers::remove) has to follow.
+    /// Maps, fills and protects everything but the control block. Returns the address. After an error, the caller calls
+    /// [`leftovers::remove`](crate::agent::leftovers::remove).
     pub(crate) fn make_memory(&self, calls: &mut Calls<'_, '_>) -> Result<TargetAddress, Error> {
         match MemoryFile::create(calls) {
             Ok(file) => {
@@ -52,7 +53,7 @@ impl Injection {
         }
     }
 
-    /// Maps a memory file, and fills it while the mapping shows the file itself.
+    /// Maps a memory file, and fills it while the mapping is shared; then the mapping becomes private.
     fn map_file(
         &self,
         calls: &mut Calls<'_, '_>,
@@ -67,7 +68,7 @@ impl Injection {
         })?;
         let blob = base + self.layout.blob;
         let content = self.content(base);
-        // Not what is between the pieces: a page that nobody writes is no page.
+        // Only the pieces are written: a page of the file that nobody writes takes no memory.
         for (offset, piece) in self.blob.pieces(&content) {
             calls.process().memory().write(blob + offset, piece)?;
         }
@@ -88,8 +89,8 @@ impl Injection {
         Ok(base)
     }
 
-    /// Fails unless one memory file is mapped, as is known only now: the number of its descriptor may have been
-    /// another file's at any moment.
+    /// Checks that all the memory maps one memory file. Only the memory map can tell: at any of the calls, the descriptor
+    /// may have been another file's.
     fn expect_one_file(calls: &Calls<'_, '_>, base: TargetAddress) -> Result<(), Error> {
         let process = calls.process();
         let maps = process.maps()?;
@@ -131,7 +132,8 @@ impl Injection {
                 protect(calls, blob + offset, length, protection)?;
             }
         }
-        // Only now: the agent header among the constants is to be found before the one at the start is not any more.
+        // The header at the start gets lost now: writable memory is not searched for one. The header among the
+        // constants can be found by this time.
         let end = base + MAPPING_LENGTH;
         protect(calls, base, self.layout.blob, READ_WRITE)?;
         let variables = self.blob.segments.last().map_or(0, |last| last.offset);
@@ -156,7 +158,7 @@ impl Injection {
         content
     }
 
-    /// The segments that nothing may write to, and their protection.
+    /// The segments that are not writable, and their protection.
     fn protected(&self) -> impl Iterator<Item = (Segment, i32)> {
         let segments = self.blob.segments.iter();
         segments.filter_map(|segment| match segment.protection {
@@ -180,7 +182,7 @@ impl Injection {
             size: MAPPING_LENGTH,
             alignment: PAGE_SIZE,
         };
-        // The other threads go on, and may be faster.
+        // The other threads run on, and may map something in the gap.
         for _ in 0..TRIES {
             let Some(gap) = request.find_at_random(&process.maps()?, random()) else {
                 return Err(no_room);
@@ -197,6 +199,7 @@ impl Injection {
     }
 }
 
+/// The agent header, for memory at `address` of an agent whose control block is at `control`.
 fn header(address: TargetAddress, control: TargetAddress) -> AgentHeader {
     AgentHeader {
         magic: AGENT_HEADER_MAGIC,
@@ -206,7 +209,7 @@ fn header(address: TargetAddress, control: TargetAddress) -> AgentHeader {
     }
 }
 
-/// A number that nobody can guess. Without one, the places are those that a guess would be right about.
+/// A number that nobody can guess; 0 if the kernel gives none.
 pub(crate) fn random() -> u64 {
     let mut bytes = [0; 8];
     let read = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
@@ -244,7 +247,7 @@ impl MemoryFile {
     }
 }
 
-/// What is to be mapped.
+/// The arguments of `mmap`.
 struct Map {
     address: TargetAddress,
     length: u64,
@@ -255,6 +258,7 @@ struct Map {
 }
 
 impl Map {
+    /// Makes the mapping, and returns its address.
     fn make(&self, calls: &mut Calls<'_, '_>) -> Result<TargetAddress, Error> {
         let (descriptor, offset) = self.file.unwrap_or((u64::MAX, 0));
         let arguments = [
@@ -271,6 +275,7 @@ impl Map {
     }
 }
 
+/// Unmaps memory of the target.
 pub(crate) fn unmap(
     calls: &mut Calls<'_, '_>,
     address: TargetAddress,
@@ -281,6 +286,7 @@ pub(crate) fn unmap(
         .map(drop)
 }
 
+/// Changes the protection of memory of the target.
 fn protect(
     calls: &mut Calls<'_, '_>,
     address: TargetAddress,
@@ -291,7 +297,7 @@ fn protect(
     calls.system_call(libc::SYS_mprotect, arguments).map(drop)
 }
 
-/// Writes to memory that the program may only read, by way of a stopped thread if the kernel wants it so.
+/// Writes to memory that the program may only read; through a stopped thread if the kernel allows it only there.
 fn write_protected(
     calls: &mut Calls<'_, '_>,
     address: TargetAddress,
@@ -305,7 +311,7 @@ fn write_protected(
     }
 }
 
-/// Gives anonymous memory a name in /proc/PID/maps, for people who read that, if the kernel has such names.
+/// Gives anonymous memory a name in /proc/PID/maps if the kernel has such names.
 fn name_anonymous(calls: &mut Calls<'_, '_>, base: TargetAddress) -> Result<(), Error> {
     const PR_SET_VMA: u64 = 0x5356_4d41;
     const PR_SET_VMA_ANON_NAME: u64 = 0;

@@ -1,4 +1,4 @@
-//! The loaded modules, in the form that the agent takes them over.
+//! The loaded modules, encoded for the agent, which learns them when it is attached.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -11,8 +11,7 @@ use crate::agent::payload::build_id_bytes;
 use crate::agent::program_headers::program_headers;
 use crate::error::Error;
 
-/// Those that the loader has, or of a process without
-/// a loader the program alone.
+/// The modules in the loader's lists; of a process without a loader, the program alone.
 pub(crate) fn module_list(process: &Process, modules: &Modules) -> Result<Vec<u8>, Error> {
     let listed = |module: &&Module| match modules.loader() {
         Some(_) => module.link_map.is_some(),
@@ -39,7 +38,7 @@ pub(crate) fn module_list(process: &Process, modules: &Modules) -> Result<Vec<u8
                 offset: (start + paths.len()) as u32,
                 length: name.len() as u32,
             },
-            find_fde: find_fde(process, module),
+            find_fde: find_fde(process, module).map_or(0, TargetAddress::get),
         });
         paths.extend_from_slice(name);
     }
@@ -50,21 +49,21 @@ pub(crate) fn module_list(process: &Process, modules: &Modules) -> Result<Vec<u8
     Ok([table.as_bytes(), records.as_bytes(), &paths].concat())
 }
 
-/// The function by which an unwinder finds call frame information: libgcc's, linked statically or as a library; 0 if
-/// there is none, or no symbol that says so. That of a library that comes later the agent finds. It could find these,
-/// too, but each of its system calls stops twice for us, which takes long next to hundreds of busy threads.
-fn find_fde(process: &Process, module: &Module) -> u64 {
+/// The address of libgcc's function that finds call frame information, in libgcc itself or linked into the program; `None`
+/// if there is none, or no symbol for it. In a library that comes later, the agent finds the function. It could find
+/// it in these modules, too, but each system call of the agent stops twice for the tracer, which takes long next to
+/// hundreds of busy threads.
+pub(crate) fn find_fde(process: &Process, module: &Module) -> Option<TargetAddress> {
     const NAME: &str = "_Unwind_Find_FDE";
-    let found = match module.kind {
+    match module.kind {
         ModuleKind::Program => module.function(process, NAME),
-        // Whatever fails here, the agent tries once more.
+        // If this fails, the agent tries again.
         _ if is_libgcc(module) => module
             .symbol(process.memory(), NAME.as_bytes())
             .ok()
             .flatten(),
         _ => None,
-    };
-    found.map_or(0, TargetAddress::get)
+    }
 }
 
 fn is_libgcc(module: &Module) -> bool {

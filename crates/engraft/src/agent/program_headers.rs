@@ -4,7 +4,7 @@ use engraft_process::{Module, Process, TargetAddress};
 
 use crate::error::Error;
 
-/// Address of the main program's headers in its memory.
+/// The address of the program headers of a module in memory.
 pub(crate) fn program_headers(process: &Process, program: &Module) -> Result<TargetAddress, Error> {
     use object::elf::{PT_LOAD, PT_PHDR};
     const E_PHOFF: u64 = 32;

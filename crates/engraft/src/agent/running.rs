@@ -1,4 +1,4 @@
-//! The agent in a process, as the controller sees it: found in the memory map, read from outside, and called in a borrowed thread.
+//! The agent that is in a process: found in the memory map, read from outside, and called in a stopped thread.
 
 use std::mem::offset_of;
 use std::ops::Range;
@@ -15,15 +15,15 @@ use engraft_process::{
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes, TryFromBytes};
 
-use crate::agent::header::whereabouts;
+use crate::agent::header::agent_ranges;
 use crate::agent::plan::Plan;
 use crate::agent::snapshot::ImageStatus;
 use crate::error::explain::with_errno_in_words;
 use crate::error::{Error, is_busy};
 
-/// The agent's code never waits for anything; this bounds what should not happen. Far above what it takes next to
-/// hundreds of threads that want a processor, where each of its system calls may take a second: a call that is
-/// given up leaves the agent's lock taken.
+/// Bounds a call of the agent, whose code never waits. Next to hundreds of threads that want a processor, each of its
+/// system calls may take a second. The bound is far above that, because a call that is given up leaves the agent's lock
+/// taken.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A complete agent in a process.
@@ -35,7 +35,7 @@ pub(crate) struct RunningAgent {
     enter: TargetAddress,
     restorer: TargetAddress,
     stack_top: TargetAddress,
-    /// The process's number in its own eyes, which the agent would have to ask for; 0 if unknown.
+    /// The pid of the process in its own pid namespace, so that the agent need not ask for it; 0 if unknown.
     namespace_pid: u64,
 }
 
@@ -44,24 +44,24 @@ pub(crate) fn has_filter(process: &Process) -> Result<bool, Error> {
     process.has_filter().map_err(Error::reading(process))
 }
 
-/// What the agent answered.
+/// The agent's answer to a command.
 #[derive(Debug)]
 pub(crate) struct Answer {
     /// How the command ended.
     pub outcome: Outcome,
-    /// A value that belongs to the command.
+    /// The result; what it means depends on the command.
     pub value: u64,
     /// Why it failed.
     pub text: String,
 }
 
 impl Answer {
-    /// Whether the command may work a moment later.
+    /// Whether the same command may succeed a moment later.
     pub(crate) fn is_busy(&self) -> bool {
         is_busy(self.outcome)
     }
 
-    /// The answer, if the command was carried out.
+    /// The answer, if the command was carried out; otherwise the agent's reason as an error.
     pub(crate) fn done(self, pid: i32) -> Result<Self, Error> {
         match self.outcome {
             Outcome::Done => Ok(self),
@@ -77,11 +77,11 @@ impl Answer {
 impl RunningAgent {
     /// Looks for an agent of our version in a process.
     pub(crate) fn find(process: &Process) -> Result<Option<Self>, Error> {
-        for range in whereabouts(process)? {
+        for range in agent_ranges(process)? {
             let address = range.start;
             let mut control = Control::new_zeroed();
             process.memory().read(address, control.as_mut_bytes())?;
-            // Without the magic it is what a controller left behind that was killed at its work.
+            // Memory without the magic was left by a controller that was killed before the agent was complete.
             if control.magic == MAGIC {
                 return Self::new(process, address, &control).map(Some);
             }
@@ -122,18 +122,19 @@ impl RunningAgent {
         &self.process
     }
 
-    /// Its number.
+    /// The pid of the process.
     pub(crate) fn pid(&self) -> i32 {
         self.process.pid()
     }
 
-    /// Memory for a moment, behind the control block: only for whoever holds all threads. Its size in bytes.
+    /// Scratch memory after the control block, and its size in bytes. Only for a controller that has stopped all
+    /// threads, and until they are resumed.
     pub(crate) fn scratch(&self) -> (TargetAddress, usize) {
         let control = size_of::<Control>().next_multiple_of(16);
         (self.address + control as u64, PAGE_SIZE as usize - control)
     }
 
-    /// Tells the agent if there is a seccomp filter: the program may have got it after the agent.
+    /// Tells the agent that the program has a seccomp filter, if it has one: the filter may be newer than the agent.
     pub(crate) fn note_filter(&self) -> Result<(), Error> {
         if has_filter(&self.process)? {
             let field = self.address + offset_of!(Control, filtered) as u64;
@@ -142,13 +143,13 @@ impl RunningAgent {
         Ok(())
     }
 
-    /// Has the agent keep the images of a patch: threads are about to be led into them.
+    /// Tells the agent to keep the images of a patch, because threads are about to be redirected into them.
     pub(crate) fn keep_images(&self, patch: u64) -> Result<(), Error> {
         let field = self.address + offset_of!(Control, moved_into) as u64;
         Ok(self.process.memory().write(field, &patch.to_ne_bytes())?)
     }
 
-    /// Notes that a transition begins now, for whoever asks how long it has been on.
+    /// Notes that a transition begins now, so that `status` can say how long it has been open.
     pub(crate) fn note_begin(&self) -> Result<(), Error> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(0));
@@ -156,7 +157,7 @@ impl RunningAgent {
         Ok(self.process.memory().write(field, &now.to_ne_bytes())?)
     }
 
-    /// For how long the transition has been on, if that is known.
+    /// How long ago the last transition began, if that is known.
     pub(crate) fn time_since_begin(&self) -> Result<Option<Duration>, Error> {
         let begun = self.control()?.begun;
         let begun = UNIX_EPOCH.checked_add(Duration::from_nanos(begun));
@@ -165,7 +166,7 @@ impl RunningAgent {
         Ok(begun.map(|begun| begun.elapsed().unwrap_or_default()))
     }
 
-    /// Whether the agent found its own state damaged, and how many loads of libraries it has let in since.
+    /// Whether the agent found its own state damaged, and how many libraries it has let the loader load since.
     pub(crate) fn damage(&self) -> Result<(bool, u64), Error> {
         let control = self.control()?;
         Ok((control.broken != 0, control.loads_since))
@@ -190,7 +191,8 @@ impl RunningAgent {
         self.answer(answer)
     }
 
-    /// Gives a command, and writes what the agent asks for. The caller holds all threads that this concerns.
+    /// Gives a command, and writes what the agent asks for. The caller has stopped all threads that may execute the
+    /// bytes that are written.
     pub(crate) fn command_writing(
         &self,
         thread: &mut StoppedThread<'_>,
@@ -200,7 +202,7 @@ impl RunningAgent {
         let writer = thread.protected_writer();
         let call = self.call(command, arguments);
         let request = self.address + offset_of!(Control, request) as u64;
-        // What a controller that died may have left there is not to be served.
+        // A controller that died may have left a request there, which must not be served.
         self.set_state(request, request_state::NOTHING)
             .map_err(RemoteCallError::from)?;
         let answer = thread.call_serving(
@@ -213,7 +215,7 @@ impl RunningAgent {
         self.answer(answer)
     }
 
-    /// The call that gives a command.
+    /// The remote call that gives a command.
     pub(crate) fn call(&self, command: Command, arguments: [u64; 2]) -> RemoteCall {
         let [first, second] = arguments;
         RemoteCall {
@@ -233,7 +235,7 @@ impl RunningAgent {
         }
     }
 
-    /// Carries a request of the agent out if there is one, and tells it what came of that.
+    /// Carries out a request of the agent if there is one, and tells it the result.
     fn serve(
         &self,
         writer: &ProtectedWriter,
@@ -241,9 +243,9 @@ impl RunningAgent {
         asker: Asker,
     ) -> Result<Seen, MemoryError> {
         let memory = self.process.memory();
-        // First this word: the agent may be writing the others until it says that it asks.
+        // The agent writes this word last, so it is read first.
         match memory.read_u64(address + offset_of!(WriteRequest, state) as u64)? {
-            // Seen before: then carrying it out, or saying so, has failed.
+            // `SEEN` if an earlier try to carry it out, or to say so, has failed.
             request_state::ASKED | request_state::SEEN => {}
             request_state::AT_WORK => return Ok(Seen::Work),
             _ => return Ok(Seen::Nothing),
@@ -254,7 +256,7 @@ impl RunningAgent {
         let written = self.write(writer, &request);
         match written {
             Ok(state) => self.set_state(address, state)?,
-            // It will stop, and this be tried again.
+            // The thread will stop, and then this is tried again.
             Err(_) if asker == Asker::Runs => {}
             Err(_) => self.set_state(address, request_state::FAILED)?,
         }
@@ -266,7 +268,7 @@ impl RunningAgent {
         self.process.memory().write(field, &state.to_ne_bytes())
     }
 
-    /// Writes what a request asks for, and makes sure that it is there; one of [`request_state`].
+    /// Writes what a request asks for, and reads it back. Returns one of [`request_state`].
     fn write(&self, writer: &ProtectedWriter, request: &WriteRequest) -> Result<u64, MemoryError> {
         let memory = self.process.memory();
         let address = TargetAddress::new(request.address);
@@ -294,7 +296,7 @@ impl RunningAgent {
         let outcome = Outcome::try_read_from_bytes(&answer.to_ne_bytes())
             .map_err(|_| Error::BadAnswer { pid, answer })?;
         if outcome == Outcome::Busy {
-            // The response belongs to whoever holds the agent's lock.
+            // The response belongs to the thread that has the agent's lock.
             return Ok(Answer {
                 outcome,
                 value: 0,
@@ -314,7 +316,7 @@ impl RunningAgent {
         })
     }
 
-    /// The last plan.
+    /// The plan of the last command that made one.
     pub(crate) fn plan(&self) -> Result<Plan, Error> {
         let control = self.control()?;
         Ok(Plan {
@@ -324,7 +326,7 @@ impl RunningAgent {
         })
     }
 
-    /// The generation of a plan that is up to date.
+    /// The generation that a plan must have to be up to date.
     pub(crate) fn plan_generation(&self) -> Result<u64, Error> {
         Ok(self.control()?.generation)
     }
@@ -332,7 +334,7 @@ impl RunningAgent {
     fn ranges(&self, address: u64, count: u64) -> Result<Vec<CodeRange>, Error> {
         const RECORD: u64 = size_of::<CodeRange>() as u64;
         if count > limits::PLAN_RANGES {
-            return Err(self.beyond("ranges of code", limits::PLAN_RANGES));
+            return Err(self.over_limit("ranges of code", limits::PLAN_RANGES));
         }
         let length = count * RECORD;
         let bytes = self
@@ -350,19 +352,20 @@ impl RunningAgent {
         }
     }
 
-    /// It says more than is believed of it.
-    pub(crate) fn beyond(&self, what: &'static str, limit: u64) -> Error {
+    /// The error that the agent claims to have more of something than any agent has.
+    pub(crate) fn over_limit(&self, what: &'static str, limit: u64) -> Error {
         let pid = self.pid();
         BeyondLimit { pid, what, limit }.into()
     }
 
-    /// Whether a thread is at work in it.
+    /// Whether a thread has the agent's lock.
     pub(crate) fn is_busy(&self) -> Result<bool, Error> {
-        let holder = self.control()?.holder;
-        Ok(holder != 0 && self.process.memory().read_u64(holder.into())? != 0)
+        let lock_owner = self.control()?.holder;
+        Ok(lock_owner != 0 && self.process.memory().read_u64(lock_owner.into())? != 0)
     }
 
-    /// Notes that a controller works with it, or has ended its work properly; what was noted before.
+    /// Notes whether a controller works with the agent. Returns what was noted before: `true` then means that a
+    /// controller has died at its work.
     pub(crate) fn set_controlled(&self, controlled: bool) -> Result<bool, Error> {
         let before = self.control()?.controlled != 0;
         if before != controlled {
@@ -373,23 +376,23 @@ impl RunningAgent {
         Ok(before)
     }
 
-    /// Whether it takes part in the loader's work, and so knows what is loaded.
+    /// Whether the agent follows the loader, and so knows what is loaded.
     pub(crate) fn is_attached(&self) -> Result<bool, Error> {
         Ok(self.control()?.attached != 0)
     }
 
-    /// The agent's description of itself, as one state of it, 8-byte aligned.
+    /// The agent's snapshot of its own state, 8-byte aligned. Empty before the first command.
     pub(crate) fn read_snapshot(&self) -> Result<Vec<u64>, Error> {
         const TRIES: usize = 1000;
         for _ in 0..TRIES {
             let before = self.control()?;
             let length = before.snapshot_length;
             if length > limits::SNAPSHOT_BYTES {
-                return Err(self.beyond("bytes of patches", limits::SNAPSHOT_BYTES));
+                return Err(self.over_limit("bytes of patches", limits::SNAPSHOT_BYTES));
             }
             let memory = self.process.memory();
             let read = memory.read_bytes(before.snapshot.into(), length, length);
-            // Read last: if it is what it was, the buffer did not change meanwhile.
+            // The buffer has not changed if the generation after reading it is the one before.
             let after = self.control()?;
             if before.snapshot_generation % 2 == 0
                 && before.snapshot_generation == after.snapshot_generation
@@ -410,7 +413,7 @@ impl RunningAgent {
         })
     }
 
-    /// Where the agent's own mappings are.
+    /// The range of the agent's own memory.
     pub(crate) fn mapping(&self) -> Result<Range<TargetAddress>, Error> {
         let control = self.control()?;
         Ok(self.address..self.address + control.mapping_length)

@@ -1,4 +1,4 @@
-//! What the agent of a process says about its patches. Read from outside; nobody is stopped.
+//! The agent's snapshot of its own state, decoded. Read from outside; no thread is stopped.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -17,14 +17,15 @@ use crate::agent::state_words::{PendingThread, StateWords};
 use crate::error::Error;
 use crate::modules::other_builds::OtherBuild;
 
-/// An unwinder of the process: libgcc's, in a library of its own or linked into the program.
+/// An unwinder in the process, which exceptions and cancelled threads use: libgcc's, as a library or linked into the
+/// program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UnwinderStatus {
     /// The loader's name of the module; empty for the main program.
     pub path: String,
-    /// Why it does not find its way through new code; `None` if it does.
+    /// Why it cannot unwind new code; `None` if it can.
     pub failure: Option<String>,
-    /// What its calls go through.
+    /// The code that leads its calls to the agent.
     #[serde(skip)]
     pub(crate) code: Range<TargetAddress>,
 }
@@ -32,22 +33,22 @@ pub struct UnwinderStatus {
 /// One patch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PatchStatus {
-    /// Its number, by which the agent knows it.
+    /// Its number in the agent.
     #[serde(skip)]
     pub(crate) number: u64,
     /// Its name.
     pub name: String,
     /// Place in the order of enabling, from 1; `None` while it is disabled.
     pub order: Option<usize>,
-    /// Where it is in its life.
+    /// Whether it is in effect.
     pub state: PatchPhase,
-    /// It is less than its fix (`engraft build --partial`).
+    /// Whether it is only a part of its fix (`engraft build --partial`).
     pub partial: bool,
-    /// What it changes.
+    /// The objects that it changes.
     pub objects: Vec<ObjectStatus>,
 }
 
-/// Where a patch is in its life.
+/// Whether a patch is in effect. (The kernel's `patch->enabled` and `patch->transition` in one.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PatchPhase {
@@ -55,16 +56,16 @@ pub enum PatchPhase {
     Disabled,
     /// In effect.
     Enabled,
-    /// Some threads still run what was before.
+    /// It is being enabled: some threads have yet to switch to it.
     Enabling,
-    /// Some threads still run what the patch brought.
+    /// It is being disabled: some threads have yet to switch back.
     Disabling,
 }
 
 /// One object of a patch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ObjectStatus {
-    /// Which one, in hexadecimal digits.
+    /// Its build-id in hexadecimal digits.
     pub build_id: String,
     /// Its file name when the patch was built.
     pub file_name: String,
@@ -72,8 +73,8 @@ pub struct ObjectStatus {
     pub functions: Vec<String>,
     /// The loaded modules that are this object; empty while it is not loaded.
     pub modules: Vec<ModuleStatus>,
-    /// The loaded modules that are other builds of it, for which the patch is not made, as far as they were looked
-    /// for ([`crate::find_other_builds`]).
+    /// The loaded modules that are other builds of it, which the patch does not fit. Empty until
+    /// [`crate::find_other_builds`] has looked for them.
     pub other_builds: Vec<OtherBuild>,
 }
 
@@ -82,7 +83,7 @@ pub struct ObjectStatus {
 pub struct ModuleStatus {
     /// The loader's name of it; empty for the main program.
     pub path: String,
-    /// Whether the patch is in effect in it.
+    /// Whether the patch is in effect in this module.
     pub patched: bool,
     /// The patch's image for it.
     #[serde(skip)]
@@ -93,22 +94,22 @@ pub struct ModuleStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageStatus {
     pub(crate) range: Range<TargetAddress>,
-    /// The part of it that is code, and the call frame information of that; none if there is none.
+    /// The part that is code, and the call frame information for it, if there is any.
     pub(crate) code: Range<TargetAddress>,
     pub(crate) unwind: Option<Range<TargetAddress>>,
 }
 
-/// All that the agent says.
+/// Everything that the agent says.
 #[derive(Default)]
 pub(crate) struct Snapshot {
     pub(crate) patches: Vec<PatchStatus>,
-    /// The number of the patch that is prepared.
+    /// The number of the patch that is prepared, if one is.
     pub(crate) prepared: Option<u64>,
     pub(crate) transition: Option<OpenTransition>,
     pub(crate) unwinders: Vec<UnwinderStatus>,
 }
 
-/// A transition that is on.
+/// A transition that is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OpenTransition {
     /// The patch's number.
@@ -116,20 +117,20 @@ pub(crate) struct OpenTransition {
     /// The patch's name.
     pub(crate) name: String,
     pub(crate) to_patched: bool,
-    /// Whether threads were let go. If not, everybody is where they were.
+    /// Whether the agent has started it. If not, no thread has switched.
     pub(crate) started: bool,
-    /// It only undoes what could not be done.
+    /// Whether it only undoes a change that failed.
     pub(crate) canceled: bool,
-    /// Thread pointers of those that have yet to switch.
+    /// Thread pointers of the threads that have yet to switch.
     pub(crate) pending: Vec<u64>,
-    /// Those of them that switch by themselves as soon as they have left.
+    /// Those of them that have a door: they switch by themselves as soon as they have left.
     pub(crate) with_door: Vec<u64>,
-    /// What tells when they do.
+    /// The words that change when a thread switches.
     pub(crate) words: StateWords,
 }
 
 impl OpenTransition {
-    /// Whether a thread switches by itself as soon as it has left.
+    /// Whether the thread with this thread pointer has a door.
     pub(crate) fn has_door(&self, pointer: u64) -> bool {
         self.with_door.contains(&pointer)
     }
@@ -152,11 +153,11 @@ impl Snapshot {
             .filter_map(|module| module.image.as_ref())
     }
 
-    /// What is true at this moment.
+    /// Reads the snapshot, and which threads are pending at this moment.
     pub(crate) fn read(agent: &RunningAgent) -> Result<Self, Error> {
         let snapshot = agent.read_snapshot()?;
         if snapshot.is_empty() {
-            // It has not come to life.
+            // The agent has not carried out a command yet.
             return Ok(Self::default());
         }
         let buffer = zerocopy::IntoBytes::as_bytes(snapshot.as_slice());
@@ -169,7 +170,7 @@ impl Snapshot {
     }
 }
 
-/// The agent's records.
+/// Decodes the agent's records.
 fn decode(agent: &RunningAgent, buffer: &[u8]) -> Result<Snapshot, Error> {
     let reader = Reader::new(agent, buffer);
     let (header, _) = SnapshotHeader::ref_from_prefix(buffer).map_err(|_| reader.senseless())?;
@@ -197,7 +198,7 @@ fn decode(agent: &RunningAgent, buffer: &[u8]) -> Result<Snapshot, Error> {
     if let Some(open) = &transition
         && open.words.threads.len() > limits::THREADS
     {
-        return Err(agent.beyond("threads that have yet to switch", limits::THREADS as u64));
+        return Err(agent.over_limit("threads that have yet to switch", limits::THREADS as u64));
     }
     let mut unwinders = Vec::new();
     for unwinder in reader.table::<SnapshotUnwinder>(header.unwinders)? {
@@ -215,14 +216,14 @@ fn decode(agent: &RunningAgent, buffer: &[u8]) -> Result<Snapshot, Error> {
     })
 }
 
-/// Reads records out of a snapshot. An agent writes each of them once, so what is read in all is no longer than the
-/// snapshot: tables that overlap, each inside the others, would be more than any memory can hold.
+/// Reads records out of a snapshot. An agent writes each record once, so all that is read is together no longer than the
+/// snapshot. This bound matters: tables of a hostile agent may overlap, and would decode to more than fits into memory.
 struct Reader<'s> {
     agent: &'s RunningAgent,
     buffer: &'s [u8],
     /// How many bytes may still be read.
     left: Cell<usize>,
-    /// How many images there may still be.
+    /// How many images may still be read.
     images: Cell<usize>,
 }
 
@@ -237,7 +238,7 @@ impl<'s> Reader<'s> {
         }
     }
 
-    /// It contradicts itself.
+    /// The error that the snapshot contradicts itself.
     fn senseless(&self) -> Error {
         Error::BadSnapshot {
             pid: self.agent.pid(),
@@ -256,12 +257,14 @@ impl<'s> Reader<'s> {
         Ok(records)
     }
 
-    /// A text, fit to be shown.
+    /// A text, escaped so that it can be shown.
     fn text(&self, bytes: Bytes) -> Result<String, Error> {
         let text = bytes.of(self.buffer).ok_or_else(|| self.senseless())?;
         self.take(text.len())?;
         match text.len() > limits::TEXT {
-            true => Err(self.agent.beyond("bytes in one text", limits::TEXT as u64)),
+            true => Err(self
+                .agent
+                .over_limit("bytes in one text", limits::TEXT as u64)),
             false => Ok(escape_bytes(text)),
         }
     }
@@ -322,7 +325,7 @@ impl<'s> Reader<'s> {
         let left = self.images.get().checked_sub(1);
         let too_many = || {
             self.agent
-                .beyond("images of patches", limits::IMAGES as u64)
+                .over_limit("images of patches", limits::IMAGES as u64)
         };
         self.images.set(left.ok_or_else(too_many)?);
         Ok(ModuleStatus {

@@ -5,12 +5,13 @@ use engraft_process::{Process, TargetAddress};
 
 use crate::error::Error;
 
-/// The words of threads that had yet to switch when the agent last carried out a command.
+/// The addresses of the words that hold the state of threads, for the threads that were pending when the agent last
+/// carried out a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct StateWords {
-    /// Address of the state of all other threads.
+    /// Address of the state of all threads that are not listed.
     pub(crate) others: u64,
-    /// Thread pointers, and addresses of the threads' own states.
+    /// Thread pointers, and the addresses of these threads' own states.
     pub(crate) threads: Vec<SnapshotWaiting>,
 }
 
@@ -19,12 +20,12 @@ pub(crate) struct StateWords {
 pub(crate) struct PendingThread {
     /// Its thread pointer.
     pub(crate) pointer: u64,
-    /// Whether it switches by itself as soon as it has left.
+    /// Whether it has a door: it switches by itself as soon as it has left.
     pub(crate) has_door: bool,
 }
 
 impl StateWords {
-    /// Those that still have. Nobody is stopped for that.
+    /// The threads that are still pending. No thread is stopped.
     pub(crate) fn pending(&self, process: &Process) -> Result<Vec<PendingThread>, Error> {
         let mut words = vec![[0_u8; 8]; self.threads.len() + 1];
         let threads = self.threads.iter().map(|thread| thread.state);

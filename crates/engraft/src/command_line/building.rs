@@ -1,4 +1,4 @@
-//! What is said on stderr while a patch is built: on a terminal one line that changes, elsewhere a line for each step.
+//! The progress of `engraft build` on stderr: one line that changes on a terminal, a line for each step elsewhere.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Mutex;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use engraft_build::{Event, Progress};
 
-/// How often a build that goes on is mentioned where lines cannot be changed.
+/// How often a step that takes long is mentioned where lines cannot be changed.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Writes lines to stderr.
+/// Makes a [`Progress`] that writes to stderr.
 pub(super) fn progress() -> Progress {
     let is_terminal = std::io::stderr().is_terminal();
     let last = Mutex::new((Instant::now(), 0));
@@ -50,7 +50,7 @@ pub(super) fn progress() -> Progress {
             }
         };
         if let Some(text) = text {
-            // Nobody may be reading any more.
+            // The reader may have closed the pipe.
             let _ = std::io::stderr().write_all(text.as_bytes());
         }
     })

@@ -1,4 +1,6 @@
-//! What the user can ask for, and what is answered.
+//! The command line: what the user can ask for, and how the answers are printed.
+//!
+//! This folder must not know how a command does its work: it uses only the public names of the crate.
 
 mod building;
 mod processes;
@@ -196,9 +198,9 @@ enum ScanMemoryArgument {
 }
 
 impl WaitArguments {
-    /// How long to wait. What the command has waited for a processor until now counts: next to
-    /// hundreds of threads that compute, the start of a program takes a second. From now on memory
-    /// is looked through as was asked for.
+    /// The timeout. The time that the command has waited for a processor until now counts: next to
+    /// hundreds of threads that compute, the start of a program takes a second. Sets for the whole
+    /// command whether memory is scanned.
     fn duration(&self) -> Duration {
         engraft::set_scan_memory(match self.scan_memory {
             ScanMemoryArgument::Auto => ScanMemory::Auto,
@@ -219,7 +221,7 @@ fn late() -> Duration {
     }
 }
 
-/// What becomes of a transition that is not over when the time is up.
+/// The option `--on-timeout`.
 #[derive(Debug, clap::Args)]
 struct TimeoutArguments {
     /// What becomes of the patch if threads have yet to switch to it when the time is up.
@@ -245,9 +247,9 @@ impl From<TimeoutArguments> for OnTimeout {
     }
 }
 
-/// Does what was asked for.
+/// Runs the command.
 pub(crate) fn run(CommandLine { command }: CommandLine) -> Result<(), Error> {
-    // A program that is to be patched is not to notice the command either, not even while it reads files.
+    // The command gives way to the programs that it patches, also while it only reads files.
     let _way = (!matches!(command, Command::Build { .. })).then(LongSlice::begin_at_birth);
     match command {
         Command::Build {
@@ -373,7 +375,7 @@ fn build(request: &BuildRequest) -> Result<(), Error> {
     Ok(())
 }
 
-/// What the author of a patch took upon himself, a line for each.
+/// What the author of a patch has accepted, a line for each.
 fn concessions(patch: &Patch) -> String {
     let Concessions {
         missing,
@@ -417,8 +419,8 @@ fn status(pids: &[i32], json: bool, timeout: Duration) -> Result<(), Error> {
         [] => Work::on(Selected::with_agent()?).implicitly(),
         pids => Work::with_numbers(pids),
     };
-    // Of one process that was named, an object; otherwise an array. Each is said at once: together they might be more
-    // than fits into memory.
+    // An object for one named process, otherwise an array. Each status is written at once: all of them together might
+    // not fit into memory.
     let is_single = matches!(pids, [_]);
     let mut count = 0;
     let result = work.each(|process| {
@@ -437,7 +439,7 @@ fn status(pids: &[i32], json: bool, timeout: Duration) -> Result<(), Error> {
         Ok(())
     });
     match (json, count) {
-        // With its error, there is nothing to show.
+        // Where the only status is an error, there is no JSON.
         (true, _) if is_single => {}
         (true, 0) => say("[]\n"),
         (true, _) => say("]\n"),
@@ -448,11 +450,11 @@ fn status(pids: &[i32], json: bool, timeout: Duration) -> Result<(), Error> {
 }
 
 fn json_of(status: &Status) -> String {
-    // It has no maps with keys other than strings, and nothing else can fail.
+    // Only a map with keys that are no strings could fail, and a status has none.
     serde_json::to_string(status).unwrap_or_default()
 }
 
-/// The status, with the threads that hold a transition up if one is on, and with other builds of what is patched.
+/// The status, with the blockers of an open transition, and with the modules that are other builds of what is patched.
 fn full_status(process: &Process, timeout: Duration) -> Result<Status, Error> {
     process.limit_time(timeout);
     let mut status = engraft::status(process)?;
@@ -461,7 +463,7 @@ fn full_status(process: &Process, timeout: Duration) -> Result<Status, Error> {
         match engraft::blockers(process) {
             Ok(threads) => transition.threads = threads,
             Err(error) if !process.is_alive() => return Err(error),
-            // The rest is true all the same.
+            // The rest of the status is true all the same.
             Err(error) => note(&format!("cannot look at the threads: {error}")),
         }
     }

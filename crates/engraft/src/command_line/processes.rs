@@ -1,5 +1,5 @@
-//! What is done to several processes: which, one after the other, each with its own line of result. A failure
-//! in one does not keep the others from their turn, and is what the command ends with.
+//! Commands on several processes, one process after the other, each with its own line of result. A failure in one does not
+//! keep the command from the others; the command ends with the first failure.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,13 +17,13 @@ use super::concessions;
 use super::show::{describe_other_build, describe_switchers, describe_unwinder};
 use super::terminal::{complain, note, say};
 
-/// How long the last of hundreds of threads of a killed process may take to end, after the one that we noticed.
+/// How long the last of hundreds of threads of a killed process may take to end after the first one that has ended.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How many programs that a process runs one after the other are worked on.
+/// How often a command starts again because the process has executed another program.
 const MOST_PROGRAMS: usize = 5;
 
-/// The processes that a patch is applied to: exactly one way to say so.
+/// The processes that a patch is applied to, named in exactly one way.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct ProcessSelection {
@@ -38,7 +38,7 @@ pub(super) struct ProcessSelection {
     all: bool,
 }
 
-/// The processes that have something.
+/// The processes that have the patch or the agent that a command is about.
 #[derive(Debug, clap::Args)]
 pub(super) struct PatchedProcesses {
     /// A process; may be given several times. Without it: every process that has what is named.
@@ -47,7 +47,7 @@ pub(super) struct PatchedProcesses {
 }
 
 impl ProcessSelection {
-    /// The processes, if they are not named; without these, it is for nothing.
+    /// Finds the processes where no pid is given.
     fn find(&self, patch: &Patch) -> Result<Selected, Error> {
         match &self.exe {
             Some(path) => Selected::running(path),
@@ -55,7 +55,10 @@ impl ProcessSelection {
         }
     }
 
-    /// What is to be done for a patch in the named processes, or else in those that are found.
+    /// The work on the named processes, or else on the processes that are found.
+    ///
+    /// # Errors
+    /// [`Error::NoneSelected`] if none is found.
     fn work(&self, patch: &Patch) -> Result<Work, Error> {
         if !self.pid.is_empty() {
             return Ok(Work::with_numbers(&self.pid));
@@ -75,8 +78,10 @@ impl ProcessSelection {
 }
 
 impl PatchedProcesses {
-    /// What is to be done in the named processes, or else in those that `find` finds; without these, it is
-    /// for nothing.
+    /// The work on the named processes, or else on the processes that `find` finds.
+    ///
+    /// # Errors
+    /// [`Error::NonePatched`] if none is found; `wanted` says what a process would have to have.
     fn work(
         &self,
         wanted: String,
@@ -93,11 +98,11 @@ impl PatchedProcesses {
     }
 }
 
-/// Processes to be worked on.
+/// The work on several processes, and what it has led to so far.
 #[derive(Default)]
 pub(super) struct Work {
     processes: Vec<(i32, Result<Process, OpenError>)>,
-    /// The processes were found, not named: one that has ended meanwhile is not missed.
+    /// Whether the processes were found, not named: then one that has ended meanwhile is no failure.
     implicit: bool,
     failed: Vec<i32>,
     first: Option<Error>,
@@ -105,7 +110,7 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// On the processes that were found; says how many could not be looked at.
+    /// Work on the processes that were found. Says how many could not be read.
     pub(super) fn on(selected: Selected) -> Self {
         report_hidden(&selected.hidden);
         let processes = selected.processes.into_iter();
@@ -117,6 +122,7 @@ impl Work {
         }
     }
 
+    /// Work on the processes with these pids.
     pub(super) fn with_numbers(pids: &[i32]) -> Self {
         // Each once, in the order in which they were given.
         let mut seen = BTreeSet::new();
@@ -127,6 +133,7 @@ impl Work {
         }
     }
 
+    /// The same work on processes that were found, not named.
     pub(super) fn implicitly(self) -> Self {
         Self {
             implicit: true,
@@ -138,7 +145,7 @@ impl Work {
         self.processes.is_empty()
     }
 
-    /// Does it, and says what failed and where.
+    /// Calls `work` for each process, reports each failure, and returns the failure of the command.
     pub(super) fn each(
         mut self,
         work: impl FnMut(&Process) -> Result<(), Error>,
@@ -147,7 +154,7 @@ impl Work {
         self.finish()
     }
 
-    /// Does it for the processes that are left.
+    /// Calls `work` for each process that is left.
     fn some(&mut self, mut work: impl FnMut(&Process) -> Result<(), Error>) {
         let processes = std::mem::take(&mut self.processes);
         // With one process, the command itself ends with its error.
@@ -158,7 +165,7 @@ impl Work {
         self.count += processes.len();
         for (pid, process) in processes {
             let done = process.map_err(Error::from).and_then(|it| {
-                // Whatever failed, if the process has ended, then because of that.
+                // If the process has ended, that is the cause of the failure.
                 again_after_exec(it, &mut work).map_err(|(it, error)| {
                     let ended = match error.is_of_ended_thread() {
                         true => {
@@ -198,8 +205,8 @@ impl Work {
     }
 }
 
-/// Does the work, and does it again if the process has begun to run another program in the middle of it. The process
-/// comes back with an error.
+/// Calls `work`, and calls it again if the process executes another program meanwhile. An error comes with the process
+/// as it was opened last.
 fn again_after_exec(
     mut process: Process,
     work: &mut impl FnMut(&Process) -> Result<(), Error>,
@@ -224,7 +231,7 @@ fn again_after_exec(
     }
 }
 
-/// Says in one line which processes were passed over.
+/// Says in one line how many processes could not be read, and why.
 fn report_hidden(hidden: &[(i32, Error)]) {
     let denied = hidden
         .iter()
@@ -249,7 +256,7 @@ fn report_hidden(hidden: &[(i32, Error)]) {
     }
 }
 
-/// Says which processes "all" does not mean, because nobody with our privileges could patch them.
+/// Says which processes were passed over because this user could never patch them.
 fn report_out_of_reach(pids: &[i32]) {
     if !pids.is_empty() {
         let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
@@ -279,8 +286,8 @@ pub(super) fn apply(
     loop {
         seen.extend(work.processes.iter().map(|(pid, _)| *pid));
         work.some(|process| apply_to(process, patch, timeout, end));
-        // Who was born meanwhile to a process that had its turn later. A child of a patched process has the
-        // patch, so this comes to an end.
+        // A process may have forked before it was patched. A child of a patched process has the patch, so no more are
+        // found in the end.
         let born = target.find(patch)?.processes.into_iter();
         let born =
             born.filter(|process| !seen.contains(&process.pid()) && !has(process, &patch.name));
@@ -291,7 +298,7 @@ pub(super) fn apply(
     }
 }
 
-/// Whether the patch is enabled there.
+/// Whether the patch is enabled in the process.
 fn has(process: &Process, name: &str) -> bool {
     process.limit_time(LOOK_TIME);
     let patches = engraft::status(process).map(|status| status.patches);
@@ -313,7 +320,7 @@ fn apply_to(
     Ok(())
 }
 
-/// Says that threads are not all that runs code.
+/// Says how the process switches stacks, if it does.
 fn note_switchers(process: &Process) {
     let switchers = engraft::stack_switchers(process).unwrap_or_default();
     if let Some(words) = describe_switchers(&switchers) {
@@ -339,7 +346,7 @@ fn say_applied(pid: i32, name: &str, verb: &str, applied: Applied) {
     }
 }
 
-/// Says what does not get through new code, and what the patch is not in effect in although it has the name.
+/// Says which unwinders do not get through new code, and which modules are other builds of what the patch changes.
 fn note_limits(process: &Process, name: &str) {
     let pid = process.pid();
     process.limit_time(LOOK_TIME);
@@ -349,7 +356,7 @@ fn note_limits(process: &Process, name: &str) {
     for words in status.unwinders.iter().filter_map(describe_unwinder) {
         note(&format!("process {pid}: {words}"));
     }
-    // As far as that can be found out: the patch is applied all the same.
+    // A failure to find them is ignored: the patch is applied all the same.
     let _ = engraft::find_other_builds(process, &mut status);
     let patches = status.patches.iter().filter(|patch| patch.name == name);
     for object in patches.flat_map(|patch| &patch.objects) {
@@ -362,7 +369,7 @@ fn note_limits(process: &Process, name: &str) {
     }
 }
 
-/// Says that a patch waits, or would wait, for all that it is for.
+/// Says that a patch waits, or would wait, for all of its objects.
 fn say_nothing_to_patch(pid: i32, presence: &ObjectPresence, waits: &str) {
     let objects: Vec<_> = presence.absent.iter().map(ToString::to_string).collect();
     say(&format!(
@@ -398,7 +405,7 @@ fn check_one(process: &Process, patch: &Patch, timeout: Duration) -> Result<(), 
     }
     let mut problems = checked.problems.into_iter();
     let first = problems.next();
-    // What would wait is worth a line even if something else is in the way.
+    // The objects that the patch would wait for are listed even if there are problems.
     match first {
         None if !checked.presence.any_loaded && !checked.already => {
             say_nothing_to_patch(pid, &checked.presence, "would wait");

@@ -84,7 +84,7 @@ pub(super) fn describe(status: &Status) -> String {
     text
 }
 
-/// Which module is not what the patch was made for.
+/// A module that is another build of the object, in words.
 pub(super) fn describe_other_build(object: &ObjectStatus, other: &OtherBuild) -> String {
     let found = match &other.build_id {
         Some(found) => format!("build-id {found}"),
@@ -96,7 +96,7 @@ pub(super) fn describe_other_build(object: &ObjectStatus, other: &OtherBuild) ->
     )
 }
 
-/// What does not work; `None` if all does.
+/// An unwinder that does not get through new code, in words; `None` if it does.
 pub(super) fn describe_unwinder(unwinder: &UnwinderStatus) -> Option<String> {
     let failure = unwinder.failure.as_ref()?;
     let path = match unwinder.path.as_str() {
@@ -108,7 +108,7 @@ pub(super) fn describe_unwinder(unwinder: &UnwinderStatus) -> Option<String> {
     ))
 }
 
-/// What a program that switches stacks has to expect; `None` for all others.
+/// The ways in which a program switches stacks, in words; `None` if it does not.
 pub(super) fn describe_switchers(switchers: &[StackSwitcher]) -> Option<String> {
     let switchers: Vec<String> = switchers.iter().map(ToString::to_string).collect();
     (!switchers.is_empty()).then(|| {
@@ -119,7 +119,7 @@ pub(super) fn describe_switchers(switchers: &[StackSwitcher]) -> Option<String> 
     })
 }
 
-/// Who has yet to switch, and why.
+/// Appends which threads have yet to switch, and why.
 fn describe_transition(text: &mut String, transition: &TransitionStatus) {
     let since = transition
         .seconds
@@ -138,20 +138,20 @@ fn describe_transition(text: &mut String, transition: &TransitionStatus) {
         (true, 1) => writeln!(text, "     1 thread has yet to switch{since}"),
         (true, count) => writeln!(text, "     {count} threads have yet to switch{since}"),
     };
-    for holder in &transition.threads {
+    for blocker in &transition.threads {
         let Blocker {
             tid, name, frame, ..
-        } = holder;
+        } = blocker;
         let frame = frame.as_deref().unwrap_or_default();
-        let how = match holder.at_next_call {
+        let how = match blocker.at_next_call {
             true => "it switches by itself at its next call",
             false => "it has to be seen outside",
         };
-        let _ = match holder.reason {
+        let _ = match blocker.reason {
             Some(reason) => writeln!(
                 text,
                 "       thread {tid} ({name}) {reason} function '{}': {frame}; {how}",
-                holder.function
+                blocker.function
             ),
             None => writeln!(
                 text,

@@ -1,25 +1,25 @@
-//! The one door to the terminal. Everything is fit to be shown by then; whatever was forgotten is escaped here.
+//! All output to the terminal. Foreign text is escaped before it comes here; what was forgotten is escaped here.
 
 use std::io::Write as _;
 
 use engraft::Error;
 use engraft_process::foreign::{escape, escape_lines};
 
-/// Writes data to stdout, in lines. Whoever reads it may have seen enough and gone; that is no failure of ours.
+/// Writes data to stdout, in lines. An error is ignored: the reader may have closed the pipe after it has read enough.
 pub(crate) fn say(text: &str) {
     let _ = std::io::stdout().write_all(escape_lines(text).as_bytes());
 }
 
-/// Says in one line on stderr what the user should know.
+/// Writes a note to stderr, in one line.
 pub(crate) fn note(text: &str) {
     line("note", text);
 }
 
-/// Says on stderr what went wrong.
+/// Writes an error and its hint to stderr.
 pub(crate) fn complain(error: &Error) {
     let text = error.to_string();
     match error {
-        // What compilers say has lines.
+        // The output of compilers has several lines.
         Error::Build(_) => write(&format!("error: {}\n", escape_lines(&text))),
         _ => line("error", &text),
     }
@@ -36,7 +36,7 @@ fn write(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Where the log goes: what is logged is foreign, too.
+/// The output of the log to stderr, escaped: it has foreign text, too.
 pub(crate) struct Log;
 
 impl std::io::Write for Log {

@@ -1,20 +1,18 @@
-//! A dry run: what would keep a patch from being applied to a process, seen from outside. Nothing is stopped,
-//! nothing is written, and everything that is found is told, not just the first.
+//! `engraft check`: a dry run, which says what would keep a patch from being applied to a process. No thread is stopped
+//! and nothing is written. Every problem is reported, not only the first.
 //!
-//! What only a try can show is not seen: threads that are in the way at the moment of the change, and memory
-//! policies (`PR_SET_MDWE`, SELinux), which the kernel shows nobody.
+//! Not seen are threads that would block the change at its moment, and memory policies (`PR_SET_MDWE`, SELinux), which
+//! the kernel does not show.
 
 use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
 use engraft_abi::Outcome;
-use engraft_machine::{PAGE_SIZE, jump};
-use engraft_patch::{Function, Object, OldPart, Patch, RelocationTarget, site};
-use engraft_process::foreign::escape_name;
+use engraft_patch::Patch;
 use engraft_process::{
-    BuildId, Maps, MemoryError, Module, ModuleError, Modules, Obstacles, Process, RemoteCallError,
-    StopError, find_gap, may_suspend_filters,
+    BuildId, Maps, MemoryError, ModuleError, Modules, Obstacles, Process, RemoteCallError,
+    StopError, may_suspend_filters,
 };
 
 use crate::agent::inject::Injection;
@@ -22,61 +20,65 @@ use crate::agent::payload;
 use crate::agent::running::RunningAgent;
 use crate::agent::snapshot::{PatchPhase, PatchStatus};
 use crate::backoff::Backoff;
+use crate::commands::module_check::ModuleCheck;
 use crate::commands::objects::{ObjectPresence, check_presence, find_objects, wrong_build_id};
 use crate::commands::status::{Status, status};
 use crate::contexts::stack_switchers;
 use crate::error::Error;
 
-/// How often a process is looked at, at most, until no library comes or goes around two looks.
-const MOST_LOOKS: usize = 20;
+/// How often a process is checked, at most, until no library comes or goes during two checks.
+const MOST_CHECKS: usize = 20;
 
-/// How often however little time there is.
-const FEWEST_LOOKS: usize = 3;
+/// How often it is checked, at least, however little time there is.
+const FEWEST_CHECKS: usize = 3;
 
 /// What a dry run has found.
 #[derive(Debug, Default)]
 pub struct Checked {
-    /// What would make `apply` fail, in the order in which it would find it.
+    /// Why `apply` would fail, in the order in which it would find the reasons.
     pub problems: Vec<Error>,
-    /// What may be in the way, or not: in words.
+    /// What may keep `apply` from succeeding, in words.
     pub doubts: Vec<String>,
-    /// What is loaded, and what is not: for that the patch would wait.
+    /// Which objects are loaded. The patch would wait for the others.
     pub presence: ObjectPresence,
-    /// The patch is enabled already, so that `apply` would do nothing.
+    /// Whether the patch is enabled already, so that `apply` would do nothing.
     pub already: bool,
 }
 
-/// Looks at a process as `apply` would, and changes nothing. Looks again while libraries come and go, up to
-/// `timeout`.
+/// Checks a process as `apply` would, and changes nothing. Checks again while libraries come and go, up to `timeout`.
+///
+/// # Errors
+/// If the process cannot be checked; [`Error::LoaderBusy`] if libraries come and go all the time. What would keep the
+/// patch from being applied is no error of this function, but among the problems.
 pub fn check(process: &Process, patch: &Patch, timeout: Duration) -> Result<Checked, Error> {
     let backoff = Backoff::of(process, timeout);
     let pid = process.pid();
-    let mut believed = None;
-    let mut looks = 0;
+    let mut last = None;
+    let mut checks = 0;
     loop {
-        looks += 1;
+        checks += 1;
         let (modules, others) = find_objects(process, patch, &backoff)?;
         let mut checked = Checked::default();
         let others = others.into_iter();
         checked
             .problems
             .extend(others.map(|(object, found)| wrong_build_id(process, object, found)));
-        let looked = checked.look(process, patch, &modules);
+        let done = checked.run(process, patch, &modules);
         let is_current = modules.are_current(process);
         let words: Vec<_> = checked.problems.iter().map(ToString::to_string).collect();
-        let is_certain = words.is_empty() || believed.as_ref() == Some(&words);
+        let is_confirmed = words.is_empty() || last.as_ref() == Some(&words);
         let waited = backoff.wait_briefly();
-        let is_over = looks >= MOST_LOOKS || looks >= FEWEST_LOOKS && waited.is_err();
-        match looked {
-            Ok(()) if is_current && is_certain => return Ok(checked),
+        let is_over = checks >= MOST_CHECKS || checks >= FEWEST_CHECKS && waited.is_err();
+        match done {
+            Ok(()) if is_current && is_confirmed => return Ok(checked),
             Ok(()) if is_over && words.is_empty() => {
                 let doubt =
                     "libraries came and went all the while, which may have hidden something";
                 checked.doubts.push(doubt.to_owned());
                 return Ok(checked);
             }
-            // Of what came or went meanwhile, another look has to tell; and two have to agree on a problem.
-            Ok(()) if is_current && !is_over => believed = Some(words),
+            // If a library came or went meanwhile, another check is needed; and two have to agree on a problem.
+            Ok(()) if is_current && !is_over => last = Some(words),
             Err(error) if !is_unmapped(&error) => return Err(error),
             Ok(()) | Err(_) if !is_over => {}
             Ok(()) | Err(_) => return Err(Error::LoaderBusy { pid, timeout }),
@@ -84,7 +86,7 @@ pub fn check(process: &Process, patch: &Patch, timeout: Duration) -> Result<Chec
     }
 }
 
-/// Whether a library went while it was looked at.
+/// Whether a library was unloaded while it was read.
 fn is_unmapped(error: &Error) -> bool {
     matches!(
         error,
@@ -94,7 +96,7 @@ fn is_unmapped(error: &Error) -> bool {
 }
 
 impl Checked {
-    fn look(&mut self, process: &Process, patch: &Patch, modules: &Modules) -> Result<(), Error> {
+    fn run(&mut self, process: &Process, patch: &Patch, modules: &Modules) -> Result<(), Error> {
         self.presence = ObjectPresence::of_patch(patch, modules);
         let maps = process.maps()?;
         let unpresenceable = check_presence(process, patch, modules).err();
@@ -112,8 +114,8 @@ impl Checked {
             ));
         }
         let patches = status.as_ref().map_or(&[][..], |status| &status.patches);
-        let is_it = |it: &PatchStatus| it.name == patch.name && it.state != PatchPhase::Disabled;
-        self.already = patches.iter().any(is_it);
+        let is_same = |it: &PatchStatus| it.name == patch.name && it.state != PatchPhase::Disabled;
+        self.already = patches.iter().any(is_same);
         if self.already {
             return Ok(());
         }
@@ -125,23 +127,23 @@ impl Checked {
                     modules,
                     object,
                     module,
-                    status: status.as_ref(),
+                    patches,
                 };
-                check.run(&maps, &mut self.problems)?;
+                self.problems.extend(check.run(&maps)?);
             }
         }
-        self.tell_once();
+        self.remove_duplicates();
         Ok(())
     }
 
-    /// A library that is there in several namespaces has its problems in each.
-    fn tell_once(&mut self) {
-        let mut told = HashSet::new();
+    /// A library that is loaded in several namespaces has the same problems in each.
+    fn remove_duplicates(&mut self) {
+        let mut known = HashSet::new();
         self.problems
-            .retain(|problem| told.insert(problem.to_string()));
+            .retain(|problem| known.insert(problem.to_string()));
     }
 
-    /// The agent that is there, or the room for one.
+    /// Checks the agent that is there, or the room for one.
     fn agent(&mut self, process: &Process, modules: &Modules, maps: &Maps) -> Option<Status> {
         let pid = process.pid();
         match RunningAgent::find(process) {
@@ -156,8 +158,11 @@ impl Checked {
                 Ok(status) => {
                     if status.agent.as_ref().is_some_and(|agent| agent.broken) {
                         let text = "the agent found its own state damaged".to_owned();
-                        self.problems
-                            .push(agent_would_say(pid, Outcome::Broken, text));
+                        self.problems.push(Error::Agent {
+                            pid,
+                            outcome: Outcome::Broken,
+                            text,
+                        });
                     }
                     return Some(status);
                 }
@@ -166,7 +171,7 @@ impl Checked {
         None
     }
 
-    /// What would keep it from being stopped and called.
+    /// Checks whether the process can be stopped and called.
     fn obstacles(&mut self, process: &Process) -> Result<(), Error> {
         let pid = process.pid();
         let system = |operation| {
@@ -206,137 +211,4 @@ impl Checked {
         }
         Ok(())
     }
-}
-
-/// What the agent would answer.
-fn agent_would_say(pid: i32, outcome: Outcome, text: String) -> Error {
-    Error::Agent { pid, outcome, text }
-}
-
-/// One module that would be patched.
-struct ModuleCheck<'a> {
-    process: &'a Process,
-    modules: &'a Modules,
-    object: &'a Object,
-    module: &'a Module,
-    status: Option<&'a Status>,
-}
-
-impl ModuleCheck<'_> {
-    fn run(&self, maps: &Maps, problems: &mut Vec<Error>) -> Result<(), Error> {
-        for function in &self.object.functions {
-            problems.extend(self.check_parts(function)?);
-            if function.site().is_none() {
-                let text = format!("function '{}' is shorter than a jump", function.name);
-                problems.push(self.problem(Outcome::NoRoom, &text));
-            }
-        }
-        problems.extend(self.check_imports()?);
-        let length = payload::image_length(self.object);
-        if find_gap(maps, &self.module.range(), length, PAGE_SIZE).is_none() {
-            let start = self.module.range().start;
-            let text = format!("no room for the new code within 2 GiB of the module at {start}");
-            problems.push(self.problem(Outcome::NoMemory, &text));
-        }
-        Ok(())
-    }
-
-    fn problem(&self, outcome: Outcome, text: &str) -> Error {
-        let path = match self.module.name.is_empty() {
-            true => "the program".into(),
-            false => escape_name(&self.module.name),
-        };
-        agent_would_say(self.process.pid(), outcome, format!("{path}: {text}"))
-    }
-
-    /// The first difference in a function: one part that differs tells of the others.
-    fn check_parts(&self, function: &Function) -> Result<Option<Error>, Error> {
-        for (index, part) in function.parts.iter().enumerate() {
-            let problem = self.check_part(&function.name, part, index == 0)?;
-            if problem.is_some() {
-                return Ok(problem);
-            }
-        }
-        Ok(None)
-    }
-
-    /// Compares code with what the patch was built against. Where other patches change the function, the
-    /// place of the jump may hold one.
-    fn check_part(
-        &self,
-        name: &str,
-        part: &OldPart,
-        is_entry: bool,
-    ) -> Result<Option<Error>, Error> {
-        let mut found = vec![0; part.code.len()];
-        let start = self.module.address(part.address.0);
-        self.process.memory().read(start, &mut found)?;
-        let mut expected = part.code.clone();
-        if is_entry
-            && self.is_patched(name)
-            && let Some(site) = site::of(&part.code)
-        {
-            let site = as_index(site.start)..as_index(site.end);
-            let (to, from) = (expected.get_mut(site.clone()), found.get(site));
-            if let (Some(to), Some(from @ [jump::OPCODE, ..])) = (to, from) {
-                to.copy_from_slice(from);
-            }
-        }
-        let mut pairs = found.iter().zip(&expected);
-        let difference = pairs.position(|(found, expected)| found != expected);
-        Ok(difference.map(|offset| {
-            let address = part.address.0 + offset as u64;
-            self.problem(
-                Outcome::CodeDiffers,
-                &format!(
-                    "the code of function '{name}' differs at link-time address {address:#x} from what the \
-                     patch was built against"
-                ),
-            )
-        }))
-    }
-
-    /// Whether an enabled patch changes the function.
-    fn is_patched(&self, function: &str) -> bool {
-        let build_id = self.object.build_id.to_string();
-        let patches = self.status.map_or(&[][..], |status| &status.patches);
-        let mut objects = patches
-            .iter()
-            .filter(|patch| patch.state != PatchPhase::Disabled)
-            .flat_map(|patch| &patch.objects)
-            .filter(|object| object.build_id == build_id);
-        objects.any(|object| object.functions.iter().any(|name| name == function))
-    }
-
-    /// The symbols that no module defines. Versions are not compared, so a symbol that is there in other
-    /// versions only is not found out.
-    fn check_imports(&self) -> Result<Vec<Error>, Error> {
-        let mut names = Vec::new();
-        for relocation in &self.object.image.relocations {
-            if let RelocationTarget::Import(import) = &relocation.target
-                && !import.weak
-                && !names.contains(&import.name.as_str())
-            {
-                names.push(import.name.as_str());
-            }
-        }
-        let mut problems = Vec::new();
-        for name in names {
-            let mut defined = false;
-            for module in self.modules {
-                let symbol = module.symbol(self.process.memory(), name.as_bytes())?;
-                defined |= symbol.is_some();
-            }
-            if !defined {
-                let text = format!("no loaded module defines the symbol '{name}'");
-                problems.push(self.problem(Outcome::SymbolMissing, &text));
-            }
-        }
-        Ok(problems)
-    }
-}
-
-/// What is larger is behind the end of every slice.
-fn as_index(offset: u64) -> usize {
-    usize::try_from(offset).unwrap_or(usize::MAX)
 }

@@ -6,11 +6,11 @@
 
 pub(crate) mod applied;
 pub(crate) mod apply;
-mod capabilities;
 pub(crate) mod check;
 pub(crate) mod disable;
 pub(crate) mod enable;
 pub(crate) mod force;
+mod module_check;
 pub(crate) mod objects;
 pub(crate) mod on_timeout;
 pub(crate) mod remove;

@@ -1,4 +1,4 @@
-//! Which objects of a patch are loaded in a process.
+//! Whether the objects of a patch are loaded in a process, and in the right build.
 
 use engraft_patch::{Object, Patch};
 use engraft_process::{BuildId, Modules, Process};
@@ -7,7 +7,7 @@ use crate::agent::snapshot::{PatchPhase, Snapshot};
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::modules::other_builds::{OtherBuild, other_builds};
-use crate::modules::stable::certain;
+use crate::modules::stable::confirmed;
 use crate::session::Session;
 
 /// An object that is not loaded.
@@ -19,7 +19,7 @@ pub struct AbsentObject {
     pub build_id: String,
 }
 
-/// Where a patch is in effect in a process, and where it waits.
+/// Which objects of a patch are loaded in a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObjectPresence {
     /// The objects that are not loaded.
@@ -29,7 +29,7 @@ pub struct ObjectPresence {
 }
 
 impl ObjectPresence {
-    /// Of an enabled patch, as the agent sees it: it has followed each load.
+    /// For an enabled patch, as the agent knows it, which follows each load.
     pub(crate) fn of_enabled(session: &Session<'_>, name: &str) -> Result<Self, Error> {
         let patches = Snapshot::read(&session.agent)?.patches.into_iter();
         let mut enabled = patches.filter(|it| it.state != PatchPhase::Disabled);
@@ -47,7 +47,7 @@ impl ObjectPresence {
         })
     }
 
-    /// Of a patch that is to be applied to a process with these modules.
+    /// For a patch that is to be applied to a process with these modules.
     pub(crate) fn of_patch(patch: &Patch, modules: &Modules) -> Self {
         let (loaded, absent): (Vec<_>, Vec<_>) = patch
             .objects
@@ -75,13 +75,17 @@ impl std::fmt::Display for AbsentObject {
     }
 }
 
+/// Whether one of the modules is the object.
 pub(crate) fn is_loaded(modules: &Modules, object: &Object) -> bool {
     let id = BuildId::new(object.build_id.as_bytes());
     modules.with_build_id(&id).next().is_some()
 }
 
-/// Finds the modules, and makes sure that no object is there in another build only: a patch that silently waits for a
-/// build that never comes is no success.
+/// Finds the modules, and makes sure that no object is there only in another build. (A patch that waits for a build
+/// that never comes is no success.)
+///
+/// # Errors
+/// [`Error::WrongBuildId`] if an object is there only in another build.
 pub(crate) fn check_build_ids(
     process: &Process,
     patch: &Patch,
@@ -94,16 +98,16 @@ pub(crate) fn check_build_ids(
     }
 }
 
-/// An object, and the other build that is there instead of it.
-pub(crate) type Mistaken<'p> = (&'p Object, OtherBuild);
+/// An object, and the other build of it that is loaded instead.
+pub(crate) type WrongBuild<'p> = (&'p Object, OtherBuild);
 
-/// The modules, and the objects of the patch that are there in another build only.
+/// The modules, and the objects of the patch that are there only in another build.
 pub(crate) fn find_objects<'p>(
     process: &Process,
     patch: &'p Patch,
     backoff: &Backoff,
-) -> Result<(Modules, Vec<Mistaken<'p>>), Error> {
-    certain(process, backoff, |modules| {
+) -> Result<(Modules, Vec<WrongBuild<'p>>), Error> {
+    confirmed(process, backoff, |modules| {
         let absent = patch.objects.iter().filter(|it| !is_loaded(modules, it));
         let others = absent.filter_map(|object| {
             let build_id = object.build_id.to_string();
@@ -114,6 +118,7 @@ pub(crate) fn find_objects<'p>(
     })
 }
 
+/// The error that a module is another build of the object.
 pub(crate) fn wrong_build_id(process: &Process, object: &Object, found: OtherBuild) -> Error {
     Error::WrongBuildId {
         pid: process.pid(),
@@ -124,7 +129,11 @@ pub(crate) fn wrong_build_id(process: &Process, object: &Object, found: OtherBui
     }
 }
 
-/// An error if the process has loaded nothing that the patch changes, and would not be seen to load it.
+/// Makes sure that the patch can come into effect.
+///
+/// # Errors
+/// [`Error::NothingToPatch`] if the process has loaded no object of the patch, and cannot load one that the agent would
+/// notice.
 pub(crate) fn check_presence(
     process: &Process,
     patch: &Patch,

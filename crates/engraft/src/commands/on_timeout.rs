@@ -1,4 +1,4 @@
-//! What becomes of a change that is not over when its time is up.
+//! The option `--on-timeout`: what happens to a transition that is not complete when the time is up.
 
 use std::time::Duration;
 
@@ -7,31 +7,30 @@ use engraft_process::Process;
 use super::disable::disable;
 use crate::error::Error;
 
-/// For how long the threads that have switched are waited for on their way back. A command ends a second after its time
-/// at the latest.
-const WAY_BACK: Duration = Duration::from_millis(700);
+/// How long to wait until all threads have switched back. A command ends at most one second after its timeout.
+const REVERSE_TIMEOUT: Duration = Duration::from_millis(700);
 
-/// What becomes of a patch that threads have yet to switch to when the time is up.
+/// What happens to a transition to a patch that is not complete when the time is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnTimeout {
     /// The transition stays open: all other threads have switched.
     #[default]
     Leave,
-    /// The transition is turned round.
+    /// The transition is reversed.
     Reverse,
 }
 
 impl OnTimeout {
-    /// Settles a patch that was to be enabled in a process, which has failed so; the error to report.
+    /// Does what was asked for after `error` of a command that enables a patch. Returns the error to report.
     pub fn settle(self, process: &Process, name: &str, error: Error) -> Error {
         match error {
-            // Not one that somebody else has begun, and which was only waited for.
+            // Only the transition of this patch. (The open one may be of another patch.)
             Error::InTransition {
                 name: ref open,
                 to_patched: true,
                 ..
             } if self == Self::Reverse && open == name => Error::Reversed {
-                left: disable(process, name, WAY_BACK).err().map(Box::new),
+                unfinished: disable(process, name, REVERSE_TIMEOUT).err().map(Box::new),
                 source: error.into(),
             },
             error => error,

@@ -11,11 +11,11 @@ use crate::backoff::Backoff;
 use crate::contexts::StackSwitcher;
 use crate::error::Error;
 use crate::modules::other_builds::other_builds;
-use crate::modules::stable::certain;
+use crate::modules::stable::confirmed;
 use crate::transition::blockers::Blocker;
 
-/// How long a status may take to find a moment at which no library comes or goes.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long to look for a moment at which no library comes or goes.
+const STABLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The patches of one process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -24,45 +24,46 @@ pub struct Status {
     pub pid: i32,
     /// `None` if no patch was ever applied to it.
     pub agent: Option<AgentStatus>,
-    /// In the order in which they were enabled; behind them, those that are disabled.
+    /// In the order in which they were enabled; disabled patches come last.
     pub patches: Vec<PatchStatus>,
-    /// The transition that is on.
+    /// The open transition.
     pub transition: Option<TransitionStatus>,
-    /// What exceptions and cancelled threads use to find their way through frames, as far as it is known.
+    /// The unwinders, which exceptions and cancelled threads use, as far as they are known.
     pub unwinders: Vec<UnwinderStatus>,
-    /// What switches stacks in the process, if [`crate::stack_switchers`] was asked: contexts may be suspended on no
-    /// thread's stack.
+    /// How the process switches stacks. Empty until the result of [`crate::stack_switchers`] is put here.
     pub switchers: Vec<StackSwitcher>,
 }
 
-/// A transition: the patch's state says where it leads.
+/// An open transition. The state of its patch says in which direction it leads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TransitionStatus {
-    /// How many threads, told apart by their thread pointers, have yet to switch.
+    /// How many threads have yet to switch. Threads with the same thread pointer count as one.
     pub waiting: usize,
-    /// Whether threads were let go at all; if not, the engraft that began it has died, and everybody is where
-    /// they were.
+    /// Whether it was started. If not, the controller that began it has died, and no thread has switched.
     pub started: bool,
-    /// For how many seconds it has been on, or on its way back; `None` if that is not known.
+    /// How many seconds ago it began or was reversed; `None` if that is not known.
     pub seconds: Option<u64>,
-    /// The threads that have yet to switch, and why; see [`crate::blockers`].
+    /// The threads that have yet to switch, and why. Empty until the result of [`crate::blockers`] is put here.
     pub threads: Vec<Blocker>,
 }
 
-/// The runtime inside the process.
+/// The agent of the process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AgentStatus {
     /// Version of its interface.
     pub version: u64,
-    /// Memory that it and all patches keep in use, in bytes (resident pages).
+    /// Resident memory of the agent and all patches, in bytes.
     pub memory_bytes: u64,
-    /// It found its own state damaged and refuses all changes.
+    /// Whether it found its own state damaged. Then it refuses all changes.
     pub broken: bool,
-    /// How many loads of libraries it has let in since, without looking what they brought.
+    /// How many libraries were loaded since then without being checked for what the patches change.
     pub loads_since_broken: u64,
 }
 
 /// Reads the status of a process.
+///
+/// # Errors
+/// If the memory of the process cannot be read, or the agent is of another version or contradicts itself.
 pub fn status(process: &Process) -> Result<Status, Error> {
     let pid = process.pid();
     let Some(running) = RunningAgent::find(process)? else {
@@ -101,15 +102,18 @@ pub fn status(process: &Process) -> Result<Status, Error> {
 }
 
 /// Adds to the status of a process the modules that are other builds of what its patches change.
+///
+/// # Errors
+/// [`Error::LoaderBusy`] if libraries come and go all the time.
 pub fn find_other_builds(process: &Process, status: &mut Status) -> Result<(), Error> {
-    let backoff = Backoff::after(LOOK_TIMEOUT);
+    let backoff = Backoff::after(STABLE_TIMEOUT);
     let patches = status.patches.iter_mut();
     let enabled = patches.filter(|patch| patch.state != PatchPhase::Disabled);
     let mut objects: Vec<&mut ObjectStatus> = enabled.flat_map(|it| &mut it.objects).collect();
     if objects.is_empty() {
         return Ok(());
     }
-    let (_, found) = certain(process, &backoff, |modules| {
+    let (_, found) = confirmed(process, &backoff, |modules| {
         let numbered = objects.iter().enumerate();
         let found = numbered.flat_map(|(number, object)| {
             let others = other_builds(process, modules, &object.file_name, &object.build_id);

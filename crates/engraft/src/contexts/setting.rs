@@ -1,22 +1,22 @@
-//! Whether memory is looked through: what the user wants, for all that this run of the command does.
+//! Whether memory is scanned for suspended contexts: one setting for everything that this run of the command does.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Whether all writable memory is looked through for suspended contexts.
+/// Whether all writable memory is scanned for suspended contexts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ScanMemory {
     /// In programs that are known to switch stacks.
     #[default]
     Auto,
-    /// In all.
+    /// In all programs.
     On,
-    /// In none: what is suspended is not noticed.
+    /// In no program: suspended contexts are not noticed.
     Off,
 }
 
 static SETTING: AtomicU8 = AtomicU8::new(0);
 
-/// Sets it for this process.
+/// Sets for the whole command whether memory is scanned.
 pub fn set_scan_memory(setting: ScanMemory) {
     let number = match setting {
         ScanMemory::Auto => 0,

@@ -1,4 +1,4 @@
-//! What a program switches stacks with, by the names of functions.
+//! How a program switches stacks, recognised by the names of functions that it has or uses.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::modules::stable;
 
-/// Functions of the C library that go on with another context.
+/// Functions of the C library that resume another context.
 const USER_CONTEXTS: [&str; 3] = ["swapcontext", "setcontext", "makecontext"];
 
-/// What switches stacks in well-known libraries and runtimes, wherever it is linked to.
+/// Functions that switch stacks in well-known libraries and runtimes, as a library or linked into the program.
 const OTHERS: [&str; 24] = [
     // Boost.Context, and with it Boost.Fiber, Boost.Coroutine, Folly, PHP.
     "jump_fcontext",
@@ -46,7 +46,7 @@ const OTHERS: [&str; 24] = [
     "qemu_coroutine_new",
 ];
 
-/// Something by which a program switches stacks, so that contexts may be suspended on no thread's stack.
+/// A function by which a program switches stacks, so that it may have suspended contexts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StackSwitcher {
     /// The function's name.
@@ -71,8 +71,11 @@ impl fmt::Display for StackSwitcher {
     }
 }
 
-/// What a process switches stacks with, as far as it is known: what its program and libraries import or define. The C
-/// library, which has such functions for others, does not count.
+/// The known functions for switching stacks that the program or a library of a process imports or defines. The C
+/// library, which defines some for other modules, does not count.
+///
+/// # Errors
+/// If the modules of the process cannot be read. A library whose symbols cannot be read is left out.
 pub fn stack_switchers(process: &Process) -> Result<Vec<StackSwitcher>, Error> {
     let mut found = Vec::new();
     let names: Vec<&str> = USER_CONTEXTS.iter().chain(&OTHERS).copied().collect();
@@ -80,7 +83,7 @@ pub fn stack_switchers(process: &Process) -> Result<Vec<StackSwitcher>, Error> {
         if matches!(module.kind, ModuleKind::Loader | ModuleKind::Vdso) {
             continue;
         }
-        // A library that goes meanwhile, or one that says nonsense of itself, keeps nobody from the others.
+        // A library that is unloaded meanwhile, or that is damaged, does not hide the others.
         let functions = match functions(process, module, &names) {
             Ok(functions) => functions,
             Err(error) if process.is_alive() => {
@@ -106,7 +109,7 @@ fn functions<'n>(
     module: &Module,
     names: &[&'n str],
 ) -> Result<Vec<&'n str>, Error> {
-    // What the C library alone defines.
+    // Only the C library defines this.
     let starts_programs = module.symbol(process.memory(), b"__libc_start_main")?;
     if starts_programs.is_some() && module.kind == ModuleKind::Library {
         return Ok(Vec::new());

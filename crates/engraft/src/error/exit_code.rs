@@ -14,7 +14,7 @@ pub const INTERNAL: u8 = 1;
 pub const USAGE: u8 = 2;
 /// There is no such process, or it has ended meanwhile.
 pub const NO_SUCH_PROCESS: u8 = 3;
-/// We may not touch the process.
+/// This user may not touch the process.
 pub const PERMISSION_DENIED: u8 = 4;
 /// The patch file cannot be read, is damaged, or is no patch file.
 pub const BAD_PATCH_FILE: u8 = 5;
@@ -34,7 +34,7 @@ pub const WRONG_STATE: u8 = 11;
 pub const INCOMPLETE: u8 = 12;
 
 impl Error {
-    /// With which code the command ends.
+    /// The exit code of a command that ends with this error.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Open(error) => match error {
@@ -44,7 +44,6 @@ impl Error {
                 | OpenError::KernelThread { .. }
                 | OpenError::ForeignArchitecture { .. }
                 | OpenError::Ourselves { .. } => NOT_PATCHABLE,
-                OpenError::Starting { .. } => TARGET_BUSY,
                 OpenError::System { .. } => INTERNAL,
             },
             Self::ReadFile { .. } | Self::PatchFile { .. } | Self::TooLarge(_) => BAD_PATCH_FILE,
@@ -125,7 +124,7 @@ impl Error {
     }
 }
 
-/// The process may end while its memory is read, whatever it is read for.
+/// The process may end at any access to its memory.
 fn memory_exit_code(error: &MemoryError) -> u8 {
     match error {
         MemoryError::Gone { .. } => NO_SUCH_PROCESS,

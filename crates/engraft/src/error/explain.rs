@@ -1,4 +1,4 @@
-//! Errors in terms of what has become of the process, or of what it is allowed.
+//! Finding the cause of an error in what has become of the process, or in its limits.
 
 use std::io;
 
@@ -8,7 +8,8 @@ use engraft_process::{Process, StopError};
 use crate::error::Error;
 
 impl Error {
-    /// This error of a process that lives, after a look at what it may come from.
+    /// This error of a living process, with its cause if the process shows one: it has executed another program, or its
+    /// address space is limited.
     pub fn with_cause(self, process: &Process) -> Self {
         let pid = process.pid();
         if process.has_executed() {
@@ -24,7 +25,7 @@ impl Error {
         }
     }
 
-    /// Whether the process runs another program by now, which has to be looked at anew.
+    /// Whether the process has executed another program, so that the command has to start again.
     pub fn is_exec(&self) -> bool {
         matches!(self, Self::Stop(StopError::Executed { .. }))
     }
@@ -42,7 +43,7 @@ impl Error {
     }
 }
 
-/// The agent's words, with the number of an error at their end put into words, too.
+/// The agent's text, with an errno at its end put into words: the agent has no text for errno.
 pub(crate) fn with_errno_in_words(text: String) -> String {
     const NUMBER: &str = " failed with errno ";
     let Some((what, number)) = text.rsplit_once(NUMBER) else {

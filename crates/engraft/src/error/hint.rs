@@ -1,4 +1,4 @@
-//! What the user can do about an error.
+//! Hints: what the user can do about an error.
 
 use engraft_abi::Outcome;
 use engraft_process::{MemoryScanError, OpenError, StopError};
@@ -6,7 +6,7 @@ use engraft_process::{MemoryScanError, OpenError, StopError};
 use crate::error::Error;
 
 impl Error {
-    /// What the user can do about it.
+    /// What the user can do about the error, if there is something.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::Open(OpenError::PermissionDenied { .. })
@@ -24,9 +24,9 @@ impl Error {
             Self::ThreadInside { .. } | Self::ThreadRefers { .. } => {
                 "try again when the thread is elsewhere, or wait longer with --timeout"
             }
-            Self::Reversed { left: None, .. } => {
-                "try again when the thread is elsewhere, or wait longer with --timeout"
-            }
+            Self::Reversed {
+                unfinished: None, ..
+            } => "try again when the thread is elsewhere, or wait longer with --timeout",
             Self::OtherTransition { source, .. } => return source.hint(),
             Self::ContextRefers { .. } => {
                 "the patch stays disabled and in memory; try again when the program has finished what is suspended, \
@@ -38,7 +38,7 @@ impl Error {
             Self::InTransition {
                 inside: Some(inside),
                 ..
-            } if inside.is_held() => {
+            } if inside.is_blocked_by_context() => {
                 "no thread switches while a context is suspended inside, since any may go on with it; \
                  `engraft wait` goes on waiting, `engraft status` says where, `engraft force` ends it"
             }

@@ -1,5 +1,6 @@
-//! What can go wrong, in the user's terms. With which exit code the command ends is in [`exit_code`], what
-//! the user can do in [`Error::hint`].
+//! Errors in the user's terms. The exit code of each is in [`exit_code`], the hint in [`Error::hint`].
+//!
+//! This folder must not know where an error comes from: everything else in the crate stands on it.
 
 pub mod exit_code;
 pub(crate) mod explain;
@@ -16,8 +17,8 @@ use std::time::Duration;
 
 use engraft_abi::Outcome;
 use engraft_process::{
-    BeyondLimit, MapsError, MemoryError, MemoryScanError, ModuleError, OpenError, Process,
-    RemoteCallError, StopError, TargetAddress,
+    BeyondLimit, ExecutableError, MapsError, MemoryError, MemoryScanError, ModuleError, OpenError,
+    Process, RemoteCallError, StopError, TargetAddress,
 };
 
 /// Why a command failed. Unless the text says otherwise, the target runs on as before.
@@ -29,23 +30,23 @@ pub enum Error {
     /// A file could not be read.
     #[error("failed to read {}: {source}", path.display())]
     ReadFile {
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A file could not be written.
     #[error("failed to write {}: {source}", path.display())]
     WriteFile {
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The file is not a usable patch file.
     #[error("{}: {source}", path.display())]
     PatchFile {
-        /// Which.
+        /// Its path.
         path: PathBuf,
         /// What is wrong with it.
         source: engraft_patch::ReadError,
@@ -65,14 +66,14 @@ pub enum Error {
         pid: i32,
         /// The object.
         file_name: String,
-        /// The file of what is loaded.
+        /// The path of the module.
         path: String,
-        /// What is loaded.
+        /// The module's build-id.
         found: String,
-        /// What the patch was made for.
+        /// The build-id that the patch was made for.
         expected: String,
     },
-    /// The process has loaded nothing that the patch changes, and would not be seen to load it.
+    /// The process has loaded no object of the patch, and cannot load one that the agent would notice.
     #[error(
         "nothing to patch in process {pid}: it has loaded none of {}, and runs a static program, which no library \
          that comes later is seen in",
@@ -81,10 +82,10 @@ pub enum Error {
     NothingToPatch {
         /// The process.
         pid: i32,
-        /// What the patch is for.
+        /// The objects of the patch.
         objects: Vec<String>,
     },
-    /// Threads did not leave the code that is to be replaced.
+    /// A thread did not leave the code that is to be replaced or removed.
     #[error(
         "thread {tid} ({thread_name}) of process {pid} {reason} function '{function}' {}{}",
         at_each(*looks, *timeout),
@@ -97,18 +98,18 @@ pub enum Error {
         tid: i32,
         /// Its name.
         thread_name: String,
-        /// What it does there.
+        /// Why it blocks the change.
         reason: BlockReason,
         /// The function.
         function: String,
-        /// Where it is in there, in words.
+        /// Where it is in the function, in words.
         frame: Option<String>,
-        /// How often we looked: it may have been elsewhere in between.
+        /// How often it was checked. It may have been elsewhere between two checks.
         looks: usize,
-        /// How long we tried.
+        /// How long it was tried.
         timeout: Duration,
     },
-    /// Threads did not leave the code that is to be replaced, but all others have switched.
+    /// Threads did not leave the code that is to be replaced. All other threads have switched.
     #[error(
         "patch '{name}' is still being {} in process {pid}: {waiting} {} to switch{}{}",
         if *to_patched { "enabled" } else { "disabled" },
@@ -128,10 +129,10 @@ pub enum Error {
         /// How many of them switch by themselves when they next call a function that the patch replaces. A controller
         /// has to see the others outside.
         at_next_call: usize,
-        /// The first of them, as [`Error::ThreadInside`], if it is known.
+        /// Why the first of them has not: an [`Error::ThreadInside`]. `None` if that is not known.
         inside: Option<Box<Self>>,
     },
-    /// What was mapped for the agent is something else now.
+    /// The program has mapped something else where memory was mapped for the agent.
     #[error(
         "process {pid} has put something else in the place of the memory that was mapped for the agent"
     )]
@@ -139,65 +140,65 @@ pub enum Error {
         /// The process.
         pid: i32,
     },
-    /// Memory of an agent is there that was taken away.
+    /// Memory of an agent is still there after the agent was removed.
     #[error("{}-{} in process {pid} is still memory of an agent that was removed", range.start, range.end)]
     MemoryLeft {
         /// The process.
         pid: i32,
-        /// Where.
+        /// The memory.
         range: Range<TargetAddress>,
     },
-    /// An agent's memory file is open that was closed.
+    /// A memory file of an agent is still open after it was closed.
     #[error(
         "descriptor {descriptor} of process {pid} is still the memory file of an agent that was removed"
     )]
     FileLeft {
         /// The process.
         pid: i32,
-        /// Its number there.
+        /// The descriptor.
         descriptor: u64,
     },
-    /// There is too much that looks like what an injection has left.
+    /// There is too much memory that looks like what an injection has left.
     #[error(
         "process {pid} has more memory that looks like an agent's than could be taken away within {timeout:?}"
     )]
     TooManyLeftovers {
         /// The process.
         pid: i32,
-        /// How long we tried.
+        /// How long it was tried.
         timeout: Duration,
     },
-    /// There is one transition at a time in a process, and another patch's did not end.
+    /// The transition of another patch is open, and was not completed in time. A process has one transition at a time.
     #[error("patch '{name}' has to wait: {source}")]
     OtherTransition {
         /// The patch.
         name: String,
-        /// Who has yet to switch, and to which patch: an [`Error::InTransition`].
+        /// The open transition: an [`Error::InTransition`].
         source: Box<Self>,
     },
-    /// A patch that threads had yet to switch to when the time was up was turned round.
+    /// Threads had yet to switch to a patch when the time was up, so its transition was reversed.
     #[error(
         "{source}; {}",
-        match left {
+        match unfinished {
             None => "it was taken back: every thread runs the code from before".to_owned(),
-            Some(left) => format!("taking it back is not over: {left}"),
+            Some(unfinished) => format!("taking it back is not over: {unfinished}"),
         }
     )]
     Reversed {
-        /// Who had yet to switch: an [`Error::InTransition`].
+        /// The transition when the time was up: an [`Error::InTransition`].
         source: Box<Self>,
-        /// Why the way back has not come to its end.
-        left: Option<Box<Self>>,
+        /// Why the reversed transition is not complete; `None` if it is.
+        unfinished: Option<Box<Self>>,
     },
     /// Another controller is at work.
     #[error("another engraft was at work on process {pid} for more than {timeout:?}")]
     AnotherController {
         /// The process.
         pid: i32,
-        /// How long we tried.
+        /// How long it was tried.
         timeout: Duration,
     },
-    /// A change failed, and so did bringing everything back.
+    /// A change failed, and so did undoing it.
     #[error("{source}; and it could not be undone: {undo}")]
     NotUndone {
         /// Why the change failed.
@@ -205,7 +206,7 @@ pub enum Error {
         /// Why undoing failed.
         undo: Box<Self>,
     },
-    /// There is no memory for it, because of a limit.
+    /// The process has no memory for the change, because its address space is limited.
     #[error(
         "{source}: the address space of process {pid} is limited to {limit} bytes (RLIMIT_AS, `ulimit -v`)"
     )]
@@ -217,7 +218,7 @@ pub enum Error {
         /// What failed.
         source: Box<Self>,
     },
-    /// No transition is on.
+    /// No transition is open.
     #[error("no patch{} is in transition in process {pid}", named(name))]
     NotInTransition {
         /// The process.
@@ -225,7 +226,7 @@ pub enum Error {
         /// The patch that was asked for, if one was.
         name: Option<String>,
     },
-    /// A thread holds an address inside the memory that is to be taken away.
+    /// A thread holds an address in memory that is to be removed.
     #[error(
         "thread {tid} ({thread_name}) of process {pid} {reference} the memory of patch '{name}' at the last of {looks} looks in {timeout:?}"
     )]
@@ -242,10 +243,10 @@ pub enum Error {
         reference: Reference,
         /// How often we looked.
         looks: usize,
-        /// How long we tried.
+        /// How long it was tried.
         timeout: Duration,
     },
-    /// A context that no thread runs holds an address inside the memory that is to be taken away, or may.
+    /// A suspended context holds an address in memory that is to be removed, or may hold one.
     #[error(
         "{suspended}, and leads into the memory of patch '{name}' of process {pid} for more than {timeout:?}"
     )]
@@ -256,10 +257,10 @@ pub enum Error {
         name: String,
         /// Where the address is.
         suspended: Box<Suspended>,
-        /// How long we tried.
+        /// How long it was tried.
         timeout: Duration,
     },
-    /// Memory could not be looked through for suspended contexts.
+    /// Memory could not be scanned for suspended contexts.
     #[error(transparent)]
     MemoryScan(#[from] MemoryScanError),
     /// An enabled patch cannot be removed.
@@ -278,47 +279,47 @@ pub enum Error {
         /// The patches.
         names: Vec<String>,
     },
-    /// There is no process of the kind that was asked for.
+    /// No process was selected.
     #[error("no process {wanted}")]
     NoneSelected {
-        /// What was asked for.
+        /// What a process would have to do or have to be selected.
         wanted: String,
     },
     /// No process has the patch.
     #[error("no process {wanted}")]
     NonePatched {
-        /// What was asked for.
+        /// What a process would have to do or have to be selected.
         wanted: String,
     },
-    /// What was asked for could not be done in some of the processes; why is reported for each of them.
+    /// The command failed in some of several processes. Each failure was reported by itself.
     #[error(
         "failed in {} of {of} processes: {}", failed.len(),
         failed.iter().map(i32::to_string).collect::<Vec<_>>().join(", ")
     )]
     SomeFailed {
-        /// In which.
+        /// Their pids.
         failed: Vec<i32>,
-        /// Of how many.
+        /// The number of all processes.
         of: usize,
-        /// The first one's exit code.
+        /// The exit code of the first failure.
         exit_code: u8,
     },
-    /// A thread inside the dynamic loader was in the way.
+    /// Threads loaded or unloaded libraries all the time.
     #[error("process {pid} was loading or unloading libraries for more than {timeout:?}")]
     LoaderBusy {
         /// The process.
         pid: i32,
-        /// How long we tried.
+        /// How long it was tried.
         timeout: Duration,
     },
-    /// The agent in the target said no.
+    /// The agent refused or failed to carry out a command.
     #[error("process {pid}: {text}")]
     Agent {
         /// The process.
         pid: i32,
         /// The kind of failure.
         outcome: Outcome,
-        /// The agent's words.
+        /// The agent's reason, in words.
         text: String,
     },
     /// An agent of another version is in the process.
@@ -328,9 +329,9 @@ pub enum Error {
     AgentVersion {
         /// The process.
         pid: i32,
-        /// What is there.
+        /// Its version.
         found: u64,
-        /// What we understand.
+        /// The version that this engraft understands.
         expected: u64,
     },
     /// The agent returned something that no agent of this version returns.
@@ -341,7 +342,7 @@ pub enum Error {
         /// What it returned.
         answer: u64,
     },
-    /// What the agent says about itself cannot be read.
+    /// The agent's snapshot of its own state contradicts itself.
     #[error("the agent in process {pid} describes its state in a way that makes no sense")]
     BadSnapshot {
         /// The process.
@@ -353,13 +354,13 @@ pub enum Error {
         /// The process.
         pid: i32,
     },
-    /// The process does not have program headers where they should be.
+    /// The process has no main program with program headers.
     #[error("process {pid} has no main program that could be recognised")]
     NoProgram {
         /// The process.
         pid: i32,
     },
-    /// A process shows more than is read of one.
+    /// A process has more of something than is read of one process.
     #[error(transparent)]
     Beyond(#[from] BeyondLimit),
     /// There is no room for the agent.
@@ -388,6 +389,16 @@ pub enum Error {
     Blob(#[from] BadBlob),
 }
 
+impl From<ExecutableError> for Error {
+    fn from(error: ExecutableError) -> Self {
+        match error {
+            ExecutableError::Read { path, source } => Self::ReadFile { path, source },
+            ExecutableError::Ended(error) => error.into(),
+            ExecutableError::Modules(error) => error.into(),
+        }
+    }
+}
+
 fn named(name: &Option<String>) -> String {
     name.as_ref()
         .map(|name| format!(" '{name}'"))
@@ -404,7 +415,7 @@ fn describe_next_call(waiting: usize, at_next_call: usize) -> String {
     }
 }
 
-/// At how many looks something was seen; between them, nobody knows.
+/// How often, and for how long, a thread was checked. What it did between two checks is not known.
 fn at_each(looks: usize, timeout: Duration) -> String {
     match looks {
         0 | 1 => format!("when it was looked at, after {timeout:?}"),
@@ -412,18 +423,18 @@ fn at_each(looks: usize, timeout: Duration) -> String {
     }
 }
 
-/// Whether a command that ended so may work a moment later.
+/// Whether a command with this outcome may succeed a moment later.
 pub(crate) fn is_busy(outcome: Outcome) -> bool {
     matches!(outcome, Outcome::Busy | Outcome::LoaderBusy)
 }
 
 impl Error {
-    /// What the system said when a process was looked at.
+    /// Makes an error of the system's error in reading about a process.
     pub(crate) fn reading(process: &Process) -> impl FnOnce(std::io::Error) -> Self {
         let pid = process.pid();
         move |source| match source.downcast::<BeyondLimit>() {
             Ok(beyond) => beyond.into(),
-            // It is ending: its files in /proc say so before it has ended.
+            // The process is ending: its files in /proc tell that before it has ended.
             Err(source) if source.raw_os_error() == Some(libc::ESRCH) => {
                 OpenError::NoSuchProcess { pid }.into()
             }
@@ -431,7 +442,7 @@ impl Error {
         }
     }
 
-    /// This error, with what became of undoing what had been done before it.
+    /// This error, after the attempt to undo what was done before it.
     pub(crate) fn with_undo(self, undone: Result<(), Self>) -> Self {
         match undone {
             Ok(()) => self,
@@ -442,7 +453,7 @@ impl Error {
         }
     }
 
-    /// This error of a process that has ended meanwhile.
+    /// This error, where the process has ended meanwhile: then that is the error.
     pub fn of_ended(self, pid: i32) -> Self {
         match self.exit_code() {
             exit_code::NO_SUCH_PROCESS => self,
@@ -450,8 +461,8 @@ impl Error {
         }
     }
 
-    /// Whether a thread waits for what is suspended.
-    pub(crate) fn is_held(&self) -> bool {
+    /// Whether a suspended context blocks the thread.
+    pub(crate) fn is_blocked_by_context(&self) -> bool {
         let reason = match self {
             Self::ThreadInside { reason, .. } => reason,
             _ => return false,
@@ -459,17 +470,18 @@ impl Error {
         *reason == BlockReason::ContextSuspended
     }
 
-    /// Whether the agent asks to try again.
+    /// Whether the agent was busy, so that the command may be tried again.
     pub(crate) fn is_busy(&self) -> bool {
         matches!(self, Self::Agent { outcome, .. } if is_busy(*outcome))
     }
 
-    /// Whether a thread did not stop in time, as happens on a machine that has much else to do.
+    /// Whether a thread did not stop in time, as happens on a busy machine.
     pub(crate) fn is_slow_stop(&self) -> bool {
         matches!(self, Self::Stop(StopError::TimedOut { .. }))
     }
 
-    /// A thread has ended in the middle of a call of ours. By itself it cannot: its process is ending.
+    /// Whether a thread has ended in the middle of a remote call. A thread cannot end by itself then: its process is
+    /// ending.
     pub fn is_of_ended_thread(&self) -> bool {
         match self {
             Self::RemoteCall(RemoteCallError::ThreadEnded { .. }) => true,
@@ -478,7 +490,7 @@ impl Error {
         }
     }
 
-    /// This error, if it is why a change has to wait that a command makes with a patch.
+    /// This error, where it keeps a command from changing the patch of this name.
     pub(crate) fn blocking_patch(self, name: &str) -> Self {
         match self {
             Self::InTransition { .. } if !name.is_empty() => Self::OtherTransition {
@@ -489,10 +501,10 @@ impl Error {
         }
     }
 
-    /// This error, after it was waited for that long with so many looks.
-    pub(crate) fn within(mut self, waited: Duration, tried: usize) -> Self {
+    /// This error of a thread that was checked so many times in this time.
+    pub(crate) fn within(mut self, waited: Duration, checks: usize) -> Self {
         if let Self::ThreadInside { timeout, looks, .. } = &mut self {
-            (*timeout, *looks) = (waited, tried);
+            (*timeout, *looks) = (waited, checks);
         }
         self
     }

@@ -1,6 +1,6 @@
 //! Errors of single steps, which [`Error`](super::Error) passes on.
 
-/// The embedded agent is not what it must be; a build of engraft that has this error never worked.
+/// The embedded agent is damaged. A build of engraft with this error has never worked.
 #[derive(Debug, thiserror::Error)]
 #[error("the embedded agent is damaged: {0}")]
 pub struct BadBlob(pub(crate) &'static str);

@@ -30,7 +30,7 @@ impl fmt::Display for BlockReason {
     }
 }
 
-/// Where a thread holds an address.
+/// Where a thread holds an address of memory that is to be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reference {
     /// In a register.
@@ -40,14 +40,14 @@ pub enum Reference {
     },
     /// On its stack.
     Stack {
-        /// Where.
+        /// The address of the word on the stack.
         at: TargetAddress,
         /// The address.
         value: TargetAddress,
     },
-    /// Nobody can tell, because its stack cannot be looked at.
+    /// Unknown, because its stack cannot be read.
     Unknown {
-        /// Why.
+        /// Why it cannot be read.
         reason: String,
     },
 }
@@ -69,19 +69,19 @@ impl fmt::Display for Reference {
     }
 }
 
-/// A word that a suspended context may return to, or may use.
+/// A word in memory by which a suspended context may return into code, or use data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suspended {
-    /// Where it is,
+    /// The address of the word.
     pub at: TargetAddress,
-    /// in what memory, by the kernel's name or "anonymous memory",
+    /// The memory that it is in: the kernel's name, or "anonymous memory".
     pub memory: String,
-    /// and what it is.
+    /// The value of the word, an address.
     pub value: TargetAddress,
-    /// What that is in.
+    /// The function that the value is in.
     pub function: String,
-    /// Whether it belongs to a context that is known to be suspended. If not, it may be left over from a call
-    /// that has returned.
+    /// Whether the word belongs to a context that is known to be suspended. Otherwise it may be left over from a call that
+    /// has returned.
     pub certain: bool,
 }
 

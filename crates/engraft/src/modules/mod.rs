@@ -1,6 +1,6 @@
-//! The modules of a process that goes on running, and comparing them with the objects of patches.
+//! The modules of a process that runs on meanwhile, and whether they are other builds of what a patch changes.
 //!
-//! Must not know the agent.
+//! This folder must not know the agent.
 
 pub(crate) mod other_builds;
 pub(crate) mod stable;

@@ -1,4 +1,4 @@
-//! Modules that are other builds of what a patch changes: the patch is not for them.
+//! Modules that are other builds of an object: the patch does not fit them.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -8,10 +8,10 @@ use engraft_process::foreign::escape_name;
 use engraft_process::{Module, ModuleKind, Modules, Process};
 use serde::Serialize;
 
-/// A module that has the name of an object and another build-id.
+/// A module that has the name of an object, but another build-id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OtherBuild {
-    /// Where its file is, or the loader's name of it.
+    /// The path of its file, or the loader's name of it.
     pub path: String,
     /// Its build-id in hexadecimal digits; `None` if it has none.
     pub build_id: Option<String>,
@@ -35,15 +35,15 @@ pub(crate) fn other_builds(
     others.collect()
 }
 
-/// Where the module's file is; the loader's name of it if the kernel names none.
+/// The path of the module's file; the loader's name of it if the kernel knows no path.
 fn path(module: &Module) -> String {
     let path = module.path.as_deref().map(Path::as_os_str);
     let path = path.unwrap_or(&module.name);
     escape_name(path)
 }
 
-/// Whether a module is a build of the file of this name: by the name of its own file, or by the one under which it is
-/// needed, to which a version may be added (`libz.so.1` is needed, `libz.so.1.3.1` is the file).
+/// Whether a module is a build of the file with this name. It is if its own file has the name, or if the name is the
+/// library's soname, with or without a longer version (`libz.so.1` is the soname, `libz.so.1.3.1` the file).
 fn is_build_of(process: &Process, module: &Module, file_name: &str) -> bool {
     let names = [module.path.as_deref(), Some(module.name.as_ref())];
     let mut names = names.into_iter().flatten().filter_map(Path::file_name);
@@ -60,7 +60,7 @@ fn is_build_of(process: &Process, module: &Module, file_name: &str) -> bool {
     !needed.is_empty() && version.is_some_and(is_version)
 }
 
-/// The name of a file without what the kernel appends to it when it was deleted or replaced.
+/// The name of a file without the mark that the kernel appends when the file was deleted or replaced.
 fn without_mark(name: &[u8]) -> &[u8] {
     name.strip_suffix(b" (deleted)").unwrap_or(name)
 }

@@ -1,4 +1,7 @@
-//! One controller's work with one agent: commands in borrowed threads, until a deadline.
+//! The session: one controller's work with the agent of one process, until a deadline. It gives commands in borrowed
+//! threads or in a stop, waits, and sees to it that only one controller works on the process.
+//!
+//! This folder must not know transitions, the stacks of threads, and what the user asked for.
 
 pub(crate) mod attach;
 pub(crate) mod target_memory;
@@ -12,7 +15,7 @@ use engraft_process::{
     StoppedThread, ThreadState,
 };
 
-use crate::agent::calls::{Calls, STOP_TIMEOUT, again_if_slow, with_thread};
+use crate::agent::calls::{Calls, STOP_TIMEOUT, retry_slow_stop, with_thread};
 use crate::agent::inject::Injection;
 use crate::agent::leftovers;
 use crate::agent::running::{Answer, RunningAgent};
@@ -21,24 +24,25 @@ use crate::backoff::Backoff;
 use crate::contexts::Contexts;
 use crate::error::Error;
 
-/// How long a command whose controller has died may take to be finished, at least: the agent never waits for anything
-/// but a processor.
-const IDLE_WITHIN: Duration = Duration::from_secs(1);
+/// How long a command may take, at least, that a controller has given and then died: the agent waits for nothing but a
+/// processor.
+const UNFINISHED_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// An agent to work with, by one controller at a time.
+/// One controller's work with the agent of a process.
 pub(crate) struct Session<'p> {
     pub(crate) process: &'p Process,
     pub(crate) agent: RunningAgent,
     pub(crate) backoff: Backoff,
     pub(crate) contexts: Contexts,
+    /// `None` while another controller may work, in [`Session::wait_unlocked`].
     lock: RefCell<Option<ProcessLock>>,
-    /// A call that we could not see to its end may be under way.
+    /// Whether a call may still be under way in the target that nobody watches any more.
     unfinished: Cell<bool>,
     _way: LongSlice,
 }
 
 impl<'p> Session<'p> {
-    /// With the agent that is in the process; `None` if there is none.
+    /// A session with the agent that is in the process; `None` if there is none.
     pub(crate) fn find(process: &'p Process, backoff: Backoff) -> Result<Option<Self>, Error> {
         let (way, lock) = prepare(process, &backoff)?;
         match find_agent(process)? {
@@ -55,7 +59,18 @@ impl<'p> Session<'p> {
         }
     }
 
-    /// With the agent that is in the process, or with a new one.
+    /// A session for a command about the patch of this name. Without an agent there is no such patch, which is an
+    /// error.
+    pub(crate) fn find_for_patch(
+        process: &'p Process,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<Self, Error> {
+        let session = Self::find(process, Backoff::of(process, timeout))?;
+        session.ok_or_else(|| no_such_patch(process, name))
+    }
+
+    /// A session with the agent that is in the process, or with a new one.
     pub(crate) fn find_or_inject(
         process: &'p Process,
         modules: &Modules,
@@ -70,22 +85,11 @@ impl<'p> Session<'p> {
         let injection = Injection::plan(process, modules)?;
         let mut calls = Calls::borrowing(process, &backoff);
         match injection.map(&mut calls) {
-            // It comes with the note that it is controlled.
+            // A new agent is marked as controlled from the start.
             Ok(agent) => Self::with(process, agent, backoff, lock, way, false),
             Err(error) if !process.is_alive() => Err(error),
             Err(error) => Err(error.with_undo(leftovers::remove(process, &backoff))),
         }
-    }
-
-    /// With the agent that is in the process, for a command about the patch of this name. Without an agent there is no
-    /// such patch, which is an error.
-    pub(crate) fn find_for_patch(
-        process: &'p Process,
-        name: &str,
-        timeout: Duration,
-    ) -> Result<Self, Error> {
-        let session = Self::find(process, Backoff::of(process, timeout))?;
-        session.ok_or_else(|| no_such_patch(process, name))
     }
 
     fn with(
@@ -112,30 +116,31 @@ impl<'p> Session<'p> {
         Ok(session)
     }
 
-    /// Waits until no thread is in a call that nobody watches any more: it finishes what it was asked for by
-    /// itself. What the agent says until then is out of date, and its stack is in use.
+    /// Waits until no thread is in a call that nobody watches any more. Such a thread finishes the call by itself.
+    /// Until then the agent's stack is in use, and what the agent says is out of date.
     fn await_unfinished(&self) -> Result<(), Error> {
         let stack = self.agent.mapping()?;
         let since = Instant::now();
         while self.unfinished.get() {
-            let stopped = again_if_slow(&self.backoff, || Ok(self.process.stop(STOP_TIMEOUT)?))?;
+            let stopped =
+                retry_slow_stop(&self.backoff, || Ok(self.process.stop(STOP_TIMEOUT)?))?;
             let is_inside = |thread: ThreadState| stack.contains(&thread.registers.stack_pointer());
             let inside = stopped.threads().any(is_inside);
             stopped.detach()?;
             self.unfinished.set(inside);
-            if inside && since.elapsed() > IDLE_WITHIN && self.backoff.wait().is_err() {
+            if inside && since.elapsed() > UNFINISHED_TIMEOUT && self.backoff.wait().is_err() {
                 return Err(self.loader_busy());
             }
         }
-        // The loader's hook runs on stacks of the program. A lock that stays taken was inherited by a forked
-        // process, in which its holder does not exist; the next command finds that out.
-        while self.agent.is_busy()? && since.elapsed() < IDLE_WITHIN {
+        // The loader's hook runs on the program's stacks, so it is waited for by its lock. A lock that stays taken was
+        // inherited by a forked process that does not have the thread that took it; the next command notices that.
+        while self.agent.is_busy()? && since.elapsed() < UNFINISHED_TIMEOUT {
             std::thread::yield_now();
         }
         Ok(())
     }
 
-    /// Waits until nothing that we began is under way any more.
+    /// Waits until no call of this session is under way any more.
     pub(crate) fn settle(&self) -> Result<(), Error> {
         match self.unfinished.get() {
             true => self.await_unfinished(),
@@ -143,13 +148,12 @@ impl<'p> Session<'p> {
         }
     }
 
-    /// The agent has been taken out of the process.
+    /// Notes that the agent has been removed from the process: its memory is not written to any more.
     pub(crate) fn forget_agent(&self) {
-        // Nothing is to be noted in its memory.
         self.unfinished.set(true);
     }
 
-    /// Notes whether a call has come to its end.
+    /// Passes on the result of a call, and notes whether the call may still be under way.
     pub(crate) fn note_unfinished<R>(&self, result: Result<R, Error>) -> Result<R, Error> {
         if let Err(Error::RemoteCall(RemoteCallError::System { .. })) = result {
             self.unfinished.set(true);
@@ -157,16 +161,19 @@ impl<'p> Session<'p> {
         result
     }
 
-    /// Lets time pass in which another controller may do something; less if what is waited for is done before.
+    /// Pauses, and lets other controllers work meanwhile. The pause ends early when `is_done` says so.
+    ///
+    /// # Errors
+    /// The timeout, if the time is up.
     pub(crate) fn wait_unlocked(&self, is_done: impl FnMut() -> bool) -> Result<(), Duration> {
         self.lock.take();
         self.backoff.wait_until(is_done)?;
         let taken = lock(self.process, &self.backoff).map_err(|_| self.backoff.timeout())?;
         self.process.watch_sleepers_anew();
         self.lock.replace(Some(taken));
-        // Whoever had it meanwhile has noted the end of its work.
+        // A controller that worked meanwhile has noted the end of its own work.
         if let Err(error) = self.agent.set_controlled(true) {
-            tracing::debug!(%error, "failed to note that the work goes on");
+            tracing::debug!(%error, "failed to note that a controller is at work");
         }
         Ok(())
     }
@@ -175,30 +182,31 @@ impl<'p> Session<'p> {
         self.process.pid()
     }
 
-    /// Stops all threads, for a command to follow: it is prepared before those who run are stopped.
+    /// Stops all threads for a command, which is prepared before the running threads are stopped.
     pub(crate) fn stop(&self) -> Result<StoppedProcess, Error> {
-        again_if_slow(&self.backoff, || {
+        retry_slow_stop(&self.backoff, || {
             let mut sleeping = self.stop_sleepers()?;
             self.prepare_command(&mut sleeping)?;
             Ok(sleeping.stop_rest(STOP_TIMEOUT)?)
         })
     }
 
-    /// The first half of a stop: those who run go on.
+    /// The first half of a stop: sleeping threads are stopped, running ones run on.
     pub(crate) fn stop_sleepers(&self) -> Result<PartlyStopped, Error> {
         self.settle()?;
         let seized = self.process.seize(STOP_TIMEOUT)?;
         Ok(seized.stop_sleepers(STOP_TIMEOUT)?)
     }
 
-    /// Does as much of giving any command as can be done before those who run are stopped.
+    /// Prepares a command as far as that is possible before the running threads are stopped.
     pub(crate) fn prepare_command(&self, sleeping: &mut PartlyStopped) -> Result<(), Error> {
         let call = self.agent.call(Command::ForgetUnmapped, [0; 2]);
         sleeping.prepare_call(&call)?;
         Ok(())
     }
 
-    /// Gives a command in a borrowed thread, again and again while a thread in the loader is at work.
+    /// Gives a command in a borrowed thread, and gives it again while a thread that loads a library keeps the agent
+    /// busy.
     pub(crate) fn command(&self, what: Command, arguments: [u64; 2]) -> Result<Answer, Error> {
         loop {
             let give = |thread: &mut StoppedThread<'_>| self.agent.command(thread, what, arguments);
@@ -223,8 +231,8 @@ impl<'p> Session<'p> {
         self.note_unfinished(self.agent.command_writing(&mut thread, what, arguments))
     }
 
-    /// Gives a command while everybody stands still and no library is coming or going, so that a failure is
-    /// not the work of a thread that was unloading one at that moment.
+    /// Gives a command while all threads are stopped and no library is coming or going. A failure is then not caused
+    /// by a thread that was unloading a library.
     pub(crate) fn command_settled(
         &self,
         what: Command,
@@ -261,12 +269,12 @@ impl<'p> Session<'p> {
         newest.ok_or_else(|| no_such_patch(self.process, name))
     }
 
-    /// Lets the thread in the loader go on for a moment.
+    /// Pauses for a moment, in which a thread that loads or unloads a library gets further.
     pub(crate) fn wait_for_loader(&self) -> Result<(), Error> {
         self.backoff.wait_briefly().map_err(|_| self.loader_busy())
     }
 
-    pub(crate) fn loader_busy(&self) -> Error {
+    fn loader_busy(&self) -> Error {
         Error::LoaderBusy {
             pid: self.pid(),
             timeout: self.backoff.timeout(),
@@ -276,11 +284,11 @@ impl<'p> Session<'p> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        // Without the lock, somebody else may be at work.
+        // Without the lock, another controller may be at work.
         if self.unfinished.get() || self.lock.borrow().is_none() {
             return;
         }
-        // If that fails, the next controller looks for what is not there.
+        // If that fails, the next controller looks for a call that is not there.
         if let Err(error) = self.agent.set_controlled(false) {
             tracing::debug!(%error, "failed to note the end of the work");
         }
@@ -295,7 +303,7 @@ fn no_such_patch(process: &Process, name: &str) -> Error {
     }
 }
 
-/// Becomes the one controller of a process.
+/// Waits until this is the only controller of the process.
 fn lock(process: &Process, backoff: &Backoff) -> Result<ProcessLock, Error> {
     let pid = process.pid();
     let since = Instant::now();
@@ -311,17 +319,17 @@ fn lock(process: &Process, backoff: &Backoff) -> Result<ProcessLock, Error> {
     }
 }
 
-/// Becomes the one controller of a process, and does what can be done before any thread is stopped.
+/// Waits until this is the only controller of the process, and does what can be done before any thread is stopped.
 fn prepare(process: &Process, backoff: &Backoff) -> Result<(LongSlice, ProcessLock), Error> {
     let way = LongSlice::begin();
     process.prepare_calls();
     let lock = lock(process, backoff)?;
-    // Who had the lock before may have woken them.
+    // The controller that had the lock before may have woken sleeping threads.
     process.watch_sleepers();
     Ok((way, lock))
 }
 
-/// The agent that is in the process, told of a seccomp filter that was put on since.
+/// The agent that is in the process, after it was told of a seccomp filter that has come since.
 fn find_agent(process: &Process) -> Result<Option<RunningAgent>, Error> {
     let agent = RunningAgent::find(process)?;
     if let Some(agent) = &agent {

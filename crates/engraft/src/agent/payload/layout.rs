@@ -1,16 +1,20 @@
-//! Where the parts of an image are in memory.
+//! The layout of an image in memory.
 
 use engraft_abi::{ImageSegments, STUB_SIZE, WORDS_SIZE};
 use engraft_patch::{ImageAddress, Object, Segment};
 
-/// The alignment of the room that each function gets for what the agent makes.
+/// Alignment of a function's stub and words.
 const ROOM_ALIGNMENT: u64 = 16;
 
-/// Where everything is in an object's image in memory, from its start.
+/// The offsets of the parts of an object's image. The agent makes a stub and some words for each function. The stubs
+/// come after the patch's own code, so the offsets in it stay. The words come after the zero-initialised variables, so
+/// they start as zeroes.
 ///
-/// After the patch's own text and variables there is room for what the agent makes: a stub and some words
-/// for each function. The words follow the zero-initialised variables, so that they begin as zeroes and the
-/// offsets of everything else stay.
+/// | part | pages |
+/// |---|---|
+/// | code, stubs | executable |
+/// | constants | read-only |
+/// | variables, zero-initialised variables, words | writable |
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ImageLayout {
     pub(super) stubs: u64,
@@ -38,6 +42,7 @@ impl ImageLayout {
         }
     }
 
+    /// The offset of an address of the patch's image.
     pub(super) fn offset(&self, address: ImageAddress) -> u64 {
         let segment = match address.segment {
             Segment::Text => 0,
@@ -57,7 +62,7 @@ const TOO_LARGE: ImageSegments = ImageSegments {
     length: u64::MAX,
 };
 
-/// How many bytes of memory, in whole pages, the image of an object takes.
+/// The size of an object's image in memory, in bytes, in whole pages.
 pub(crate) fn image_length(object: &Object) -> u64 {
     ImageLayout::of(object).segments.length
 }

@@ -1,4 +1,4 @@
-//! From the patch file's model to the flat payload that the agent keeps in the target.
+//! The payload: a patch encoded for the agent, which keeps it in the target.
 
 mod layout;
 
@@ -17,7 +17,7 @@ pub(crate) use layout::image_length;
 
 use crate::error::TooLarge;
 
-/// `int3`: what the room for code holds until the agent fills it.
+/// `int3`: fills the room for code until the agent writes it.
 const TRAP: u8 = 0xcc;
 
 /// The patch as a payload.
