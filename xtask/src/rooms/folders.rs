@@ -19,6 +19,32 @@ pub(super) struct Plan {
 /// Lower rooms first. A crate that is not here is small enough to be one room.
 const PLANS: &[Plan] = &[
     Plan {
+        package: "engraft",
+        rooms: &[
+            ("deadline", &[]),
+            ("error", &[]),
+            ("modules", &["deadline", "error"]),
+            ("contexts", &["error", "modules"]),
+            ("agent", &["deadline", "error", "modules"]),
+            ("session", &["agent", "contexts", "deadline", "error"]),
+            ("transition", &["agent", "deadline", "error", "session"]),
+            (
+                "commands",
+                &[
+                    "agent",
+                    "contexts",
+                    "deadline",
+                    "error",
+                    "modules",
+                    "session",
+                    "transition",
+                ],
+            ),
+            // In the binary, which sees the rest as its users do.
+            ("command_line", &[]),
+        ],
+    },
+    Plan {
         package: "engraft-core",
         rooms: &[
             ("terms", &[]),

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use engraft_abi::{AGENT_HEADER_MAGIC, AGENT_MAPPING_NAME, AgentHeader, MAPPING_LENGTH};
+use engraft_machine::PAGE_SIZE;
 use engraft_process::{Mapping, MemoryError, Process, TargetAddress};
 use rustix::fs::{MemfdFlags, fstat, major, memfd_create, minor};
 use zerocopy::{FromZeros, IntoBytes};
@@ -83,7 +84,7 @@ fn is_reservation(process: &Process, mapping: &Mapping) -> Result<bool, Error> {
     if !has_form {
         return Ok(false);
     }
-    let mut start = [0; 4096];
+    let mut start = [0; PAGE_SIZE as usize];
     match process.memory().read(range.start, &mut start) {
         // It has been unmapped meanwhile.
         Err(MemoryError::Unmapped { .. }) => return Ok(false),

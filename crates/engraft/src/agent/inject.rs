@@ -12,56 +12,19 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::blob::Blob;
 use super::calls::Calls;
-use super::memory::random;
+use super::layout::AgentLayout;
+use super::memory::{NewMemory, random};
 use super::program_headers::program_headers;
 use super::running::{RunningAgent, has_filter};
 use crate::error::Error;
 
-/// Size of the stack for remote calls: the signal frame (up to 12 KiB) and the agent's own frames.
-const STACK_LENGTH: u64 = 64 * 1024;
-
-/// At least so much of the mapping is left for the agent's lists. Unused pages cost nothing.
-const HEAP_LENGTH: u64 = 4 << 20;
-
-/// The longest blob that there may be; a test of the blob checks it.
-const LONGEST_BLOB: u64 = 128 << 10;
-
-const _: () = assert!(PAGE_SIZE + STACK_LENGTH + LONGEST_BLOB + HEAP_LENGTH <= MAPPING_LENGTH);
-
-/// Keeps the heap out of the cache line of the agent's locks and flags, which it would slow down.
-const HEAP_ALIGNMENT: u64 = 64;
-
-/// The offsets of the parts of the agent's mapping: control block, stack, blob, heap. The heap begins in the page in
-/// which the blob's variables end, because each page costs every target.
-pub(crate) struct AgentLayout {
-    stack_top: u64,
-    pub(crate) blob: u64,
-    heap: u64,
-}
-
-impl AgentLayout {
-    fn of(blob: &Blob) -> Self {
-        let start = (size_of::<Control>() as u64).next_multiple_of(PAGE_SIZE);
-        let stack_top = start + STACK_LENGTH;
-        Self {
-            stack_top,
-            blob: stack_top,
-            heap: stack_top + blob.end.next_multiple_of(HEAP_ALIGNMENT),
-        }
-    }
-
-    fn heap_length(&self) -> u64 {
-        MAPPING_LENGTH.saturating_sub(self.heap)
-    }
-}
-
 /// An injection that is prepared: everything that is known while the process runs undisturbed.
 pub(crate) struct Injection {
-    pub(crate) blob: Blob,
-    pub(crate) layout: AgentLayout,
+    blob: Blob,
+    layout: AgentLayout,
     control: Control,
     /// The agent is placed near this range.
-    pub(crate) around: Range<TargetAddress>,
+    around: Range<TargetAddress>,
 }
 
 impl Injection {
@@ -114,7 +77,12 @@ impl Injection {
     /// [`leftovers::remove`](crate::agent::leftovers::remove).
     pub(crate) fn map(&self, calls: &mut Calls<'_, '_>) -> Result<RunningAgent, Error> {
         let process = calls.process().clone();
-        let base = self.make_memory(calls)?;
+        let memory = NewMemory {
+            blob: &self.blob,
+            layout: &self.layout,
+            around: &self.around,
+        };
+        let base = memory.make(calls)?;
         let control = self.control_at(base);
         let agent = RunningAgent::new(&process, base, &control)?;
         // The last write brings the magic, by which memory is recognised as an agent that is complete.

@@ -9,7 +9,7 @@ use engraft_process::{Process, TargetAddress};
 
 use crate::agent::calls::Calls;
 use crate::agent::header::{agent_ranges, reservations};
-use crate::agent::memory::unmap;
+use crate::agent::mapping::unmap;
 use crate::backoff::Backoff;
 use crate::error::Error;
 

@@ -10,16 +10,19 @@
 //! program has a use for: executable memory of [`MAPPING_LENGTH`] that holds only zeros. The first thing that is
 //! written there is the agent header (see [`crate::agent::header`]).
 
+use std::ops::Range;
+
 use engraft_abi::{AGENT_HEADER_MAGIC, AGENT_MAPPING_NAME, AgentHeader, MAPPING_LENGTH};
 use engraft_machine::PAGE_SIZE;
 use engraft_process::{GapRequest, MemoryError, RemoteCallError, TargetAddress};
 use zerocopy::IntoBytes;
 
-use crate::agent::blob::{Protection, Segment};
-use crate::agent::calls::Calls;
-use crate::agent::header::memory_file_device;
-use crate::agent::inject::Injection;
-use crate::agent::leftovers::{close_file, close_files};
+use super::blob::{Blob, Protection, Segment};
+use super::calls::Calls;
+use super::header::memory_file_device;
+use super::layout::AgentLayout;
+use super::leftovers::{close_file, close_files};
+use super::mapping::{Map, protect, unmap};
 use crate::error::Error;
 
 const READ: i32 = libc::PROT_READ;
@@ -34,10 +37,18 @@ const NAME: &std::ffi::CStr = c"engraft-agent";
 
 const _: () = assert!(NAME.count_bytes() == AGENT_MAPPING_NAME.len());
 
-impl Injection {
+/// The memory that is to be made.
+pub(super) struct NewMemory<'i> {
+    pub(super) blob: &'i Blob,
+    pub(super) layout: &'i AgentLayout,
+    /// The memory is placed near this range.
+    pub(super) around: &'i Range<TargetAddress>,
+}
+
+impl NewMemory<'_> {
     /// Maps, fills and protects everything but the control block. Returns the address. After an error, the caller calls
     /// [`leftovers::remove`](crate::agent::leftovers::remove).
-    pub(crate) fn make_memory(&self, calls: &mut Calls<'_, '_>) -> Result<TargetAddress, Error> {
+    pub(super) fn make(&self, calls: &mut Calls<'_, '_>) -> Result<TargetAddress, Error> {
         match MemoryFile::create(calls) {
             Ok(file) => {
                 let base = self.map_file(calls, &file)?;
@@ -178,7 +189,7 @@ impl Injection {
         let process = calls.process().clone();
         let no_room = Error::NoRoom { pid: process.pid() };
         let request = GapRequest {
-            around: &self.around,
+            around: self.around,
             size: MAPPING_LENGTH,
             alignment: PAGE_SIZE,
         };
@@ -245,56 +256,6 @@ impl MemoryFile {
         calls.system_call(libc::SYS_ftruncate, arguments)?;
         Ok(Self { descriptor })
     }
-}
-
-/// The arguments of `mmap`.
-struct Map {
-    address: TargetAddress,
-    length: u64,
-    protection: i32,
-    flags: i32,
-    /// A descriptor, and the offset in its file.
-    file: Option<(u64, u64)>,
-}
-
-impl Map {
-    /// Makes the mapping, and returns its address.
-    fn make(&self, calls: &mut Calls<'_, '_>) -> Result<TargetAddress, Error> {
-        let (descriptor, offset) = self.file.unwrap_or((u64::MAX, 0));
-        let arguments = [
-            self.address.get(),
-            self.length,
-            self.protection as u64,
-            self.flags as u64,
-            descriptor,
-            offset,
-        ];
-        calls
-            .system_call(libc::SYS_mmap, arguments)
-            .map(TargetAddress::new)
-    }
-}
-
-/// Unmaps memory of the target.
-pub(crate) fn unmap(
-    calls: &mut Calls<'_, '_>,
-    address: TargetAddress,
-    length: u64,
-) -> Result<(), Error> {
-    calls
-        .system_call(libc::SYS_munmap, [address.get(), length, 0, 0, 0, 0])
-        .map(drop)
-}
-
-/// Changes the protection of memory of the target.
-fn protect(
-    calls: &mut Calls<'_, '_>,
-    address: TargetAddress,
-    length: u64,
-    protection: i32,
-) -> Result<(), Error> {
-    let arguments = [address.get(), length, protection as u64, 0, 0, 0];
-    calls.system_call(libc::SYS_mprotect, arguments).map(drop)
 }
 
 /// Writes to memory that the program may only read; through a stopped thread if the kernel allows it only there.

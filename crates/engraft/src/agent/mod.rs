@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `running` | the agent that is there: commands, plan, snapshot |
 //! | `header` | finds an agent, or what is left of one, in the memory map |
-//! | `inject`, `memory` | put a new agent into a process |
+//! | `inject`, `memory`, `layout` | put a new agent into a process |
 //! | `blob` | the agent's code as bytes |
-//! | `calls` | system calls in the target |
+//! | `calls`, `mapping` | system calls in the target |
 //! | `leftovers` | what an injection that was not completed has left |
 //! | `plan`, `snapshot`, `state_words` | what the agent says, decoded |
 //! | `payload`, `module_list`, `program_headers` | what the agent is told, encoded |
@@ -17,8 +17,10 @@ pub(crate) mod blob;
 pub(crate) mod calls;
 pub(crate) mod header;
 pub(crate) mod inject;
+mod layout;
 pub(crate) mod leftovers;
-pub(crate) mod memory;
+pub(crate) mod mapping;
+mod memory;
 pub(crate) mod module_list;
 pub(crate) mod payload;
 pub(crate) mod plan;

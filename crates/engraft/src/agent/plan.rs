@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use engraft_abi::{CodeRange, range_kind};
+use engraft_machine::jump;
 use engraft_process::foreign::escape_bytes;
 use engraft_process::{ReplacedCode, TargetAddress};
 
@@ -27,11 +28,9 @@ impl Plan {
             deciding: addresses(&deciding),
             entries: of_kind(range_kind::ENTRY)
                 .map(|range| {
-                    /// Size of the jump at a site.
-                    const SITE: usize = 5;
                     let start = TargetAddress::new(range.start);
-                    let end = start + range.site + SITE as u64;
-                    let original = range.original.get(..SITE).unwrap_or_default();
+                    let end = start + range.site + jump::LENGTH as u64;
+                    let original = range.original.get(..jump::LENGTH).unwrap_or_default();
                     (start..end, original.to_vec())
                 })
                 .collect(),

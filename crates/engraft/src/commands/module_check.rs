@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use engraft_abi::{ModuleRefusal, RefusalText};
+use engraft_machine::{PAGE_SIZE, jump};
 use engraft_patch::{Function, Object, OldPart, RelocationTarget, site};
 use engraft_process::foreign::{escape_bytes, escape_name};
 use engraft_process::{Maps, Module, Modules, Process, TargetAddress, find_gap};
@@ -12,10 +13,6 @@ use crate::agent::module_list::find_fde;
 use crate::agent::payload;
 use crate::agent::snapshot::{PatchPhase, PatchStatus};
 use crate::error::Error;
-
-const PAGE: u64 = 4096;
-/// `jmp rel32`.
-const JUMP: u8 = 0xe9;
 
 /// The check of one module that is an object of the patch.
 pub(super) struct ModuleCheck<'a> {
@@ -38,7 +35,7 @@ impl ModuleCheck<'_> {
         self.check_imports(&mut problems)?;
         let length = payload::image_length(self.object);
         let range = self.module.range();
-        if find_gap(maps, &range, length, PAGE).is_none() {
+        if find_gap(maps, &range, length, PAGE_SIZE).is_none() {
             let module = range.start.get();
             problems.push(self.problem(ModuleRefusal::NoRoom { module }));
         }
@@ -101,7 +98,7 @@ impl ModuleCheck<'_> {
         {
             let site = as_index(site.start)..as_index(site.end);
             let (to, from) = (expected.get_mut(site.clone()), found.get(site));
-            if let (Some(to), Some(from @ [JUMP, ..])) = (to, from) {
+            if let (Some(to), Some(from @ [jump::OPCODE, ..])) = (to, from) {
                 to.copy_from_slice(from);
             }
         }

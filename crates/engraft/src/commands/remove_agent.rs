@@ -7,7 +7,7 @@ use engraft_process::{Process, StoppedProcess, WalkContext};
 
 use crate::agent::calls::Calls;
 use crate::agent::leftovers;
-use crate::agent::memory::unmap;
+use crate::agent::mapping::unmap;
 use crate::agent::running::RunningAgent;
 use crate::agent::snapshot::{PatchPhase, Snapshot};
 use crate::backoff::Backoff;
