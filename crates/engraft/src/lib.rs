@@ -11,13 +11,13 @@
 //! |---|---|---|
 //! | `command_line` (in the binary) | clap, printing | the public names of this crate |
 //! | `commands` | a file for each command; the selection of processes | all below |
-//! | `transition` | begin, try to complete, reverse, check stacks, find blockers | `session`, `agent`, `deadline`, `error` |
-//! | `session` | one controller's work with one agent until a deadline | `agent`, `contexts`, `deadline`, `error` |
-//! | `agent` | find, inject, call, and read the agent | `modules`, `deadline`, `error` |
+//! | `transition` | begin, try to complete, reverse, check stacks, find blockers | `session`, `agent`, `backoff`, `error` |
+//! | `session` | one controller's work with one agent until a deadline | `agent`, `contexts`, `backoff`, `error` |
+//! | `agent` | find, inject, call, and read the agent | `modules`, `backoff`, `error` |
 //! | `contexts` | how a program switches stacks, and whether memory is scanned for that | `modules`, `error` |
-//! | `modules` | the modules of a running process | `deadline`, `error` |
+//! | `modules` | the modules of a running process | `backoff`, `error` |
 //! | `error` | errors, exit codes, hints | |
-//! | `deadline` | the time of a command | |
+//! | `backoff` | the deadline of a command, and growing pauses until then | |
 //!
 //! # Not offered yet
 //! The core has states, callbacks, shadow variables and replace sets. A patch file cannot carry them, and no command

@@ -11,18 +11,8 @@ use super::source::FileId;
 /// More files than that are not read together.
 const LARGEST: usize = 5;
 
-/// Crates that have larger ones still: they may not grow, and are to be cut.
-const TO_BE_CUT: &[(&str, usize)] = &[("engraft", 19)];
-
 /// A line for each circle that is too large.
 pub(super) fn faults(package: &str, sources: &[Parsed]) -> Vec<String> {
-    let exception = TO_BE_CUT.iter().find(|(name, _)| *name == package);
-    let largest = exception.map_or(LARGEST, |(_, number)| *number);
-    larger_than(largest, package, sources)
-}
-
-/// A line for each circle that should be smaller, whether it is one of the exceptions or not.
-pub(super) fn too_large(package: &str, sources: &[Parsed]) -> Vec<String> {
     larger_than(LARGEST, package, sources)
 }
 

@@ -21,19 +21,19 @@ const PLANS: &[Plan] = &[
     Plan {
         package: "engraft",
         rooms: &[
-            ("deadline", &[]),
+            ("backoff", &[]),
             ("error", &[]),
-            ("modules", &["deadline", "error"]),
+            ("modules", &["backoff", "error"]),
             ("contexts", &["error", "modules"]),
-            ("agent", &["deadline", "error", "modules"]),
-            ("session", &["agent", "contexts", "deadline", "error"]),
-            ("transition", &["agent", "deadline", "error", "session"]),
+            ("agent", &["backoff", "error", "modules"]),
+            ("session", &["agent", "contexts", "backoff", "error"]),
+            ("transition", &["agent", "backoff", "error", "session"]),
             (
                 "commands",
                 &[
                     "agent",
                     "contexts",
-                    "deadline",
+                    "backoff",
                     "error",
                     "modules",
                     "session",

@@ -43,7 +43,7 @@ pub fn print(options: &Options) -> Result<()> {
     for package in packages(&metadata(root)?)? {
         let sources = package.sources()?;
         println!("{}", size::line(&package.name, &sources));
-        circles.extend(circles::too_large(&package.name, &sources));
+        circles.extend(circles::faults(&package.name, &sources));
         folders.extend(folders::lines(&package.name, &sources));
     }
     circles.iter().for_each(|line| println!("\n{line}"));

@@ -9,7 +9,7 @@ use object::Object as _;
 use object::read::ReadCache;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-use crate::elf::modules::ModuleError;
+use crate::elf::modules::{ModuleError, Modules};
 use crate::process::foreign_file::open_ordinary;
 use crate::process::handle::Process;
 use crate::process::open_error::OpenError;
@@ -94,7 +94,7 @@ impl Executable {
         }
         match (self.identity, self.build_id()) {
             (Some(_), Some(wanted)) => {
-                let modules = process.modules()?;
+                let modules = Modules::discover(process)?;
                 let found = modules.program().and_then(|it| it.build_id.as_ref());
                 Ok(found.is_some_and(|found| found.as_bytes() == wanted))
             }

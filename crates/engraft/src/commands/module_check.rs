@@ -122,7 +122,7 @@ impl ModuleCheck<'_> {
         headers.any(|header| {
             let start = self.module.address(header.address);
             let end = start + header.memory_size;
-            let is_executable = header.kind == PT_LOAD && header.flags & PF_X != 0;
+            let is_executable = header.kind == PT_LOAD.0 && header.flags & PF_X.0 != 0;
             is_executable && start <= range.start && range.end <= end
         })
     }

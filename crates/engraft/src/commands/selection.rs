@@ -39,9 +39,11 @@ impl Selected {
                     process.limit_time(limits::LOOK_TIME);
                     is_selected(&process).map(|selected| selected.then_some(process))
                 }
-                Err(error @ (OpenError::PermissionDenied { .. } | OpenError::System { .. })) => {
-                    Err(error.into())
-                }
+                Err(
+                    error @ (OpenError::PermissionDenied { .. }
+                    | OpenError::Starting { .. }
+                    | OpenError::System { .. }),
+                ) => Err(error.into()),
                 Err(_) => Ok(None),
             };
             match found {

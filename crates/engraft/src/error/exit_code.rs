@@ -44,6 +44,7 @@ impl Error {
                 | OpenError::KernelThread { .. }
                 | OpenError::ForeignArchitecture { .. }
                 | OpenError::Ourselves { .. } => NOT_PATCHABLE,
+                OpenError::Starting { .. } => TARGET_BUSY,
                 OpenError::System { .. } => INTERNAL,
             },
             Self::ReadFile { .. } | Self::PatchFile { .. } | Self::TooLarge(_) => BAD_PATCH_FILE,
