@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, waitid, waitpid};
 
 use crate::sys::ptrace::EVENT_STOP;
 
@@ -114,9 +114,18 @@ pub(crate) fn wait_for_any() -> Result<bool, Errno> {
 pub(crate) fn reap(tid: i32) {
     let options = WaitIdOptions::from_bits_retain(libc::__WALL as u32);
     let options = options | WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-    if let Some(pid) = Pid::from_raw(tid)
-        && let Err(error) = waitid(WaitId::Pid(pid), options)
-    {
+    let Some(pid) = Pid::from_raw(tid) else {
+        return;
+    };
+    // A wait for ends alone takes the stop of a traced thread, too (`wait_task_stopped`,
+    // kernel/exit.c). The tracer would wait for that stop in vain. So we look first, and take only
+    // an end.
+    let has_ended = |status: WaitIdStatus| status.exited() || status.killed() || status.dumped();
+    let reaped = match waitid(WaitId::Pid(pid), options | WaitIdOptions::NOWAIT) {
+        Ok(Some(status)) if has_ended(status) => waitid(WaitId::Pid(pid), options),
+        looked => looked,
+    };
+    if let Err(error) = reaped {
         tracing::debug!(tid, %error, "no such thread to reap");
     }
 }

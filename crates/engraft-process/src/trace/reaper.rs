@@ -59,3 +59,39 @@ pub(crate) fn attaching<R>(
         result
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::task::{Task, TaskState};
+    use crate::sys::ptrace;
+    use crate::sys::wait::{Event, Waited, wait};
+
+    #[test]
+    fn a_stop_is_left_to_the_tracer() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("100")
+            .spawn()
+            .unwrap();
+        let tid = child.id().cast_signed();
+        let await_state = |wanted| {
+            let state = || Task::new(tid, tid).stat().unwrap().unwrap().state;
+            while state() != wanted {
+                thread::yield_now();
+            }
+        };
+        ptrace::seize(tid, 0).unwrap();
+        ptrace::interrupt(tid).unwrap();
+        await_state(TaskState::Traced);
+        reap(tid);
+        let waited = wait(tid, false).unwrap();
+        assert!(matches!(
+            waited,
+            Waited::Event(Event::Stop { group: false })
+        ));
+        child.kill().unwrap();
+        await_state(TaskState::Dead);
+        reap(tid);
+        child.wait().unwrap_err();
+    }
+}
