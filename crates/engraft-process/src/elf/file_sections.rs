@@ -1,9 +1,10 @@
 //! Where a section or a function of the program is, when only its file says so.
 //!
-//! Static programs of many toolchains have an `.eh_frame` but no program header that leads to it, and symbols that
-//! are not exported are in no program's memory. The section headers are not loaded; they are read from
-//! `/proc/PID/exe`, which is the very file that runs, also if it was deleted or replaced, or lies in another
-//! mount namespace, and which cannot be written while it runs. The section itself is still read from memory.
+//! Static programs of many toolchains have an `.eh_frame` but no program header that leads to it,
+//! and symbols that are not exported are in no program's memory. The section headers are not
+//! loaded; they are read from `/proc/PID/exe`, which is the very file that runs, also if it was
+//! deleted or replaced, or lies in another mount namespace, and which cannot be written while it
+//! runs. The section itself is still read from memory.
 
 use std::ops::Range;
 
@@ -17,8 +18,8 @@ use crate::process::foreign_file::{BoundedFile, open_ordinary};
 use crate::process::handle::Process;
 use crate::sys::address::TargetAddress;
 
-/// The place of the section in memory; `None` if there is none, or if the module is not what this file
-/// was loaded as.
+/// The place of the section in memory; `None` if there is none, or if the module is not what this
+/// file was loaded as.
 pub(crate) fn find_section(
     process: &Process,
     module: &Module,
@@ -35,7 +36,8 @@ pub(crate) fn find_section(
     })
 }
 
-/// Where a function is that the program defines, exported or not; `None` also if its symbols were stripped.
+/// Where a function is that the program defines, exported or not; `None` also if its symbols were
+/// stripped.
 pub(crate) fn find_function(
     process: &Process,
     module: &Module,

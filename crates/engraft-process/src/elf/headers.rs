@@ -60,7 +60,8 @@ pub(crate) fn program_headers(
     })
 }
 
-/// The build-id of the file that is loaded with these headers at this bias, and where its bytes are.
+/// The build-id of the file that is loaded with these headers at this bias, and where its bytes
+/// are.
 pub(crate) fn build_id(
     memory: Memory<'_>,
     headers: &[ProgramHeader],

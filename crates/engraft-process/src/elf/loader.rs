@@ -77,12 +77,12 @@ fn find_interface(
     }
     // `ld.so ./program`: the kernel started the loader, which has no DT_DEBUG of its own. And a
     // program linked with -z nodt-debug or whose DT_DEBUG is not yet filled.
-    let holder = interpreter.unwrap_or(started);
-    if let Some(at) = holder.symbol(memory, b"_r_debug")? {
+    let definer = interpreter.unwrap_or(started);
+    if let Some(at) = definer.symbol(memory, b"_r_debug")? {
         return Ok(Some(at));
     }
     // musl keeps a pointer to its structure in a variable.
-    match holder.symbol(memory, b"_dl_debug_addr")? {
+    match definer.symbol(memory, b"_dl_debug_addr")? {
         Some(variable) => {
             let at = memory.read_u64(variable)?;
             Ok((at != 0).then(|| at.into()))
@@ -135,15 +135,15 @@ fn read_twins(
     })
 }
 
-/// What contains the interfaces of further namespaces if they are not chained: a private variable of glibc. Where
-/// they are in it changes with its version.
+/// What contains the interfaces of further namespaces if they are not chained: a private variable
+/// of glibc. Where they are in it changes with its version.
 fn find_unchained(
     memory: Memory<'_>,
     base: &DebugInterface,
-    holder: &Module,
+    definer: &Module,
 ) -> Result<Range<TargetAddress>, MemoryError> {
     let found = match base.version {
-        1 => holder.symbol_range(memory, b"_rtld_global")?,
+        1 => definer.symbol_range(memory, b"_rtld_global")?,
         _ => None,
     };
     Ok(found.unwrap_or_default())
@@ -199,7 +199,8 @@ fn read_link_maps(
     Ok(())
 }
 
-/// What was read; `None` if it cannot be read because it is damaged or going. A limit ends everything.
+/// What was read; `None` if it cannot be read because it is damaged or going. A limit ends
+/// everything.
 fn believed<T>(read: Result<T, MemoryError>) -> Result<Option<T>, MemoryError> {
     match read {
         Err(error) if error.is_limit() => Err(error),
@@ -209,18 +210,18 @@ fn believed<T>(read: Result<T, MemoryError>) -> Result<Option<T>, MemoryError> {
 
 /// The function that raises a loader error in the running loader.
 ///
-/// In glibc up to 2.36 libc has its own copy and ld.so calls it through its PLT: only that one knows
-/// the handler that dlopen has installed; ld.so's own symbol would end the process with status 127.
-/// Since 2.39 ld.so has no such slot, and its own symbol is the right one.
+/// In glibc up to 2.36 libc has its own copy and ld.so calls it through its PLT: only that one
+/// knows the handler that dlopen has installed; ld.so's own symbol would end the process with
+/// status 127. Since 2.39 ld.so has no such slot, and its own symbol is the right one.
 fn find_signal_error(
     memory: Memory<'_>,
-    holder: &Module,
+    definer: &Module,
 ) -> Result<Option<TargetAddress>, MemoryError> {
     const NAME: &[u8] = b"_dl_signal_error";
-    let Some(dynamic) = holder.read_dynamic(memory)? else {
+    let Some(dynamic) = definer.read_dynamic(memory)? else {
         return Ok(None);
     };
-    let Some(symbols) = DynamicSymbols::new(memory, holder, &dynamic)? else {
+    let Some(symbols) = DynamicSymbols::new(memory, definer, &dynamic)? else {
         return Ok(None);
     };
     match symbols.jump_slot(NAME)? {
@@ -245,12 +246,12 @@ impl Loader {
         if base.version == 0 {
             return Ok(None);
         }
-        let holder = interpreter.unwrap_or(started);
-        let unchained = find_unchained(memory, &base, holder)?;
+        let definer = interpreter.unwrap_or(started);
+        let unchained = find_unchained(memory, &base, definer)?;
         let interfaces = read_interfaces(memory, at, &unchained)?;
         Ok(Some(Self {
             link_maps: read_all_link_maps(memory, &interfaces)?,
-            signal_error: find_signal_error(memory, holder)?,
+            signal_error: find_signal_error(memory, definer)?,
             interfaces,
             unchained,
         }))
@@ -288,7 +289,8 @@ impl Loader {
         interfaces.iter().all(rest) && now().is_ok_and(|now| now == self.link_maps)
     }
 
-    /// What contains the interfaces of namespaces that are not chained; empty if there cannot be any.
+    /// What contains the interfaces of namespaces that are not chained; empty if there cannot be
+    /// any.
     pub fn unchained(&self) -> &Range<TargetAddress> {
         &self.unchained
     }

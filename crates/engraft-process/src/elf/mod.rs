@@ -1,4 +1,5 @@
-//! The ELF files of which a process consists, read from its memory: modules, the dynamic loader, symbols.
+//! The ELF files of which a process consists, read from its memory: modules, the dynamic loader,
+//! symbols.
 //!
 //! Must not know: tracing, stacks.
 

@@ -128,6 +128,9 @@ impl Module {
     }
 
     /// The address of a dynamic symbol that this module defines.
+    ///
+    /// # Errors
+    /// The symbol table cannot be read.
     pub fn symbol(
         &self,
         memory: Memory<'_>,
@@ -151,8 +154,9 @@ impl Module {
         }
     }
 
-    /// The address of a function that this module, the program, defines, by the symbols in its file: also those
-    /// that it does not export. `None` if it has no such function, or no symbols any more.
+    /// The address of a function that this module, the program, defines, by the symbols in its
+    /// file: also those that it does not export. `None` if it has no such function, or no symbols
+    /// any more.
     pub fn function(&self, process: &Process, name: &str) -> Option<TargetAddress> {
         find_function(process, self, name)
     }
@@ -212,13 +216,14 @@ impl Modules {
         self.loader.as_ref()
     }
 
-    /// Does the loader still list the same modules, with nothing coming or going, and has each the build-id that was
-    /// found? A look that costs microseconds. In a process that stands still the answer is certain. In one that runs,
-    /// libraries that take turns at one place may hide from it, but not often.
+    /// Does the loader still list the same modules, with nothing coming or going, and has each the
+    /// build-id that was found? A look that costs microseconds. In a process that stands still the
+    /// answer is certain. In one that runs, libraries that take turns at one place may hide from
+    /// it, but not often.
     pub fn are_current(&self, process: &Process) -> bool {
         let loader = self.loader.as_ref();
-        // In this order: a module that was listed with the build-id of another one, which was at its place for a
-        // moment, has its own again by now.
+        // In this order: a module that was listed with the build-id of another one, which was at
+        // its place for a moment, has its own again by now.
         let budget = Budget::new(process.pid(), "bytes of link maps", DISCOVERY_BYTES);
         let memory = Memory::new(process).within(&budget);
         loader.is_none_or(|loader| loader.is_current(memory) && self.have_their_build_ids(memory))
@@ -240,8 +245,9 @@ impl Modules {
         read.is_ok() && expected.eq(found.iter().map(Vec::as_slice))
     }
 
-    /// Can the process load a library later, so that it is seen? Not if it is linked statically and has no dynamic
-    /// loader. One that has only just started has a loader, though that does not say anything yet.
+    /// Can the process load a library later, so that it is seen? Not if it is linked statically and
+    /// has no dynamic loader. One that has only just started has a loader, though that does not say
+    /// anything yet.
     pub fn can_grow(&self) -> bool {
         let is_loader = |module: &Module| module.kind == ModuleKind::Loader;
         self.loader.is_some() || self.modules.iter().any(is_loader)

@@ -10,8 +10,11 @@ use crate::memory::access::MemoryError;
 use crate::process::handle::Process;
 
 impl Module {
-    /// Those of some names that this module imports, or defines. Also those that it does not export, if it is the
-    /// program and has its symbols.
+    /// The names that this module imports or defines. If it is the program and has its symbols,
+    /// also names that it does not export.
+    ///
+    /// # Errors
+    /// The symbol table cannot be read.
     pub fn functions_named<'n>(
         &self,
         process: &Process,

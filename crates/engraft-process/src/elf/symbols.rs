@@ -11,7 +11,8 @@ use crate::elf::reading::{in_one_piece, memory_error};
 use crate::memory::access::{Memory, MemoryError};
 use crate::sys::address::TargetAddress;
 
-/// Symbols of one module among which its imports are looked for; the largest programs import some ten thousand.
+/// Symbols of one module among which its imports are looked for; the largest programs import some
+/// ten thousand.
 const MOST_SYMBOLS: u64 = 1 << 18;
 /// Bytes of the names of one module's symbols; the largest have some ten million.
 const LARGEST_STRINGS: u64 = 64 << 20;
