@@ -101,17 +101,22 @@ pub fn require(tools: &[Tool]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let advice = advice(&missing);
     ensure!(
         has(&directories, "apt-get"),
         "missing: {}",
         missing.join(", ")
     );
+    install(&missing)
+}
+
+/// Installs packages as root, and otherwise fails with the command that does.
+pub fn install(packages: &[&str]) -> Result<()> {
+    let advice = advice(packages);
     ensure!(is_root()?, "{advice}");
-    println!("Installing {} ...", missing.join(" "));
+    println!("Installing {} ...", packages.join(" "));
     apt_get(&["update"]).context(advice.clone())?;
     let install = ["install", "--yes", "--no-install-recommends"];
-    apt_get(&[&install[..], &missing].concat()).context(advice)
+    apt_get(&[&install[..], packages].concat()).context(advice)
 }
 
 fn missing(tools: &[Tool], has: impl Fn(&str) -> bool) -> Vec<&'static str> {

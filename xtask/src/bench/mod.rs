@@ -6,6 +6,7 @@ mod memory;
 mod page;
 mod pause;
 mod picture;
+mod programs;
 mod progress;
 mod report;
 mod scene;
@@ -45,6 +46,8 @@ enum Part {
     Loading,
     Memory,
     Progress,
+    /// Builds several programs of Debian's, the first time.
+    Programs,
 }
 
 /// Measures what was asked for and prints it; with `--write`, the page of documentation is written.
@@ -80,6 +83,13 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if wanted(Part::Progress) {
         show(progress::measure(&engraft, processes)?);
+    }
+    // Without being asked for it, nothing is fetched and built for this.
+    if options.only.contains(&Part::Programs) || (options.only.is_empty() && programs::is_filled())
+    {
+        show(programs::measure(&engraft, processes)?);
+    } else if options.only.is_empty() {
+        println!("Programs in use are measured once `--only programs` has built them.");
     }
     if let (true, Some(pauses)) = (options.write, pauses) {
         let picture = picture::draw(&pauses, &machine);
