@@ -1,4 +1,4 @@
-//! The programs that the tasks call, and how to get those that are missing.
+//! The programs that the tasks call, and the installation of missing ones.
 
 use std::path::Path;
 use std::process::Command;

@@ -21,7 +21,7 @@ fn the_story_of_the_demo_is_true() {
     assert_eq!(seen.changed_bytes_after, (0, 0));
     assert_eq!(seen.after, seen.before);
 
-    // What was seen was also told.
+    // The story also told what was seen.
     let told = String::from_utf8(told).unwrap();
     for text in [&seen.before, &seen.refusal, "tried              -> PLUGIN"] {
         assert!(told.contains(text), "{text:?} is missing in:\n{told}");

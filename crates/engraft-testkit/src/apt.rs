@@ -56,9 +56,9 @@ impl Apt {
             ("Dir::Etc::SourceParts", &parts),
             ("Dir::State::Lists", &directory.join("lists")),
             ("Dir::Cache", &directory.join("cache")),
-            // The directory is ours, and closed to the user that apt would become.
+            // apt would drop its rights and become a user who cannot open our directory.
             ("APT::Sandbox::User", Path::new("root")),
-            // Of the lists, only that of the packages.
+            // Only the list of packages; there are also lists of files, translations and icons.
             ("Acquire::Languages", Path::new("none")),
             (
                 "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled",
@@ -94,7 +94,7 @@ impl Apt {
     }
 }
 
-/// A place that Debian 12 comes from.
+/// A mirror of Debian 12.
 #[derive(Debug, PartialEq, Eq)]
 struct Source {
     uris: String,
@@ -114,7 +114,7 @@ impl Source {
     }
 }
 
-/// What the machine is configured to install Debian 12 from.
+/// The mirrors that the machine is configured to install Debian 12 from.
 fn configured_sources() -> Result<Vec<Source>> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(entries) = fs::read_dir("/etc/apt/sources.list.d") {

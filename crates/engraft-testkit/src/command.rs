@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// What a command that has ended left behind.
+/// How a command ended, and what it wrote.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// The command line, for messages.

@@ -10,21 +10,21 @@ use crate::apt::Apt;
 /// An unpacked source package, with Debian's patches applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourcePackage {
-    /// Its version, which is another than the wanted one if that is not served any more.
+    /// Its version. The mirrors may no longer have the wanted one; then this is the one that they have.
     pub version: String,
     /// The directory with the sources.
     pub tree: PathBuf,
 }
 
 impl SourcePackage {
-    /// Takes a package from `cache`, or fetches it into there: this version, or the one that is
-    /// served now.
+    /// Takes a package from `cache`, or downloads it to there: this version, or the one that the
+    /// mirrors have now.
     pub fn fetch(name: &str, version: &str, cache: &Path) -> Result<Self> {
         let home = cache.join(name);
         if let Ok(package) = Self::find(&home) {
             return Ok(package);
         }
-        // Unpacked elsewhere and then renamed, so that an interrupted run leaves no half of it.
+        // Unpacked elsewhere and then renamed, so that an interrupted run leaves no incomplete copy.
         fs::create_dir_all(cache)?;
         let work = tempfile::tempdir_in(cache)?;
         let apt = Apt::for_sources(work.path())?;

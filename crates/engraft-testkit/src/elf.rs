@@ -19,7 +19,7 @@ pub fn build_id(path: &Path) -> Result<String> {
 /// Copies a program or library and changes one byte of `function`'s code, as another build or a
 /// damaged disk would; the build-id stays.
 ///
-/// The byte is the function's last but `from_end`.
+/// The byte is `from_end` bytes before the function's last one.
 pub fn copy_with_other_code(
     original: &Path,
     copy: &Path,

@@ -28,7 +28,7 @@ pub mod exit {
     pub const TARGET_BUSY: i32 = 7;
     /// No patch could be made of the fix.
     pub const BUILD_FAILED: i32 = 8;
-    /// This process cannot be patched: somebody else traces it, its architecture is another, ...
+    /// This process cannot be patched: a debugger traces it, its architecture is not supported, ...
     pub const NOT_PATCHABLE: i32 = 9;
     /// The process holds no patch of this name.
     pub const NO_SUCH_PATCH: i32 = 10;
@@ -38,7 +38,7 @@ pub mod exit {
     pub const INCOMPLETE: i32 = 12;
 }
 
-/// How long commands wait for threads, unless that is what is tested: long enough for a loaded machine.
+/// The `--timeout` of commands, long enough for a loaded machine. Tests of the timeout itself give their own.
 const PATIENCE: [&str; 2] = ["--timeout", "50"];
 
 /// The `engraft` binary.
@@ -60,7 +60,7 @@ impl Engraft {
         &self.program
     }
 
-    /// A command line to be completed.
+    /// The start of a command line; the caller adds the rest.
     pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new(&self.program);
         command.args(arguments);

@@ -30,7 +30,7 @@ impl Glibc {
     /// Takes the glibc of a release (`bullseye`) from `cache`, or fetches it into there.
     pub fn fetch(release: &str, cache: &Path) -> Result<Self> {
         fs::create_dir_all(cache)?;
-        // Tests that need the same one may begin at the same time; one of them fetches it.
+        // Tests that need the same glibc may start at the same time. One of them downloads it.
         let lock = File::create(cache.join(format!("glibc-{release}.lock")))?;
         lock.lock()?;
         let root = cache.join(format!("glibc-{release}"));
@@ -40,20 +40,20 @@ impl Glibc {
             fs::create_dir(&unpacked)?;
             fetch(release, work.path(), &unpacked)?;
             make_movable(&unpacked)?;
-            // At once, so that an interrupted run leaves no half of it.
+            // Renamed when complete, so that an interrupted run leaves no incomplete copy.
             fs::rename(&unpacked, &root)?;
         }
         let version = fs::read_to_string(root.join("version"))?;
         Ok(Self { version, root })
     }
 
-    /// What to give to make so that it builds programs and libraries for this glibc, which run with it.
+    /// Arguments for make with which it builds programs and libraries that run with this glibc.
     pub fn make_arguments(&self) -> [String; 1] {
         let root = self.root.display();
         let libraries = self.root.join(LIBRARIES);
         let libraries = libraries.display();
-        // A cross compiler's way would be --sysroot alone, but a native gcc looks into the machine's own
-        // directories before that of another system; -B comes first.
+        // For a cross compiler --sysroot would do. A native gcc searches the machine's own directories
+        // before the sysroot, and those of -B before both.
         [format!(
             "CC=cc --sysroot={root} -B{root}/{FOR_LINKING} \
             -Wl,--dynamic-linker={libraries}/ld-linux-x86-64.so.2 -Wl,-rpath,{libraries}"
@@ -89,7 +89,7 @@ fn dpkg_deb(arguments: &[&OsStr]) -> Result<String> {
     Ok(outcome.exits(exit::OK)?.stdout)
 }
 
-/// Makes what refers to places in `/` right for another directory.
+/// Corrects absolute links and paths, which were made for `/`.
 fn make_movable(root: &Path) -> Result<()> {
     // Links that base-files has since Debian 12.
     for directory in ["lib", "lib64"] {

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-/// A process at one moment, which should be quiet meanwhile.
+/// What a process holds at one moment. The process should do nothing while it is read.
 #[derive(Debug)]
 pub struct Held {
     pid: u32,
@@ -17,7 +17,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Looks at the process.
+    /// Reads it from /proc.
     pub fn take(pid: u32) -> Result<Self> {
         let mut descriptors = Vec::new();
         for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
@@ -39,7 +39,7 @@ impl Held {
         })
     }
 
-    /// How many descriptors it had.
+    /// The number of descriptors.
     pub fn descriptors(&self) -> usize {
         self.descriptors.len()
     }

@@ -14,7 +14,7 @@ use crate::TIME_LIMIT;
 
 /// A running program: it gets lines on stdin and answers each with one line on stdout.
 ///
-/// It is killed when the value is dropped, so that a failing test leaves nothing behind.
+/// Dropping the value kills the program, so a test that fails leaves no process.
 #[derive(Debug)]
 pub struct Program {
     child: Child,

@@ -8,6 +8,6 @@ use std::io::Write;
 /// passes. `cargo xtask test` counts these lines as skipped tests.
 pub fn skip(test: &str, reason: &str) {
     let line = format!("SKIPPED: {test}: {}\n", reason.replace('\n', "; "));
-    // There is nobody to tell that stderr is gone.
+    // If stderr is closed, there is no place to report that.
     std::io::stderr().write_all(line.as_bytes()).ok();
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 pub struct Mapping {
     /// First address.
     pub start: u64,
-    /// First address behind it.
+    /// First address after it.
     pub end: u64,
     /// As in `r-xp`.
     pub permissions: String,
@@ -41,15 +41,14 @@ impl Mapping {
         })
     }
 
-    /// Whether this is code of the program or a library, not of the agent or a patch, which live in
-    /// memory files.
+    /// Whether this is code of the program or of a library. The agent and patches are in memory files.
     fn is_file_text(&self) -> bool {
         let is_file = self.name.starts_with('/') && !self.name.starts_with("/memfd:");
         self.permissions.contains('x') && is_file
     }
 }
 
-/// A process at one moment. It is read piece by piece, so the process should be quiet meanwhile.
+/// A process at one moment. It is read piece by piece, so it should do nothing while it is read.
 #[derive(Debug)]
 pub struct Snapshot {
     pid: u32,
@@ -92,7 +91,7 @@ impl Snapshot {
 
     /// How many bytes of the code that this snapshot holds are different, or gone, in `later`.
     ///
-    /// Counted by address: a change of protection and back may have cut a mapping in pieces.
+    /// Compared by address and not by mapping: changing the protection of a page splits its mapping.
     pub fn text_bytes_changed(&self, later: &Self) -> usize {
         let changed = self.text.iter().map(|(mapping, old)| {
             let mut kept = 0;
@@ -128,7 +127,7 @@ impl Snapshot {
         Ok(sum)
     }
 
-    /// Fails unless the process is now as it was: same mappings, same code, nobody tracing it.
+    /// Fails unless the process still has the same mappings and the same code, and no tracer.
     pub fn expect_untouched(&self) -> Result<()> {
         let now = Self::take(self.pid)?;
         ensure!(
@@ -140,7 +139,7 @@ impl Snapshot {
         self.expect_same_text_in(&now)
     }
 
-    /// Fails unless the code that this snapshot holds is still the same and nobody traces the process.
+    /// Fails unless the code in this snapshot is still the same and the process has no tracer.
     pub fn expect_same_text(&self) -> Result<()> {
         self.expect_same_text_in(&Self::take(self.pid)?)
     }
@@ -160,7 +159,7 @@ impl Snapshot {
     }
 }
 
-/// The directory of a thread that has memory: the first thread may have ended before the others.
+/// The directory of a thread that still has memory. The first thread has none if it has ended before the others.
 fn living_task(pid: u32) -> Result<PathBuf> {
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let task = task?.path();

@@ -30,7 +30,7 @@ impl Victim {
     pub fn build_with(sources: &Path, make_arguments: &[&str]) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("engraft-victim-")
-            // A test runs engraft as another user, who must get in.
+            // One test runs engraft as another user, who must be able to read the directory.
             .permissions(Permissions::from_mode(0o755))
             .tempdir()?;
         let victim = Self {
@@ -44,7 +44,7 @@ impl Victim {
             .arg("-C")
             .arg(victim.built())
             .args(make_arguments);
-        // A jobserver of an outer make is not ours.
+        // The variables of an outer make name a jobserver that this make cannot use.
         make.env_remove("MAKEFLAGS").env_remove("MFLAGS");
         run(&mut make, TIME_LIMIT)?.exits(exit::OK)?;
         Ok(victim)
@@ -55,12 +55,12 @@ impl Victim {
         self.directory.path().join("source")
     }
 
-    /// The sources again, with all that make has made of them.
+    /// The directory in which make has built them.
     pub fn built(&self) -> PathBuf {
         self.directory.path().join("built")
     }
 
-    /// A file that make has made, or any file beside it.
+    /// A file in that directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.built().join(name)
     }
@@ -70,9 +70,9 @@ impl Victim {
         Ok(Program::start(&self.file(program), arguments)?.0)
     }
 
-    /// Has `engraft build` make a patch of the source fix `fix` for the named binaries.
+    /// Runs `engraft build` with the source fix `fix` for the named binaries.
     ///
-    /// Returns what it said and where the patch file is to be; the patch is called `name`.
+    /// Returns its output and the path of the patch file, which exists if it succeeded. The patch is called `name`.
     pub fn try_patch(
         &self,
         engraft: &Engraft,

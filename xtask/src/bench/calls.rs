@@ -1,7 +1,7 @@
 //! What a call to a small function costs in each state of a patch.
 //!
-//! The new function has the same instructions as the old one, but for a number in one of them: what is different
-//! is the way to it. Each call needs what the one before has returned.
+//! Old and new function have the same instructions and differ in one constant, so a difference in time is that of the
+//! way to the function. Each call depends on the result of the call before, so calls do not overlap.
 
 use std::path::Path;
 
@@ -13,11 +13,11 @@ use super::scene::{Scene, figure, in_each};
 
 const NAME: &str = "bench-calls";
 
-/// ns for one call.
+/// Nanoseconds for one call.
 #[derive(Debug, Clone, Copy)]
 struct Call {
     cost: f64,
-    /// What it costs more than a call to the twin, which is never patched, at the same time.
+    /// The cost beyond that of a call to the twin, a function that is never patched, measured at the same time.
     beyond_twin: f64,
 }
 
@@ -32,8 +32,8 @@ struct Figures {
 }
 
 impl Figures {
-    /// What a call costs more than an unpatched one. The twins take off what the machine did in between, and the
-    /// unpatched ones what the place of the functions in memory does.
+    /// The cost beyond that of a call before the patch. Subtracting the twin removes what the machine did meanwhile;
+    /// subtracting the call before the patch removes what the placement of the functions in memory costs.
     fn detour(&self, call: Call) -> f64 {
         call.beyond_twin - self.unpatched.beyond_twin
     }
@@ -44,7 +44,7 @@ pub(super) fn measure(engraft: &Engraft, processes: usize) -> Result<Section> {
     let patch = scene.patch("fix.patch", NAME)?;
     let figures = in_each("calls", processes, || one(&scene, &patch))?;
     let row = |what: &str, which: &dyn Fn(&Figures) -> Option<f64>| {
-        // All processes or none: a sample of some of them would be of another size than it says.
+        // All processes or none: otherwise the sample would be smaller than the page says.
         let all: Option<Vec<_>> = figures.iter().map(which).collect();
         Row::new(what, "ns", all.unwrap_or_default())
     };

@@ -1,4 +1,4 @@
-//! What it costs a program to load and unload a library that no patch is for.
+//! The cost of loading and unloading a library that no patch concerns.
 
 use std::path::Path;
 
@@ -73,7 +73,7 @@ fn one(scene: &Scene<'_>, patch: &Path) -> Result<Figures> {
 
 /// Microseconds.
 fn time(program: &mut Program) -> Result<f64> {
-    // The first rounds of all fill caches.
+    // The first rounds fill caches and are not counted.
     ask(program, "time", "ns")?;
     Ok(ask(program, "time", "ns")? / 1000.0)
 }

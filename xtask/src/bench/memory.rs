@@ -1,4 +1,4 @@
-//! How much the target grows by a patch, and by many that have come and gone.
+//! How much memory a patch adds to the target, and whether any stays after many were applied and removed.
 
 use std::fs;
 use std::path::Path;

@@ -27,7 +27,7 @@ pub struct Options {
     /// How many fresh processes each figure is taken from.
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
     processes: u16,
-    /// Have a patch come and go 1,000 times instead of 50 to see whether the target grows.
+    /// Apply and remove a patch 1,000 times instead of 50 to see whether the target grows.
     #[arg(long)]
     long: bool,
     /// Write docs/bench/README.md and its picture, too.

@@ -1,8 +1,8 @@
-//! How long a busy thread stands still while a patch is applied, how late a thread with a timer wakes, and
+//! How long a busy thread is stopped while a patch is applied, how late a thread with a timer wakes, and
 //! how long the commands take.
 //!
-//! The program itself measures (`bench/pause/pause.c`). The same is measured for as long again with nothing
-//! happening, and taken off: what the machine does by itself.
+//! The program itself measures (`bench/pause/pause.c`). It measures again for the same time while no command runs, and
+//! that is subtracted: it is what the machine does by itself.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,16 +16,16 @@ use super::report::{Row, Section};
 use super::scene::{Scene, figure, in_each, milliseconds};
 use super::statistics::Sample;
 
-/// How many threads: the busy one and sleepers. The one with the timer comes on top.
+/// Numbers of threads: one busy thread, and sleepers. The thread with the timer is not counted.
 pub(super) const THREADS: [usize; 4] = [1, 10, 100, 500];
 
-/// To be reached at these numbers of threads, in ms.
+/// The goals at these numbers of threads, in ms.
 pub(super) const PAUSES_TO_REACH: [f64; 4] = [0.2, 0.2, 0.3, 0.5];
 pub(super) const DELAYS_TO_REACH: [f64; 4] = [0.3, 0.5, 3.0, 12.0];
-/// To be reached later, whatever the number of threads.
+/// The later goals, for any number of threads.
 pub(super) const PAUSE_LATER: f64 = 0.1;
 pub(super) const DELAY_LATER: f64 = 0.2;
-/// Of the first apply, in ms; nothing is said about the numbers of threads in between.
+/// The goals for the first apply, in ms; the numbers of threads in between have none.
 const COMMANDS_TO_REACH: [Option<f64>; 4] = [Some(10.0), None, None, Some(30.0)];
 
 /// What is done while the threads measure.
@@ -48,20 +48,20 @@ impl Deed {
     }
 }
 
-/// What one process showed, in ms.
+/// The figures of one process, in ms.
 #[derive(Debug, Clone, Copy)]
 struct Figures {
     /// For each of [`Deed::ALL`].
     deeds: [Figure; 3],
-    /// The delay of the timer's thread while a program is run that does nothing, more than with nothing happening.
+    /// The extra delay of the timer's thread while a program that does nothing is run.
     delay_at_nothing: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Figure {
-    /// More than with nothing happening.
+    /// The delay beyond that of a quiet time.
     seen: Seen,
-    /// The delay of the timer's thread while the same is done to another process, more than with nothing happening.
+    /// The extra delay of the timer's thread while the same is done to another process.
     delay_at_other: f64,
     /// From the start of the command to its end.
     command: f64,
@@ -77,7 +77,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// How much more it is than without anything happening.
+    /// The difference from a quiet time.
     fn beyond(self, idle: Self) -> Self {
         let beyond = |seen: f64, idle: f64| (seen - idle).max(0.0);
         Self {
@@ -169,7 +169,7 @@ impl Pauses {
                     COMMANDS_TO_REACH[index].map(|limit| format!("under {limit}"))
                 })
                 .into_iter()
-                // Only the first one has a number to reach.
+                // Only the first apply has a goal.
                 .enumerate()
                 .map(|(index, row): (usize, Row)| match index < THREADS.len() {
                     true => row,
@@ -233,7 +233,7 @@ pub(super) fn measure(engraft: &Engraft, processes: usize) -> Result<Pauses> {
 fn one(scene: &Scene<'_>, [first, second]: [&Path; 2], threads: usize) -> Result<Figures> {
     let sleepers = (threads - 1).to_string();
     let mut program = scene.start(&[&sleepers])?;
-    // One of the same kind in which nobody measures.
+    // A process of the same kind that does not measure.
     let twin = scene.start(&[&sleepers])?;
     let engraft = scene.engraft;
     let deed = |deed: Deed, pid: u32| match deed {
@@ -269,9 +269,9 @@ fn one(scene: &Scene<'_>, [first, second]: [&Path; 2], threads: usize) -> Result
     })
 }
 
-/// What the threads see with nothing happening.
+/// What the threads measure while no command runs.
 fn idle(program: &mut Program, time: Duration) -> Result<Seen> {
-    // The length of the window is what is wanted here; nothing is waited for.
+    // This sleep is the window that is measured; it waits for no event.
     let (seen, ()) = watch(program, || {
         thread::sleep(time);
         Ok(())
@@ -279,7 +279,7 @@ fn idle(program: &mut Program, time: Duration) -> Result<Seen> {
     Ok(seen)
 }
 
-/// What the threads see while the command runs, and how long that was.
+/// What the threads measure while the command runs, and how long it ran.
 fn window(
     program: &mut Program,
     command: impl FnOnce() -> Result<Outcome>,
@@ -288,7 +288,7 @@ fn window(
     Ok((seen, outcome.took))
 }
 
-/// What the threads see while something happens.
+/// What the threads measure while `happens` runs.
 fn watch<T>(program: &mut Program, happens: impl FnOnce() -> Result<T>) -> Result<(Seen, T)> {
     program.expect("window", "measuring")?;
     let what = happens()?;

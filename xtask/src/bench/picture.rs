@@ -1,5 +1,5 @@
-//! The picture of pauses and delays by number of threads: medians with their ranges, and what is to be
-//! reached, on logarithmic axes.
+//! The picture of pauses and delays by number of threads: medians with their ranges, and the goals, on
+//! logarithmic axes.
 
 use super::pause::{
     DELAY_LATER, DELAYS_TO_REACH, Deed, PAUSE_LATER, PAUSES_TO_REACH, Pauses, THREADS,
@@ -14,7 +14,7 @@ const PANELS: [(f64, f64); 2] = [(80.0, 500.0), (560.0, 980.0)];
 const TOP: f64 = 100.0;
 const BOTTOM: f64 = 440.0;
 
-/// Powers of ten, in ms. What lies outside is drawn on the edge.
+/// Powers of ten, in ms. Values outside are drawn on the edge.
 const DECADES: std::ops::RangeInclusive<i32> = -2..=2;
 
 const GRID: &str = "#dddddd";

@@ -1,4 +1,4 @@
-//! How long it takes until every thread has switched, where threads are hard to find outside of what is replaced.
+//! How long a transition takes in programs whose threads are rarely outside of the replaced functions.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,12 +11,12 @@ use super::scene::{Scene, ask, in_each, milliseconds};
 
 const NAME: &str = "bench-progress";
 
-/// What the command gets, in seconds.
+/// The `--timeout` of the command, in seconds.
 const PATIENCE: &str = "10";
-/// Far more than the command may take.
+/// The limit after which the command counts as hanging.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// One kind of program, with what is to be reached.
+/// One kind of program, with the goal for it.
 struct Case {
     kind: &'static str,
     threads: u32,
@@ -58,7 +58,7 @@ const STUCK: [u32; 3] = [0, 64, 256];
 /// What a command gets where a thread never leaves, in seconds; it may take one more.
 const SHORT: &str = "1";
 
-/// What came of one apply.
+/// The result of one apply.
 struct Outcome {
     all_have_switched: bool,
     took: f64,
@@ -68,7 +68,7 @@ pub(super) fn measure(engraft: &Engraft, processes: usize) -> Result<Section> {
     let scene = Scene::new(engraft, "progress")?;
     let patch = scene.patch("fix.patch", NAME)?;
     let mut outcomes: Vec<Vec<Outcome>> = CASES.iter().map(|_| Vec::new()).collect();
-    // The cases take turns, so that what changes meanwhile on the machine is the same for all.
+    // The cases take turns, so that a change in the load of the machine affects all of them.
     let rounds = in_each("progress", processes, || {
         let cases = CASES.iter().map(|case| one(&scene, &patch, case));
         cases.collect::<Result<Vec<_>>>()

@@ -18,9 +18,9 @@ pub(super) struct Section {
 pub(super) struct Row {
     pub(super) what: String,
     pub(super) unit: &'static str,
-    /// What every process showed; `None` where there was nothing to measure.
+    /// The figure of each process; `None` where there was nothing to measure.
     pub(super) sample: Option<Sample>,
-    /// What is to be reached, in the row's unit.
+    /// The goal, in the row's unit.
     pub(super) reach: Option<String>,
 }
 

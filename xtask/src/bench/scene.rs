@@ -44,7 +44,7 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// The number behind `name=` in an answer.
+/// The number after `name=` in an answer.
 pub(super) fn figure(answer: &str, name: &str) -> Result<f64> {
     let mut words = answer.split(' ').filter_map(|word| word.split_once('='));
     let found = words.find(|(key, _)| *key == name);
@@ -61,7 +61,7 @@ pub(super) fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// Measures in as many fresh processes as are wanted, and shows that it is getting on.
+/// Measures in this number of fresh processes, and shows the progress.
 pub(super) fn in_each<T>(
     what: &str,
     processes: usize,

@@ -27,7 +27,7 @@ pub(super) struct Svg {
 }
 
 impl Svg {
-    /// An empty one with a white background; `title` is for those who cannot see it.
+    /// An empty picture with a white background; screen readers read the `title`.
     pub(super) fn new(width: f64, height: f64, title: &str) -> Self {
         let mut svg = Self {
             body: String::new(),

@@ -20,7 +20,7 @@ use crate::{cargo, rooms, tools};
 use report::Report;
 use tally::Tally;
 
-/// Of so many tests the time is shown.
+/// The number of slow tests that are listed.
 const SLOWEST: usize = 10;
 
 /// Runs all steps and returns whether nothing failed.
@@ -45,7 +45,7 @@ pub fn run() -> Result<bool> {
     for line in summary {
         println!("{line}");
     }
-    // What ran is in the scroll above; the reasons of what did not are repeated where they are seen.
+    // The results of the steps are in the scroll above; the reasons for skips are repeated here, where they are seen.
     for skipped in &total.reasons {
         println!("{skipped}");
     }
@@ -79,7 +79,7 @@ const STEPS: [(&str, Step); 8] = [
     ("All tests pass", tests),
 ];
 
-/// Tests need more tools. As root they are installed; otherwise those tests are skipped that miss one, and say so.
+/// Installs the tools that only tests need, as root. For another user the tests that miss one are skipped, and say so.
 fn prepare_tests() -> Result<()> {
     for tools in [tools::TESTS, tools::SOURCE_PACKAGES] {
         match tools::require(tools) {
@@ -104,10 +104,10 @@ fn command(command: &mut Command) -> Result<Tally> {
     Ok(Tally::of_one(&result))
 }
 
-/// Runs all tests, and counts by what the runner has written down.
+/// Runs all tests, and counts them by the runner's report.
 fn tests() -> Result<Tally> {
     let path = cargo::workspace().join("target/nextest/default/report.xml");
-    // That of an earlier run says nothing about this one.
+    // The report of an earlier run says nothing about this one.
     if path.exists() {
         fs::remove_file(&path)?;
     }

@@ -1,4 +1,4 @@
-//! What the test runner has written down about each test.
+//! The test runner's report about each test.
 
 use std::time::Duration;
 

@@ -38,7 +38,7 @@ impl Client {
     }
 }
 
-/// What a crowd of clients has got.
+/// The answers that a crowd of clients has received.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Answers {
     /// As the code with the bug gives them.
@@ -80,7 +80,7 @@ struct State {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is plain counters: sound whatever another thread died of.
+        // The state is plain counters: valid even if another thread has panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -99,7 +99,7 @@ impl Crowd {
         Ok(Self { shared, clients })
     }
 
-    /// Waits until the crowd has got what `enough` asks for, and returns the answers so far.
+    /// Waits until `enough` is true of the answers so far, and returns them.
     pub(super) fn wait_until(&self, enough: impl Fn(Answers) -> bool) -> Result<Answers> {
         let over = |state: &mut State| !enough(state.answers) && state.answers.dropped == 0;
         let waited = self
@@ -115,7 +115,7 @@ impl Crowd {
         Ok(answers)
     }
 
-    /// Sends the clients home and returns what all of them got.
+    /// Ends the clients and returns the answers of all of them.
     pub(super) fn stop(self) -> Result<Answers> {
         self.shared.lock().stop = true;
         for client in self.clients {

@@ -28,18 +28,18 @@ pub struct Observed {
     pub before: String,
     /// The same with the patch.
     pub patched: String,
-    /// What all the clients got that asked while the patch was applied.
+    /// The answers to the clients that asked while the patch was applied.
     pub crowd: Answers,
     /// How many engraft processes there were when the plugin was loaded.
     pub controllers: usize,
-    /// What the plugin's constructor got from the plugin's half of the bug.
+    /// The answer that the plugin's constructor received from the plugin's copy of the bug.
     pub constructor: String,
     /// The loader's words about a plugin that does not fit the patch.
     pub refusal: String,
     /// How many bytes of the server's and its libraries' code were changed while patched.
     pub changed_bytes: usize,
-    /// The same after the patch was disabled: counted against the code as it was before the patch,
-    /// and against the files.
+    /// The same after the patch was disabled, compared with the code before the patch and with the
+    /// files.
     pub changed_bytes_after: (usize, usize),
     /// The answer to the greedy client after the patch was disabled.
     pub after: String,
@@ -294,7 +294,7 @@ impl<'a> Stage<'a> {
 fn count_processes(program: &Path) -> Result<usize> {
     let program = fs::canonicalize(program)?;
     let processes = fs::read_dir("/proc")?.flatten();
-    // Entries that are no process, or that have ended since, have no such link.
+    // An entry that is no process, or whose process has ended, has no such link.
     Ok(processes
         .filter(|entry| fs::read_link(entry.path().join("exe")).ok().as_ref() == Some(&program))
         .count())

@@ -1,7 +1,7 @@
 //! Circles of files: files each of which uses, directly or through others, all the others.
 //!
-//! None of them can be understood without the rest, so a circle may not be larger than what one holds
-//! in mind.
+//! No file of a circle can be understood without the others, so a circle has to be small enough to be read at
+//! once.
 
 use std::collections::BTreeSet;
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::Parsed;
 use super::source::{File, FileId};
 
-/// The rooms of one crate, each with those that it may use.
+/// The rooms of one crate, each with the rooms that it may use.
 #[derive(Debug)]
 pub(super) struct Plan {
     package: &'static str,

@@ -11,7 +11,7 @@ const LONGEST_CHAIN: usize = 16;
 /// The edges between the files of a library or program.
 #[derive(Debug, Default)]
 pub(super) struct Uses {
-    /// Who uses whom. No file uses itself.
+    /// Pairs of a file and another that it uses.
     pub(super) edges: BTreeSet<(FileId, FileId)>,
     /// Files that export what another file defines.
     pub(super) exports: BTreeSet<(FileId, FileId)>,
