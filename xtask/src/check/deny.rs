@@ -8,7 +8,13 @@ use crate::cargo;
 
 /// Checks all that needs no network, and the advisories if their database can be fetched.
 pub(super) fn check() -> Result<Tally> {
-    let mut tally = command(deny().args(["check", "--hide-inclusion-graph", "licenses", "bans", "sources"]))?;
+    let mut tally = command(deny().args([
+        "check",
+        "--hide-inclusion-graph",
+        "licenses",
+        "bans",
+        "sources",
+    ]))?;
     let fetched = deny().args(["fetch", "db"]).output();
     let fetched = fetched.context("failed to start cargo deny")?;
     tally += if fetched.status.success() {
