@@ -13,18 +13,14 @@ const LARGEST: usize = 5;
 
 /// A line for each circle that is too large.
 pub(super) fn faults(package: &str, sources: &[Parsed]) -> Vec<String> {
-    larger_than(LARGEST, package, sources)
-}
-
-fn larger_than(largest: usize, package: &str, sources: &[Parsed]) -> Vec<String> {
     let mut lines = Vec::new();
     for parsed in sources {
-        for circle in of(parsed).iter().filter(|circle| circle.len() > largest) {
+        for circle in of(parsed).iter().filter(|circle| circle.len() > LARGEST) {
             let number = circle.len();
             let path = |&file: &FileId| parsed.source.files[file].path.display().to_string();
             let names = circle.iter().map(path).collect::<Vec<_>>().join(", ");
             lines.push(format!(
-                "{package} has a circle of {number} files, more than {largest}: {names}"
+                "{package} has a circle of {number} files, more than {LARGEST}: {names}"
             ));
         }
     }
