@@ -3,6 +3,8 @@
 //! This folder must not know how a command does its work: it uses only the public names of the crate.
 
 mod building;
+#[cfg(test)]
+mod documented;
 mod processes;
 mod show;
 mod terminal;
@@ -120,7 +122,7 @@ enum Command {
         #[command(flatten)]
         wait: WaitArguments,
     },
-    /// TimeoutArguments a patch's transition, wherever threads are. A thread that is still inside of what should be left goes
+    /// End a patch's transition, wherever threads are. A thread that is still inside of what should be left goes
     /// on there, so the fix's parts may mix; what it may be inside of stays in memory for ever.
     Force {
         /// The patch's name.
