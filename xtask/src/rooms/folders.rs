@@ -138,32 +138,6 @@ const PLANS: &[Plan] = &[
             ),
         ],
     },
-    Plan {
-        package: "engraft",
-        rooms: &[
-            ("error", &[]),
-            ("backoff", &[]),
-            ("modules", &["backoff", "error"]),
-            ("contexts", &["error", "modules"]),
-            ("agent", &["backoff", "error", "modules"]),
-            ("session", &["agent", "backoff", "contexts", "error"]),
-            ("transition", &["agent", "backoff", "error", "session"]),
-            (
-                "commands",
-                &[
-                    "agent",
-                    "backoff",
-                    "contexts",
-                    "error",
-                    "modules",
-                    "session",
-                    "transition",
-                ],
-            ),
-            // A program of its own, which sees the library as everybody does.
-            ("command_line", &[]),
-        ],
-    },
 ];
 
 /// Rooms that are nothing but methods of a type of a lower room: those that lead into the rooms above the type. No
