@@ -23,6 +23,7 @@ mod family;
 mod files_gone;
 mod hidden_processes;
 mod hostile_files;
+mod idle_loop;
 mod inside_or_not;
 mod interrupted_build;
 mod kinds_of_programs;
