@@ -51,21 +51,42 @@ impl Door {
         })
     }
 
-    /// `apply`, or `disable` of the patch, which does not wait for long: all threads are inside.
+    /// `apply`, or `disable` of the patch, until the transition is open and every thread has a door: all are inside.
     pub(crate) fn begin(&self, command: &str) -> Result<Outcome> {
-        self.begin_within(command, 1)
+        let mut outcome = self.open(command)?;
+        while !self.all_have_doors()? {
+            outcome = self.command("wait")?.exits(exit::TARGET_BUSY)?;
+        }
+        Ok(outcome)
     }
 
-    /// The same with a time limit in seconds.
-    pub(crate) fn begin_within(&self, command: &str, timeout: u64) -> Result<Outcome> {
-        let mut change = self.engraft.command([command]);
+    /// The same, whether threads have doors or not.
+    fn open(&self, command: &str) -> Result<Outcome> {
+        loop {
+            let outcome = self.command(command)?.exits(exit::TARGET_BUSY)?;
+            // A busy machine may leave no time to open it.
+            if self.waiting()?.is_some() {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// A command that does not wait for long.
+    fn command(&self, command: &str) -> Result<Outcome> {
+        let mut line = self.engraft.command([command]);
         match command {
-            "apply" => change.arg(&self.patch),
-            _ => change.arg("door"),
+            "apply" => line.arg(&self.patch),
+            _ => line.arg("door"),
         };
-        change.args(["--pid", &self.program.pid().to_string()]);
-        change.args(["--timeout", &timeout.to_string()]);
-        run(&mut change, TIME_LIMIT)?.exits(exit::TARGET_BUSY)
+        line.args(["--pid", &self.program.pid().to_string(), "--timeout", "1"]);
+        run(&mut line, TIME_LIMIT)
+    }
+
+    fn all_have_doors(&self) -> Result<bool> {
+        let status = self.engraft.status(self.program.pid())?;
+        let threads = status["transition"]["threads"].as_array();
+        let threads = threads.context("no transition is open")?;
+        Ok(threads.iter().all(|thread| thread["at_next_call"] == true))
     }
 
     /// `disable` of the patch with a time limit in seconds, and a variable that makes one of its effects special.
@@ -215,7 +236,7 @@ fn taken_back_on_the_way() -> Result<()> {
 #[test]
 fn a_call_of_the_old_code_leads_to_old_code() -> Result<()> {
     let mut door = Door::new(&[("jump", 1), ("coroutine", 1), ("signal", 1)])?;
-    door.begin("apply")?;
+    door.open("apply")?;
     let said = door.program.ask("turn")?;
     ensure!(said.starts_with("ended 1=3 2=0 mixed=0"), "{said}");
     for _ in 0..10 {

@@ -17,7 +17,7 @@ const THREADS: usize = 2;
 /// Both threads have switched at the door and are inside new code; the transition is still open.
 fn set(first: &Door) -> Result<Door> {
     let mut door = first.another(&[("plain", THREADS)])?;
-    door.begin_within("apply", 0)?;
+    door.begin("apply")?;
     door.turn("ended 1=2 2=0 mixed=0, inside 1=0 2=2")?;
     ensure!(door.waiting()? == Some(0), "{:?}", door.waiting());
     Ok(door)
