@@ -1,6 +1,7 @@
 //! Whatever is in memory, reading it ends without a panic, after a number of reads that is known before.
 //!
 //! Each test is a fuzz target as well (`CONTRIBUTING.md`).
+#![expect(clippy::unwrap_used, reason = "a test fails so")]
 
 mod common;
 
@@ -228,7 +229,7 @@ impl Library {
         let placement = Placement::of(start, headers.iter().copied());
         let mut all = headers.iter();
         let dynamic = all.find_map(|header| Dynamic::of(header, start)).unwrap();
-        let mut tables = vec![0..1024];
+        let mut tables = Vec::from_iter([0..1024]);
         let mut add = |address: u64, length: usize| {
             let offset = (address - start) as usize;
             tables.push(offset..offset + length);

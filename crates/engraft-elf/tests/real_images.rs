@@ -1,4 +1,5 @@
 //! What is read of the files in this very process is what is in the files.
+#![expect(clippy::unwrap_used, reason = "a test fails so")]
 
 mod common;
 

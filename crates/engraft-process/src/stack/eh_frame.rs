@@ -283,7 +283,7 @@ mod tests {
     use std::cell::Cell;
     use std::io::{Read, Write};
     use std::panic::AssertUnwindSafe;
-    use std::process::{Command, Stdio};
+    use std::process::{Child, Command, Stdio};
 
     use bolero::check;
 
@@ -318,6 +318,16 @@ mod tests {
         }
     }
 
+    /// A process that ends with the test.
+    struct Ended(Child);
+
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
     #[test]
     fn damaged_tables_are_errors() {
         // The signal restorer's entry, with expressions for everything, a plain one and a
@@ -327,22 +337,20 @@ mod tests {
             \x2c\0\0\0\x1c\0\0\0\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\x0f\x04\x77\xa0\x01\x06\
             \x10\x08\x02\x77\x28\x16\x09\x02\x77\x30\x0a\x44\x0e\x20\x0b\x07\x10\0\0\
             \0\0\0\0\0\0\0\0";
-        // Nobody runs there: its memory is only a place from which to read.
-        let mut child = Command::new("cat")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        // No thread runs there: its memory is only a place from which to read.
+        let mut child = Ended(
+            Command::new("cat")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap(),
+        );
         // It answers, so it is what it is going to be.
         let mut answer = [0; 1];
-        child.stdin.as_mut().unwrap().write_all(b"?").unwrap();
-        child
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut answer)
-            .unwrap();
-        let process = Process::open(child.id().try_into().unwrap()).unwrap();
+        let (stdin, stdout) = (&mut child.0.stdin, &mut child.0.stdout);
+        stdin.as_mut().unwrap().write_all(b"?").unwrap();
+        stdout.as_mut().unwrap().read_exact(&mut answer).unwrap();
+        let process = Process::open(child.0.id().try_into().unwrap()).unwrap();
         let maps = process.maps().unwrap();
         let stack = maps.iter().find(|mapping| mapping.name == "[stack]");
         let start = stack.unwrap().range.start;
@@ -367,8 +375,6 @@ mod tests {
                 }
                 place.read(&bytes, u64::from(*step) % 16);
             });
-        child.kill().unwrap();
-        child.wait().unwrap();
         let understood = place.understood.get();
         assert!(understood > 1000, "{understood}");
     }
