@@ -229,7 +229,7 @@ impl Library {
         let placement = Placement::of(start, headers.iter().copied());
         let mut all = headers.iter();
         let dynamic = all.find_map(|header| Dynamic::of(header, start)).unwrap();
-        let mut tables = Vec::from_iter([0..1024]);
+        let mut tables = Vec::from_iter(std::iter::once(0..1024));
         let mut add = |address: u64, length: usize| {
             let offset = (address - start) as usize;
             tables.push(offset..offset + length);
