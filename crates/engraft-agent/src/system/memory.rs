@@ -96,23 +96,26 @@ enum Content {
 
 impl AtOnce {
     /// The longest piece: room for an ELF header, the program headers and the build-id, which link editors
-    /// put after them; not more than a page, so that all of it is readable if the start of a page is.
-    pub(crate) const LENGTH: u64 = 1024;
+    /// put after them; not more than a page, so that all of it is readable if the start of a page is. Two of them are on
+    /// the agent's stack at its deepest, of which two pages are in use.
+    pub(crate) const LENGTH: u64 = 960;
 
     /// A copy of `length` bytes, or of the first of them.
     #[inline(never)]
     pub(crate) fn copy(start: u64, length: u64) -> Self {
         let length = length.min(Self::LENGTH);
-        let mut copy = [0; Self::LENGTH as usize];
-        let place = copy.get_mut(..length as usize).unwrap_or_default();
-        Self {
+        // Filled where it is going to be: another copy would be a quarter of a page of the agent's stack.
+        let mut at_once = Self {
             start,
-            length: match system::read_own_memory(start, place) {
-                true => length,
-                false => 0,
-            },
-            content: Content::Copy(copy),
+            length,
+            content: Content::Copy([0; Self::LENGTH as usize]),
+        };
+        if let Content::Copy(copy) = &mut at_once.content
+            && !system::read_own_memory(start, copy.get_mut(..length as usize).unwrap_or_default())
+        {
+            at_once.length = 0;
         }
+        at_once
     }
 
     /// Memory that stays where it is as long as this is used, if it is there: that of an object which the loader
@@ -206,8 +209,9 @@ mod tests {
         };
         let copy = AtOnce::copy(address, AtOnce::LENGTH);
         let in_place = AtOnce::in_place(address);
-        assert_eq!((copy.length, in_place.length), (1024, 1024));
-        for place in [0, 500, 1016, 1020, 1024, 2040] {
+        let end = AtOnce::LENGTH as usize;
+        assert_eq!((copy.length, in_place.length), (960, 960));
+        for place in [0, 500, end - 8, end - 4, end, 2040] {
             let want = data[place..].first_chunk().copied().ok_or(Unreadable);
             assert_eq!(read(&copy, address + place as u64), want);
             assert_eq!(read(&in_place, address + place as u64), want);

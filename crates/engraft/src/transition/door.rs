@@ -28,7 +28,10 @@ pub(super) fn records(
         let door = thread.door.as_ref().filter(|_| is_alone(thread.pointer));
         record(thread.pointer, door)
     });
-    records.collect()
+    let mut records: Vec<ThreadRecord> = records.collect();
+    // The agent takes those in order at once; any others cost it time while all threads are stopped.
+    records.sort_unstable_by_key(|record| record.pointer);
+    records
 }
 
 /// The record of one thread.
