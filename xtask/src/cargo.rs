@@ -39,13 +39,18 @@ pub fn require_components() -> Result<()> {
     Ok(())
 }
 
+/// Whether cargo has this subcommand.
+pub fn has_program(name: &str) -> bool {
+    let version = command().args([name, "--version"]).output();
+    version.is_ok_and(|output| output.status.success())
+}
+
 /// Makes sure that a subcommand of cargo is there: builds it if it is missing.
 ///
 /// # Errors
 /// It cannot be built; says how to install it.
 pub fn require_program(name: &str) -> Result<()> {
-    let version = command().args([name, "--version"]).output();
-    if version.is_ok_and(|output| output.status.success()) {
+    if has_program(name) {
         return Ok(());
     }
     println!("Building cargo-{name} ...");

@@ -28,7 +28,6 @@ pub fn run() -> Result<bool> {
     tools::require(tools::COMPILER)?;
     cargo::require_components()?;
     cargo::require_program("nextest")?;
-    cargo::require_program("deny")?;
     prepare_tests()?;
     let mut total = Tally::default();
     let mut summary = Vec::new();

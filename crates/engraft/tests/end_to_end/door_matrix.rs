@@ -9,7 +9,7 @@ use engraft_testkit::exit;
 use crate::door::Door;
 
 /// Every so many effects in the short form.
-const STRIDE: usize = 13;
+const STRIDE: usize = 29;
 
 /// Threads that are inside.
 const THREADS: usize = 2;
