@@ -1,4 +1,5 @@
-//! Builds the agent, the runtime that goes into target processes, and hands it to the crate as bytes.
+//! Builds the agent, the runtime that goes into target processes, and hands it to the crate as
+//! bytes.
 //!
 //! It is the same crate that the workspace checks and tests as a library, compiled once more as a
 //! freestanding shared object: no libc, nothing undefined, relative relocations only.

@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod cargo;
 pub mod check;
+mod crowd;
 pub mod demo;
 pub mod model;
 pub mod rooms;

@@ -1,5 +1,5 @@
-//! `cargo xtask model`: runs the core's example `story`. It shows the bug that the project started from, found by
-//! the model checker in the old behaviour, and the same steps under our rules.
+//! `cargo xtask model`: runs the core's example `story`. It shows the bug that the project started
+//! from, found by the model checker in the old behaviour, and the same steps under our rules.
 
 use anyhow::{Context, Result, ensure};
 

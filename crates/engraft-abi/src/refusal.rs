@@ -1,12 +1,14 @@
-//! Why a patch does not fit into a module: the reasons, how each is answered, and its words. The agent refuses for these
-//! reasons, and the controller's dry run foresees them, so both say the same.
+//! Why a patch does not fit into a module: the reasons, how each is answered, and its words. The
+//! agent refuses for these reasons, and the controller's dry run foresees them, so both say the
+//! same.
 
 use crate::Outcome;
 
 /// Why a patch does not fit into a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModuleRefusal<'a> {
-    /// The module is being loaded, and its relocations, which come later, would overwrite the patch.
+    /// The module is being loaded, and its relocations, which come later, would overwrite the
+    /// patch.
     TextRelocations,
     /// A part of a function is not in an executable segment of the module.
     NotCode {

@@ -25,7 +25,8 @@ where
     M: ReadMemory + ?Sized,
 {
     let length = bounded(notes.start, notes.end.saturating_sub(notes.start), NOTES)?;
-    // Names and descriptions are padded to 4 bytes, except in segments that say 8 (`.note.gnu.property`).
+    // Names and descriptions are padded to 4 bytes, except in segments that say 8
+    // (`.note.gnu.property`).
     let mask = if alignment == 8 { 7 } else { 3 };
     let align = |offset: u64| (offset + mask) & !mask;
     let mut offset = 0;

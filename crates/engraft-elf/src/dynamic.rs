@@ -19,7 +19,8 @@ impl Dynamic {
     /// Bytes of one entry.
     const ENTRY: u64 = size_of::<Dyn64<LittleEndian>>() as u64;
 
-    /// The section of `size` bytes at `address`. What follows the entries that real files have is not read.
+    /// The section of `size` bytes at `address`. What follows the entries that real files have is
+    /// not read.
     pub fn new(address: u64, size: u64) -> Self {
         Self {
             address,

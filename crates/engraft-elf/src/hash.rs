@@ -20,8 +20,8 @@ pub(crate) enum HashTable {
 pub(crate) type IsWanted<'f, E> = dyn FnMut(u32) -> Result<bool, Error<E>> + 'f;
 
 impl HashTable {
-    /// The number of the symbol with this name that `is_wanted`. A chain that is longer than those of real
-    /// files is damaged, and what it hides is not found.
+    /// The number of the symbol with this name that `is_wanted`. A chain that is longer than those
+    /// of real files is damaged, and what it hides is not found.
     pub(crate) fn find<M>(
         self,
         memory: &M,
@@ -37,8 +37,9 @@ impl HashTable {
         }
     }
 
-    /// The number of symbols among which those are that the file imports. The table of GNU does not contain
-    /// them and says where the others begin; that of the gABI says how many symbols there are.
+    /// The number of symbols among which those are that the file imports. The table of GNU does not
+    /// contain them and says where the others begin; that of the gABI says how many symbols there
+    /// are.
     pub(crate) fn imported<M>(self, memory: &M) -> Result<u32, Error<M::Error>>
     where
         M: ReadMemory + ?Sized,

@@ -17,7 +17,8 @@ pub struct FileHeader {
 }
 
 impl FileHeader {
-    /// The header at `address`; `None` if there is another thing than that of a 64-bit little-endian file.
+    /// The header at `address`; `None` if there is another thing than that of a 64-bit
+    /// little-endian file.
     ///
     /// # Errors
     /// If the memory cannot be read.

@@ -6,7 +6,8 @@
 pub const PROGRAM_HEADERS: u64 = 1024;
 /// Bytes of one note segment; real ones have a few hundred.
 pub const NOTES: u64 = 64 << 10;
-/// Entries of one dynamic section; real ones have about 30, and one for each library that is needed.
+/// Entries of one dynamic section; real ones have about 30, and one for each library that is
+/// needed.
 pub const DYNAMIC_ENTRIES: u64 = 4096;
 /// Symbols in one chain of a hash table; real chains have fewer than ten.
 pub const HASH_CHAIN: u32 = 4096;

@@ -1,9 +1,10 @@
-//! What the dynamic loader publishes for debuggers: `struct r_debug` of each namespace, and its link maps.
+//! What the dynamic loader publishes for debuggers: `struct r_debug` of each namespace, and its
+//! link maps.
 //!
-//! The layouts are the public ones of glibc and musl (`<link.h>`). A loader that chains the namespaces
-//! (glibc from 2.35 on) says so by `r_version`; in older ones the `r_debug`s of further namespaces lie in a
-//! private variable of the loader. Where in it they are changes with the loader's version, so they are
-//! known by what is in them ([`find_twins`]).
+//! The layouts are the public ones of glibc and musl (`<link.h>`). A loader that chains the
+//! namespaces (glibc from 2.35 on) says so by `r_version`; in older ones the `r_debug`s of further
+//! namespaces lie in a private variable of the loader. Where in it they are changes with the
+//! loader's version, so they are known by what is in them ([`find_twins`]).
 
 use core::mem::offset_of;
 use core::ops::Range;
@@ -102,13 +103,14 @@ impl DebugInterface {
         })
     }
 
-    /// Whether the loader leads from one namespace to the next one. `r_next` exists only then; before,
-    /// other data follows.
+    /// Whether the loader leads from one namespace to the next one. `r_next` exists only then;
+    /// before, other data follows.
     pub fn is_chained(&self) -> bool {
         self.version >= 2
     }
 
-    /// Where the interface of the next namespace is; `None` if there is none, or if they are not chained.
+    /// Where the interface of the next namespace is; `None` if there is none, or if they are not
+    /// chained.
     ///
     /// # Errors
     /// If the memory cannot be read.
@@ -123,16 +125,17 @@ impl DebugInterface {
         Ok((next != 0).then_some(next))
     }
 
-    /// Whether this is the interface of another namespace than `base`. The loader writes the same break
-    /// function and the same base address of its own into each when it uses it for the first time.
+    /// Whether this is the interface of another namespace than `base`. The loader writes the same
+    /// break function and the same base address of its own into each when it uses it for the first
+    /// time.
     pub fn is_twin_of(&self, base: &Self) -> bool {
         self.breakpoint == base.breakpoint
             && self.loader_base == base.loader_base
             && self.address != base.address
     }
 
-    /// The link maps of the namespace, in the loader's order. The last item is an error if one cannot be
-    /// read, or if they do not end.
+    /// The link maps of the namespace, in the loader's order. The last item is an error if one
+    /// cannot be read, or if they do not end.
     pub fn link_maps<'m, M>(&self, memory: &'m M) -> LinkMaps<'m, M>
     where
         M: ReadMemory + ?Sized,
@@ -141,11 +144,12 @@ impl DebugInterface {
     }
 }
 
-/// The interfaces of further namespaces, if the loader does not chain them: those in `place`, which is a
-/// variable of the loader.
+/// The interfaces of further namespaces, if the loader does not chain them: those in `place`, which
+/// is a variable of the loader.
 ///
 /// # Errors
-/// If the place is larger than the loader's variables. An item is an error if the memory cannot be read.
+/// If the place is larger than the loader's variables. An item is an error if the memory cannot be
+/// read.
 pub fn find_twins<'m, M>(
     memory: &'m M,
     base: DebugInterface,

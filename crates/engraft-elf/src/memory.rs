@@ -63,8 +63,8 @@ impl<M: ReadMemory + ?Sized> ReadMemory for Window<'_, M> {
         let Some(bytes) = self.find(address, buffer.len()) else {
             return self.beyond.read(address, buffer);
         };
-        // Not `copy_from_slice`, which panics where the lengths differ: they are equal, but the agent is
-        // checked for panics in its machine code.
+        // Not `copy_from_slice`, which panics where the lengths differ: they are equal, but the
+        // agent is checked for panics in its machine code.
         for (byte, found) in buffer.iter_mut().zip(bytes) {
             *byte = *found;
         }
@@ -88,7 +88,8 @@ where
         None => return Err(too_long(address, length, LARGEST as u64)),
     };
     memory.read(address, place).map_err(Error::Memory)?;
-    // The records have no alignment, and the bytes are as many as the record has: this does not fail.
+    // The records have no alignment, and the bytes are as many as the record has: this does not
+    // fail.
     let (record, _) =
         pod::from_bytes::<T>(place).map_err(|()| too_long(address, length, LARGEST as u64))?;
     Ok(*record)
@@ -123,8 +124,8 @@ where
 
 /// Whether the null-terminated string at `address` is `wanted`.
 ///
-/// The string is read in pieces that lie in one page each: it may be shorter than `wanted`, and end before
-/// a hole.
+/// The string is read in pieces that lie in one page each: it may be shorter than `wanted`, and end
+/// before a hole.
 pub(crate) fn string_is<M>(
     memory: &M,
     mut address: u64,

@@ -1,4 +1,5 @@
-//! The relocations of a procedure linkage table: which slot a call of an imported function goes through.
+//! The relocations of a procedure linkage table: which slot a call of an imported function goes
+//! through.
 
 use object::LittleEndian;
 use object::elf::{DT_JMPREL, DT_PLTRELSZ, Rela64};

@@ -71,8 +71,8 @@ impl ProgramHeaders {
         bounded(self.address, length, PROGRAM_HEADERS * Self::ENTRY)
     }
 
-    /// The headers, in their order. The last item is an error if one cannot be read, or if there are more
-    /// than real files have.
+    /// The headers, in their order. The last item is an error if one cannot be read, or if there
+    /// are more than real files have.
     pub fn iter<'m, M>(&self, memory: &'m M) -> Headers<'m, M>
     where
         M: ReadMemory + ?Sized,
@@ -159,8 +159,8 @@ impl Placement {
         self.load_bias.wrapping_add(link_time)
     }
 
-    /// The address in memory of a pointer in the dynamic section. glibc replaces these pointers by addresses
-    /// in memory, except where the section is read-only; musl and the vDSO never do.
+    /// The address in memory of a pointer in the dynamic section. glibc replaces these pointers by
+    /// addresses in memory, except where the section is read-only; musl and the vDSO never do.
     pub fn dynamic_pointer(&self, value: u64) -> u64 {
         match self.span.contains(&value) {
             true => value,

@@ -166,8 +166,8 @@ impl Symbols {
         Ok(found)
     }
 
-    /// The number of symbols from the first one on among which all are that the file imports; 0 if it has no
-    /// hash table.
+    /// The number of symbols from the first one on among which all are that the file imports; 0 if
+    /// it has no hash table.
     ///
     /// # Errors
     /// If the hash table cannot be read.

@@ -14,11 +14,13 @@ pub enum Version<'v> {
     Any,
     /// The one that a reference without a version gets.
     Default,
-    /// The one with this name. A file that defines no versions is taken as it is, as the loader does.
+    /// The one with this name. A file that defines no versions is taken as it is, as the loader
+    /// does.
     Named(&'v [u8]),
 }
 
-/// Where a file says which versions its symbols have. Without a table, each symbol has every version.
+/// Where a file says which versions its symbols have. Without a table, each symbol has every
+/// version.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Versions {
     /// `DT_VERSYM`: one half-word for each symbol.

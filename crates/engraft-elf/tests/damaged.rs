@@ -1,4 +1,5 @@
-//! Whatever is in memory, reading it ends without a panic, after a number of reads that is known before.
+//! Whatever is in memory, reading it ends without a panic, after a number of reads that is known
+//! before.
 //!
 //! Each test is a fuzz target as well (`CONTRIBUTING.md`).
 #![expect(clippy::unwrap_used, reason = "a test fails so")]
@@ -178,7 +179,8 @@ fn random_bytes_in_a_hole() {
         });
 }
 
-/// Memory without an end, in which each table is as long as it says and each list leads back into itself.
+/// Memory without an end, in which each table is as long as it says and each list leads back into
+/// itself.
 #[test]
 fn a_pattern_that_fills_the_address_space() {
     check!()
@@ -328,7 +330,8 @@ fn a_circle_of_link_maps_is_an_error() {
 
 #[test]
 fn interfaces_that_are_not_chained_are_found_among_other_data() {
-    // Three words of other data; the base interface; two more words; its twin; the beginning of a third one.
+    // Three words of other data; the base interface; two more words; its twin; the beginning of a
+    // third one.
     let words = [
         9_u64, 9, 9, 1, 0, 70, 0, 80, 70, 80, 1, 5, 70, 1, 80, 1, 0, 70, 0,
     ];

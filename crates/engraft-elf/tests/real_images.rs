@@ -107,8 +107,8 @@ fn headers_and_build_ids_are_those_of_the_files() {
     }
 }
 
-/// A symbol that a file exports: its name, its version if it has one, whether it is the default one, and its
-/// link-time address.
+/// A symbol that a file exports: its name, its version if it has one, whether it is the default
+/// one, and its link-time address.
 struct Exported {
     name: Vec<u8>,
     version: Option<Vec<u8>>,

@@ -1,8 +1,8 @@
 //! Facts of the machine (x86-64 Linux) that several crates must agree on, each of them once.
 //!
 //! The builder, the controller and the agent have to mean the same page, the same jump and the same
-//! reach, and not all of them may use one another. This crate holds what follows from the processor,
-//! the psABI or the kernel. It must not know ELF files, patches or processes.
+//! reach, and not all of them may use one another. This crate holds what follows from the
+//! processor, the psABI or the kernel. It must not know ELF files, patches or processes.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -17,8 +17,8 @@ pub const PAGE_SIZE: u64 = 4096;
 /// less 1 MiB for the length of an instruction and of what it refers to.
 pub const REACH: u64 = (1 << 31) - (1 << 20);
 
-/// How many bytes below its stack pointer a function may use (psABI, 3.2.2): neither a signal handler
-/// nor a borrowed call may write there.
+/// How many bytes below its stack pointer a function may use (psABI, 3.2.2): neither a signal
+/// handler nor a borrowed call may write there.
 pub const RED_ZONE: u64 = 128;
 
 /// The address of the page that `address` is in.

@@ -56,7 +56,8 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-/// Runs `command` with nothing on its stdin and waits for its end; kills it when `limit` has passed.
+/// Runs `command` with nothing on its stdin and waits for its end; kills it when `limit` has
+/// passed.
 pub fn run(command: &mut Command, limit: Duration) -> Result<Outcome> {
     let line = format!("{command:?}");
     let start = Instant::now();

@@ -10,7 +10,8 @@ use crate::apt::Apt;
 /// An unpacked source package, with Debian's patches applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourcePackage {
-    /// Its version. The mirrors may no longer have the wanted one; then this is the one that they have.
+    /// Its version. The mirrors may no longer have the wanted one; then this is the one that they
+    /// have.
     pub version: String,
     /// The directory with the sources.
     pub tree: PathBuf,
@@ -24,7 +25,8 @@ impl SourcePackage {
         if let Ok(package) = Self::find(&home) {
             return Ok(package);
         }
-        // Unpacked elsewhere and then renamed, so that an interrupted run leaves no incomplete copy.
+        // Unpacked elsewhere and then renamed, so that an interrupted run leaves no incomplete
+        // copy.
         fs::create_dir_all(cache)?;
         let work = tempfile::tempdir_in(cache)?;
         let apt = Apt::for_sources(work.path())?;

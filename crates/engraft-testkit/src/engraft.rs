@@ -38,7 +38,8 @@ pub mod exit {
     pub const INCOMPLETE: i32 = 12;
 }
 
-/// The `--timeout` of commands, long enough for a loaded machine. Tests of the timeout itself give their own.
+/// The `--timeout` of commands, long enough for a loaded machine. Tests of the timeout itself give
+/// their own.
 const PATIENCE: [&str; 2] = ["--timeout", "50"];
 
 /// The `engraft` binary.

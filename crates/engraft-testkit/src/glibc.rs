@@ -52,8 +52,8 @@ impl Glibc {
         let root = self.root.display();
         let libraries = self.root.join(LIBRARIES);
         let libraries = libraries.display();
-        // For a cross compiler --sysroot would do. A native gcc searches the machine's own directories
-        // before the sysroot, and those of -B before both.
+        // For a cross compiler --sysroot would do. A native gcc searches the machine's own
+        // directories before the sysroot, and those of -B before both.
         [format!(
             "CC=cc --sysroot={root} -B{root}/{FOR_LINKING} \
             -Wl,--dynamic-linker={libraries}/ld-linux-x86-64.so.2 -Wl,-rpath,{libraries}"

@@ -1,7 +1,7 @@
 //! What the end-to-end tests, the demo and the measurements share.
 //!
-//! A [`Victim`] is a small C program with a bug; a [`Program`] is a running one that is spoken to in
-//! lines; [`Engraft`] is the command under test, run as a user runs it; a [`Snapshot`] is what a
+//! A [`Victim`] is a small C program with a bug; a [`Program`] is a running one that is spoken to
+//! in lines; [`Engraft`] is the command under test, run as a user runs it; a [`Snapshot`] is what a
 //! process looks like from outside. This room uses none of the project's own crates, so a test
 //! cannot see more than a user can.
 //!

@@ -41,7 +41,8 @@ impl Mapping {
         })
     }
 
-    /// Whether this is code of the program or of a library. The agent and patches are in memory files.
+    /// Whether this is code of the program or of a library. The agent and patches are in memory
+    /// files.
     fn is_file_text(&self) -> bool {
         let is_file = self.name.starts_with('/') && !self.name.starts_with("/memfd:");
         self.permissions.contains('x') && is_file
@@ -91,7 +92,8 @@ impl Snapshot {
 
     /// How many bytes of the code that this snapshot holds are different, or gone, in `later`.
     ///
-    /// Compared by address and not by mapping: changing the protection of a page splits its mapping.
+    /// Compared by address and not by mapping: changing the protection of a page splits its
+    /// mapping.
     pub fn text_bytes_changed(&self, later: &Self) -> usize {
         let changed = self.text.iter().map(|(mapping, old)| {
             let mut kept = 0;
@@ -159,7 +161,8 @@ impl Snapshot {
     }
 }
 
-/// The directory of a thread that still has memory. The first thread has none if it has ended before the others.
+/// The directory of a thread that still has memory. The first thread has none if it has ended
+/// before the others.
 fn living_task(pid: u32) -> Result<PathBuf> {
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let task = task?.path();

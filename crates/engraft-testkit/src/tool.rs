@@ -4,7 +4,8 @@ use anyhow::{Result, ensure};
 
 use crate::{is_root, skip};
 
-/// Whether a program that this test needs is installed. If it is not, says that the test is skipped.
+/// Whether a program that this test needs is installed. If it is not, says that the test is
+/// skipped.
 ///
 /// # Errors
 /// The program is missing although this is root: `cargo xtask test` should have installed it.

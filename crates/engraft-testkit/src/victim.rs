@@ -72,7 +72,8 @@ impl Victim {
 
     /// Runs `engraft build` with the source fix `fix` for the named binaries.
     ///
-    /// Returns its output and the path of the patch file, which exists if it succeeded. The patch is called `name`.
+    /// Returns its output and the path of the patch file, which exists if it succeeded. The patch
+    /// is called `name`.
     pub fn try_patch(
         &self,
         engraft: &Engraft,

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use engraft_process::{Deadline, Process};
 
-/// Pauses between two looks at threads that are in the way: short at first, and then longer, so that
-/// a thread that stays for long is not stopped too often.
+/// Pauses between two looks at threads that are in the way: short at first, and then longer, so
+/// that a thread that stays for long is not stopped too often.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 

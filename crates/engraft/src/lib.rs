@@ -1,8 +1,9 @@
 //! The controller: selects processes, injects the agent, and performs what the user asks for.
 //!
-//! This crate puts the other crates together. The rules of live patching are `engraft-core`'s, inside the agent. How a
-//! process is touched is `engraft-process`'s, what a patch file says is `engraft-patch`'s. The controller keeps no state:
-//! what is true of a process is read in the process.
+//! This crate puts the other crates together. The rules of live patching are `engraft-core`'s,
+//! inside the agent. How a process is touched is `engraft-process`'s, what a patch file says is
+//! `engraft-patch`'s. The controller keeps no state: what is true of a process is read in the
+//! process.
 //!
 //! # Folders
 //! A folder uses only folders below it.
@@ -20,8 +21,8 @@
 //! | `backoff` | the deadline of a command, and growing pauses until then | |
 //!
 //! # Not offered yet
-//! The core has states, callbacks, shadow variables and replace sets. A patch file cannot carry them, and no command
-//! leads to them: the agent gets only patches without any of these.
+//! The core has states, callbacks, shadow variables and replace sets. A patch file cannot carry
+//! them, and no command leads to them: the agent gets only patches without any of these.
 
 mod agent;
 mod backoff;

@@ -1,7 +1,8 @@
 //! What a call to a small function costs in each state of a patch.
 //!
-//! Old and new function have the same instructions and differ in one constant, so a difference in time is that of the
-//! way to the function. Each call depends on the result of the call before, so calls do not overlap.
+//! Old and new function have the same instructions and differ in one constant, so a difference in
+//! time is that of the way to the function. Each call depends on the result of the call before, so
+//! calls do not overlap.
 
 use std::path::Path;
 
@@ -17,7 +18,8 @@ const NAME: &str = "bench-calls";
 #[derive(Debug, Clone, Copy)]
 struct Call {
     cost: f64,
-    /// The cost beyond that of a call to the twin, a function that is never patched, measured at the same time.
+    /// The cost beyond that of a call to the twin, a function that is never patched, measured at
+    /// the same time.
     beyond_twin: f64,
 }
 
@@ -32,8 +34,9 @@ struct Figures {
 }
 
 impl Figures {
-    /// The cost beyond that of a call before the patch. Subtracting the twin removes what the machine did meanwhile;
-    /// subtracting the call before the patch removes what the placement of the functions in memory costs.
+    /// The cost beyond that of a call before the patch. Subtracting the twin removes what the
+    /// machine did meanwhile; subtracting the call before the patch removes what the placement of
+    /// the functions in memory costs.
     fn detour(&self, call: Call) -> f64 {
         call.beyond_twin - self.unpatched.beyond_twin
     }

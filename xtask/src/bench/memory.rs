@@ -1,4 +1,5 @@
-//! How much memory a patch adds to the target, and whether any stays after many were applied and removed.
+//! How much memory a patch adds to the target, and whether any stays after many were applied and
+//! removed.
 
 use std::fs;
 use std::path::Path;
@@ -118,7 +119,8 @@ fn resident_of(smaps: &str, kind: &str) -> f64 {
             !start.is_empty() && start.bytes().all(|byte| byte.is_ascii_hexdigit())
         });
         if is_head {
-            // The name is the sixth field: "/memfd:engraft-agent (deleted)", "[anon:engraft-patch]".
+            // The name is the sixth field: "/memfd:engraft-agent (deleted)",
+            // "[anon:engraft-patch]".
             let name = line.split_ascii_whitespace().nth(5).unwrap_or_default();
             let name = name
                 .trim_start_matches("/memfd:")

@@ -1,8 +1,8 @@
-//! How long a busy thread is stopped while a patch is applied, how late a thread with a timer wakes, and
-//! how long the commands take.
+//! How long a busy thread is stopped while a patch is applied, how late a thread with a timer
+//! wakes, and how long the commands take.
 //!
-//! The program itself measures (`bench/pause/pause.c`). It measures again for the same time while no command runs, and
-//! that is subtracted: it is what the machine does by itself.
+//! The program itself measures (`bench/pause/pause.c`). It measures again for the same time while
+//! no command runs, and that is subtracted: it is what the machine does by itself.
 
 use std::path::Path;
 use std::process::Command;

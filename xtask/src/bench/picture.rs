@@ -1,5 +1,5 @@
-//! The picture of pauses and delays by number of threads: medians with their ranges, and the goals, on
-//! logarithmic axes.
+//! The picture of pauses and delays by number of threads: medians with their ranges, and the goals,
+//! on logarithmic axes.
 
 use super::pause::{
     DELAY_LATER, DELAYS_TO_REACH, Deed, PAUSE_LATER, PAUSES_TO_REACH, Pauses, THREADS,

@@ -1,4 +1,5 @@
-//! How long a transition takes in programs whose threads are rarely outside of the replaced functions.
+//! How long a transition takes in programs whose threads are rarely outside of the replaced
+//! functions.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -130,7 +131,8 @@ fn stuck(scene: &Scene<'_>, patch: &Path, threads: u32) -> Result<f64> {
     Ok(took)
 }
 
-/// Applies the patch to a fresh process. Returns the exit code and how long the command took, in milliseconds.
+/// Applies the patch to a fresh process. Returns the exit code and how long the command took, in
+/// milliseconds.
 fn apply(
     scene: &Scene<'_>,
     patch: &Path,

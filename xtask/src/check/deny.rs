@@ -1,4 +1,5 @@
-//! What we depend on may be used: licenses, origins and known weaknesses, by `cargo deny` and `deny.toml`.
+//! What we depend on may be used: licenses, origins and known weaknesses, by `cargo deny` and
+//! `deny.toml`.
 
 use anyhow::{Context, Result};
 

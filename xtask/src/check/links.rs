@@ -1,7 +1,8 @@
 //! The files that the documents name exist.
 //!
-//! A document names a file by a link, or by a name in backquotes that ends as a source or document does.
-//! The latter may leave out the folders that come first, as long as some file of the project ends so.
+//! A document names a file by a link, or by a name in backquotes that ends as a source or document
+//! does. The latter may leave out the folders that come first, as long as some file of the project
+//! ends so.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};

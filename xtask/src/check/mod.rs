@@ -44,7 +44,8 @@ pub fn run() -> Result<bool> {
     for line in summary {
         println!("{line}");
     }
-    // The results of the steps are in the scroll above; the reasons for skips are repeated here, where they are seen.
+    // The results of the steps are in the scroll above; the reasons for skips are repeated here,
+    // where they are seen.
     for skipped in &total.reasons {
         println!("{skipped}");
     }
@@ -78,7 +79,8 @@ const STEPS: [(&str, Step); 8] = [
     ("All tests pass", tests),
 ];
 
-/// Installs the tools that only tests need, as root. For another user the tests that miss one are skipped, and say so.
+/// Installs the tools that only tests need, as root. For another user the tests that miss one are
+/// skipped, and say so.
 fn prepare_tests() -> Result<()> {
     for tools in [tools::TESTS, tools::SOURCE_PACKAGES] {
         match tools::require(tools) {

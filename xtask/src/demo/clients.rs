@@ -3,11 +3,11 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use engraft_testkit::TIME_LIMIT;
+
+use crate::crowd::{self, Crowd};
 
 /// One connection to the server.
 #[derive(Debug)]
@@ -59,93 +59,58 @@ pub(super) struct Question {
     pub(super) new: String,
 }
 
-/// Clients that ask without a pause, each on a connection of its own that it keeps.
+/// What a client of the crowd is told.
 #[derive(Debug)]
-pub(super) struct Crowd {
-    shared: Arc<Shared>,
-    clients: Vec<JoinHandle<()>>,
+pub(crate) enum Answer {
+    Old,
+    New,
+    Wrong,
+    Dropped,
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
+impl crowd::Answers for Answers {
+    type Answer = Answer;
 
-#[derive(Debug, Default)]
-struct State {
-    answers: Answers,
-    stop: bool,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is plain counters: valid even if another thread has panicked.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn count(&mut self, answer: Answer) -> bool {
+        let counter = match answer {
+            Answer::Old => &mut self.old,
+            Answer::New => &mut self.new,
+            Answer::Wrong => &mut self.wrong,
+            Answer::Dropped => {
+                self.dropped += 1;
+                return false;
+            }
+        };
+        *counter += 1;
+        true
     }
 }
 
-impl Crowd {
-    pub(super) fn start(socket: &Path, size: usize, question: &Question) -> Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let mut clients = Vec::new();
-        for _ in 0..size {
-            let client = Client::connect(socket)?;
-            let (shared, question) = (Arc::clone(&shared), question.clone());
-            clients.push(thread::spawn(move || {
-                ask_until_stopped(client, &question, &shared)
-            }));
-        }
-        Ok(Self { shared, clients })
-    }
-
-    /// Waits until `enough` is true of the answers so far, and returns them.
-    pub(super) fn wait_until(&self, enough: impl Fn(Answers) -> bool) -> Result<Answers> {
-        let over = |state: &mut State| !enough(state.answers) && state.answers.dropped == 0;
-        let waited = self
-            .shared
-            .changed
-            .wait_timeout_while(self.shared.lock(), TIME_LIMIT, over);
-        let (state, timeout) = waited.map_err(|_| anyhow!("a client died"))?;
-        let answers = state.answers;
-        ensure!(
-            !timeout.timed_out(),
-            "the crowd of clients is stuck at {answers:?}"
-        );
-        Ok(answers)
-    }
-
-    /// Ends the clients and returns the answers of all of them.
-    pub(super) fn stop(self) -> Result<Answers> {
-        self.shared.lock().stop = true;
-        for client in self.clients {
-            client.join().map_err(|_| anyhow!("a client died"))?;
-        }
-        Ok(self.shared.lock().answers)
-    }
-}
-
-fn ask_until_stopped(mut client: Client, question: &Question, shared: &Shared) {
-    loop {
-        let answer = client.ask(question.line);
-        let mut state = shared.lock();
-        let answers = &mut state.answers;
-        match &answer {
-            Ok(answer) if *answer == question.old => answers.old += 1,
-            Ok(answer) if *answer == question.new => answers.new += 1,
-            Ok(_) => answers.wrong += 1,
-            Err(_) => answers.dropped += 1,
-        }
-        shared.changed.notify_all();
-        if state.stop || answer.is_err() {
-            return;
+impl Question {
+    fn ask(&self, client: &mut Client) -> Answer {
+        match client.ask(self.line) {
+            Ok(answer) if answer == self.old => Answer::Old,
+            Ok(answer) if answer == self.new => Answer::New,
+            Ok(_) => Answer::Wrong,
+            Err(_) => Answer::Dropped,
         }
     }
+}
+
+/// Starts clients that ask this question.
+pub(super) fn crowd(socket: &Path, size: usize, question: &Question) -> Result<Crowd<Answers>> {
+    let connect = |_| {
+        let (mut client, question) = (Client::connect(socket)?, question.clone());
+        Ok(move || question.ask(&mut client))
+    };
+    let clients: Result<Vec<_>> = (0..size).map(connect).collect();
+    Ok(Crowd::start(clients?))
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
+    use std::thread;
 
     use super::*;
 
@@ -172,7 +137,7 @@ mod tests {
         let socket = place.path().join("socket");
         server(&socket, &["leak", "leak", "hello", "nonsense"]);
         let (old, new) = ("leak".to_owned(), "hello".to_owned());
-        let crowd = Crowd::start(
+        let crowd = crowd(
             &socket,
             1,
             &Question {

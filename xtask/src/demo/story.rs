@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use engraft_testkit::{Engraft, Program, Snapshot, Victim, elf, exit};
 
-use super::clients::{Answers, Client, Crowd, Question};
+use super::clients::{Answers, Client, Question, crowd};
 use crate::cargo;
 
 const THREADS: usize = 8;
@@ -141,7 +141,7 @@ impl<'a> Stage<'a> {
             old: leak.to_owned(),
             new: "hello".to_owned(),
         };
-        let crowd = Crowd::start(&self.socket, CROWD, &question)?;
+        let crowd = crowd(&self.socket, CROWD, &question)?;
         crowd.wait_until(|answers| answers.old >= 100)?;
         self.say(&format!(
             "{CROWD} clients ask {GREEDY:?} as fast as they can."

@@ -1,7 +1,7 @@
 //! Circles of files: files each of which uses, directly or through others, all the others.
 //!
-//! No file of a circle can be understood without the others, so a circle has to be small enough to be read at
-//! once.
+//! No file of a circle can be understood without the others, so a circle has to be small enough to
+//! be read at once.
 
 use std::collections::BTreeSet;
 

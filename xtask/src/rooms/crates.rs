@@ -154,8 +154,8 @@ mod tests {
 
     use super::*;
 
-    /// The workspace as the table has it, but for one package: it has these dependencies as well, if any,
-    /// and lacks those on `without`.
+    /// The workspace as the table has it, but for one package: it has these dependencies as well,
+    /// if any, and lacks those on `without`.
     fn workspace_where(package: &str, more: &[Value], without: &str) -> Value {
         let packages = ROOMS.iter().map(|room| {
             let uses = room

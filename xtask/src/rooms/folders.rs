@@ -1,7 +1,8 @@
 //! Which folder of a crate may use which.
 //!
-//! A room is a folder at the top of a crate, with all below it, or a file there that stands alone. The
-//! root file only declares the rooms and says what of them is public, so it may use all of them.
+//! A room is a folder at the top of a crate, with all below it, or a file there that stands alone.
+//! The root file only declares the rooms and says what of them is public, so it may use all of
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -140,8 +141,9 @@ const PLANS: &[Plan] = &[
     },
 ];
 
-/// Rooms that are nothing but methods of a type of a lower room: those that lead into the rooms above the type. No
-/// other room may use one, so the type's room does not come to depend on what the methods use.
+/// Rooms that are nothing but methods of a type of a lower room: those that lead into the rooms
+/// above the type. No other room may use one, so the type's room does not come to depend on what
+/// the methods use.
 const FACADES: &[(&str, &str)] = &[("engraft-process", "facade")];
 
 /// The table of a crate. None if it has no folders yet.
@@ -149,7 +151,8 @@ pub(super) fn plan_of(package: &str) -> Option<&'static Plan> {
     PLANS.iter().find(|plan| plan.package == package)
 }
 
-/// All in the sources of a crate that its table does not allow, and all in the table that they do not need.
+/// All in the sources of a crate that its table does not allow, and all in the table that they do
+/// not need.
 pub(super) fn faults(plan: &Plan, sources: &[Parsed]) -> Vec<String> {
     let package = plan.package;
     let mut faults = Vec::new();

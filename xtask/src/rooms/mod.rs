@@ -1,8 +1,8 @@
 //! Which room may use which: dependencies point downwards, and nothing else is allowed.
 //!
-//! A room is a crate, or a folder at the top of a crate. The tables (`crates.rs`, `folders.rs`) are the
-//! law, and the workspace is held against them: a new room or a new edge is written down there first,
-//! where a reviewer sees it. An edge that nobody uses any more is taken out of the table.
+//! A room is a crate, or a folder at the top of a crate. The tables (`crates.rs`, `folders.rs`) are
+//! the law, and the workspace is held against them: a new room or a new edge is written down there
+//! first, where a reviewer sees it. An edge that nobody uses any more is taken out of the table.
 
 mod circles;
 mod crates;

@@ -2,9 +2,9 @@
 //! a process that was forked in the middle of the agent's work.
 //!
 //! Commands are answered with [`Outcome::Broken`](engraft_abi::Outcome::Broken). Libraries cannot
-//! be patched any more. So the loader's hook refuses those that enabled patches concern, and counts
-//! the loads that it lets in. For that it uses the statics below, which are kept up to date before
-//! anything goes wrong. It uses no heap memory.
+//! be patched any more. So the loader's hook refuses every library that an enabled patch concerns,
+//! and counts the loads that it lets in. For that it uses the statics below, which are kept up to
+//! date before anything goes wrong. It uses no heap memory.
 
 #![expect(unsafe_code, reason = "refuses loads, as the hook does")]
 
@@ -105,8 +105,8 @@ pub(crate) fn begin(control: u64) {
 
 /// Updates what is known of objects and modules. For the holder of the agent's lock.
 ///
-/// `objects` are those that enabled patches concern; `modules` are the load bias and the object of
-/// all that is loaded.
+/// `objects`: every object that an enabled patch concerns. `modules`: the load bias and the object
+/// of each loaded module.
 pub(crate) fn note(
     objects: impl Iterator<Item = BuildId>,
     modules: impl Iterator<Item = (u64, BuildId)>,

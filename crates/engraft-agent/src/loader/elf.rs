@@ -1,7 +1,7 @@
 //! A loaded ELF file as it is in memory: program headers, build-id, dynamic section, symbols.
 //!
-//! All reading goes through the kernel: a module may be unmapped at any moment by a thread in dlclose, and
-//! then there is no answer instead of a crash.
+//! All reading goes through the kernel: a module may be unmapped at any moment by a thread in
+//! dlclose, and then there is no answer instead of a crash.
 
 #![expect(unsafe_code, reason = "calls the resolvers of indirect functions")]
 
@@ -37,8 +37,8 @@ impl LoadedElf {
         }
     }
 
-    /// The file that the loader mapped with `load_bias`; `None` if no ELF header is found there. Only in the loader's
-    /// hook.
+    /// The file that the loader mapped with `load_bias`; `None` if no ELF header is found there.
+    /// Only in the loader's hook.
     ///
     /// The ELF header is part of the first segment, whose link-time address is 0 in every shared
     /// object that a link editor makes by default; a prelinked one has another, and lies below its
@@ -86,7 +86,8 @@ impl LoadedElf {
         }
     }
 
-    /// The program headers, read at once: each read is a system call, while all threads may be standing still.
+    /// The program headers, read at once: each read is a system call, while all threads may be
+    /// standing still.
     fn copy_headers(&self) -> AtOnce {
         let length = self.program_headers.length::<()>().unwrap_or_default();
         AtOnce::copy(self.program_headers.address(), length)
@@ -142,7 +143,8 @@ impl LoadedElf {
             || value(DT_FLAGS).is_some_and(|flags| flags & u64::from(DF_TEXTREL) != 0)
     }
 
-    /// The definition of `name` (with symbol version `version`, unless empty) that this file exports.
+    /// The definition of `name` (with symbol version `version`, unless empty) that this file
+    /// exports.
     ///
     /// The file must be relocated: an IFUNC's resolver is called.
     pub(crate) fn exported_symbol(&self, name: &[u8], version: &[u8]) -> Option<u64> {
@@ -157,7 +159,8 @@ impl LoadedElf {
         Some(resolver())
     }
 
-    /// The function `name` with symbol version `version` that this file exports. It need not be relocated.
+    /// The function `name` with symbol version `version` that this file exports. It need not be
+    /// relocated.
     pub(crate) fn exported_function(&self, name: &[u8], version: &[u8]) -> Option<u64> {
         let symbol = self.definition(name, version)?;
         (symbol.kind == STT_FUNC).then_some(symbol.address)
@@ -257,8 +260,8 @@ mod tests {
         assert!(!library.has_text_relocations());
     }
 
-    /// A file whose only symbol is `name`, with a hash table, symbol versions and a definition of a version that
-    /// the test says. It is loaded wherever the memory is.
+    /// A file whose only symbol is `name`, with a hash table, symbol versions and a definition of a
+    /// version that the test says. It is loaded wherever the memory is.
     struct Damaged(Vec<u8>);
 
     impl Damaged {

@@ -3,8 +3,8 @@
 //!
 //! The holder of the lock writes them: [`Lists::take_lapsed`] before it changes anything, and
 //! [`Lists::set_known`] after that. A call meanwhile must not take for known what the holder is
-//! about to change. Nor may it note as lapsed other modules than those that it has seen. The tests
-//! run these functions under loom, on every execution that the memory model allows.
+//! about to change, and must not note a module as lapsed that it has not seen. The tests run these
+//! functions under loom, on every execution that the memory model allows.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -57,7 +57,7 @@ pub(crate) struct Lists<W> {
     pub base: W,
     /// Bit 0: the modules that were added last have lapsed, and the lists are those of `base`. The
     /// other bits are a number that changes with each change of the words above, so that no call
-    /// sets the bit for other modules than those that it has seen.
+    /// sets the bit for modules that it has not seen.
     pub lapse: W,
 }
 

@@ -1,7 +1,8 @@
-//! The dynamic loader's lists, as they are in memory: `r_debug` and the link maps of all namespaces.
+//! The dynamic loader's lists, as they are in memory: `r_debug` and the link maps of all
+//! namespaces.
 //!
-//! What they say is read by [`engraft_elf`]. Of the private part of glibc's `link_map` only `l_info` is used, which
-//! follows the public part by three words in glibc 2.26 to 2.43.
+//! What they say is read by [`engraft_elf`]. Of the private part of glibc's `link_map` only
+//! `l_info` is used, which follows the public part by three words in glibc 2.26 to 2.43.
 
 #![expect(unsafe_code, reason = "reads and edits the loader's structures")]
 
@@ -23,13 +24,14 @@ const MOST_UNCHAINED: usize = 15;
 /// Start and end of what contains the `r_debug`s of namespaces that the loader does not chain.
 static PLACE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
-/// Those that were found there, by ascending address; 0 where there is none. They never go, and later ones lie
-/// behind.
+/// Those that were found there, by ascending address; 0 where there is none. They never go, and
+/// later ones lie behind.
 static UNCHAINED: [AtomicU64; MOST_UNCHAINED] = [const { AtomicU64::new(0) }; MOST_UNCHAINED];
 
-/// The loader's own structures, where they are. Each exists and is not changed while it is read: an `r_debug` exists
-/// as long as the loader; what may be one lies in a variable of the loader; link maps are changed only under the
-/// loader's lock, which the hook's caller holds, or no load is under way and all threads are stopped.
+/// The loader's own structures, where they are. Each exists and is not changed while it is read: an
+/// `r_debug` exists as long as the loader; what may be one lies in a variable of the loader; link
+/// maps are changed only under the loader's lock, which the hook's caller holds, or no load is
+/// under way and all threads are stopped.
 struct LoaderMemory;
 
 impl ReadMemory for LoaderMemory {
@@ -56,21 +58,23 @@ pub(crate) fn set_unchained(debug: u64, [start, end]: [u64; 2]) {
 /// The last call was about a namespace that is known.
 static WAS_KNOWN: AtomicBool = AtomicBool::new(false);
 
-/// Finds namespaces that are new. To be called at every call of the loader's, before the namespaces are gone along.
+/// Finds namespaces that are new. To be called at every call of the loader's, before the namespaces
+/// are gone along.
 ///
-/// A loader that chains them has nothing to look for. In others, the namespace that a call is about is not consistent
-/// when something begins, and in the next call it has ended. So nothing is looked for while a known one is not
-/// consistent, nor in the call after: that costs too much for every library that comes and goes, also with glibc
-/// from 2.35 on, which does not chain its only namespace to anything either. Should the loader leave the second
-/// call out, what is missed is the beginning of a load; these loaders relocate after its end.
+/// A loader that chains them has nothing to look for. In others, the namespace that a call is about
+/// is not consistent when something begins, and in the next call it has ended. So nothing is looked
+/// for while a known one is not consistent, nor in the call after: that costs too much for every
+/// library that comes and goes, also with glibc from 2.35 on, which does not chain its only
+/// namespace to anything either. Should the loader leave the second call out, what is missed is the
+/// beginning of a load; these loaders relocate after its end.
 pub(crate) fn look_for_namespaces(debug: u64) {
     let base = Namespace(debug).interface();
     if base.is_chained() {
         return;
     }
     let is_known = !matches!(Activity::of(debug), Activity::None);
-    // ORDERING: under the loader's lock, which orders the calls of different threads. Whole calls in the middle of
-    // this one, in a signal handler, leave it as they found it.
+    // ORDERING: under the loader's lock, which orders the calls of different threads. Whole calls
+    // in the middle of this one, in a signal handler, leave it as they found it.
     let was_known = WAS_KNOWN.swap(is_known, Ordering::Relaxed);
     if is_known || was_known {
         return;
@@ -130,8 +134,8 @@ impl Namespace {
         self.interface().state
     }
 
-    /// Makes the loader call its hook again for the next object of the load that is under way: glibc from
-    /// 2.35 on calls it only when the state changes from consistent to adding.
+    /// Makes the loader call its hook again for the next object of the load that is under way:
+    /// glibc from 2.35 on calls it only when the state changes from consistent to adding.
     ///
     /// # Safety
     /// Only from the hook, that is, under the loader's lock.
@@ -189,8 +193,10 @@ impl Activity {
     }
 }
 
-/// A number that stands for all that the loader lists: another one when an object has come, gone or moved. Never
-/// 0. Each word changes all that follows, so two different lists have the same number once in 2^64 cases.
+/// A number that stands for all that the loader lists: another one when an object has come, gone or
+/// moved. Never
+/// 0. Each word changes all that follows, so two different lists have the same number once in 2^64
+///    cases.
 pub(crate) fn fingerprint(debug: u64) -> u64 {
     /// 2^64 divided by the golden ratio: an odd number without a pattern.
     const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -243,21 +249,22 @@ impl LinkMap {
         self.record().name
     }
 
-    /// `l_ld`; 0 for the mirrors of the loader itself that older glibcs put into other namespaces, and
-    /// for an object that is not mapped yet.
+    /// `l_ld`; 0 for the mirrors of the loader itself that older glibcs put into other namespaces,
+    /// and for an object that is not mapped yet.
     pub(crate) fn dynamic(self) -> u64 {
         self.record().dynamic
     }
 
     /// Makes the load that is bringing this object in fail with `message`.
     ///
-    /// The object seems to need an empty library, if there is one, and a library whose name is the message; glibc
-    /// does not find that, says so, and undoes the load by itself, before any relocation. `message` must
-    /// contain a slash (no search path is tried then) and no dollar sign. False if the object does not look
-    /// as expected: then nothing was changed.
+    /// The object seems to need an empty library, if there is one, and a library whose name is the
+    /// message; glibc does not find that, says so, and undoes the load by itself, before any
+    /// relocation. `message` must contain a slash (no search path is tried then) and no dollar
+    /// sign. False if the object does not look as expected: then nothing was changed.
     ///
     /// # Safety
-    /// Only from the hook, while this object is being added; `message` and `empty_library` must outlive the load.
+    /// Only from the hook, while this object is being added; `message` and `empty_library` must
+    /// outlive the load.
     pub(crate) unsafe fn poison(
         self,
         empty_library: Option<*const u8>,
@@ -316,8 +323,8 @@ impl PoisonedDynamic {
     /// The address of the section, after it was given its entries.
     fn set(&'static self, entries: [[u64; 2]; 2]) -> u64 {
         for (place, word) in self.0.iter().zip(entries.as_flattened()) {
-            // ORDERING: only the thread that holds the loader's lock writes and reads these words; the
-            // lock orders one load's use before the next one's.
+            // ORDERING: only the thread that holds the loader's lock writes and reads these words;
+            // the lock orders one load's use before the next one's.
             place.store(*word, Ordering::Relaxed);
         }
         core::ptr::from_ref(self).expose_provenance() as u64

@@ -339,8 +339,8 @@ impl Host {
         Ok(image.base + offset(known.ok_or_else(Failure::bad_payload)?))
     }
 
-    /// The object whose image has the stub for a choice: that of the newer body, or else that of
-    /// the older one.
+    /// The object whose image has the stub for a choice: the newer body's object if it has one,
+    /// otherwise the older body's.
     pub(super) fn chooser(target: SiteTarget) -> Option<ObjectId> {
         let SiteTarget::Dispatch { old, new } = target else {
             return None;

@@ -93,9 +93,9 @@ impl Agent {
         Ok(())
     }
 
-    /// Forgets the modules that have lapsed: those that were added last, if no patch concerns them
-    /// and they have gone. Returns whether there were any. After this the modules that were added
-    /// last cannot lapse, so a command may use them.
+    /// Forgets the modules that have lapsed. A module lapses if it was among the last to be added,
+    /// no patch concerns it, and it has gone. Returns whether there were any. After this the
+    /// modules that were added last cannot lapse, so a command may use them.
     pub(crate) fn forget_lapsed(&mut self) -> bool {
         let lapsed = calls::take_lapsed();
         if lapsed {

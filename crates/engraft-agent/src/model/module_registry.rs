@@ -105,8 +105,8 @@ impl ModuleRegistry {
         self.list.iter().find(|module| module.id == id)
     }
 
-    /// A module that is not among those that the controller has found: it is not loaded any more,
-    /// or another file is at its place.
+    /// A registered module that the controller has not found: it is not loaded any more, or another
+    /// file is at its place.
     pub(crate) fn find_missing(&self, found: &[LoadedModule]) -> Option<ModuleId> {
         let same = |module: &RegisteredModule, found: &LoadedModule| {
             module.link_map.map_or(0, |map| map.0) == found.link_map

@@ -145,7 +145,7 @@ impl Payloads {
         self.lent.len() < before
     }
 
-    /// Adds the payload that was written at `address`, as that of the patch `patch`.
+    /// Adds the payload at `address`, which the controller has written, to the patch `patch`.
     pub(crate) fn add(&mut self, patch: PatchId, address: u64, length: u64) -> Result<(), Failure> {
         if !self.end_loan(address, length) {
             return Err(Failure::bad_payload());

@@ -58,8 +58,8 @@ pub(crate) fn holder_address() -> u64 {
 pub(crate) struct Guard(());
 
 impl Guard {
-    /// Takes the lock if it is free. `signals` are those that the thread had blocked before, if the
-    /// agent has to restore them. `filtered`: the calling thread runs under a seccomp filter.
+    /// Takes the lock if it is free. `signals`: the signals that the thread had blocked before, if
+    /// the agent has to restore them. `filtered`: the calling thread runs under a seccomp filter.
     pub(crate) fn try_acquire(
         entry_stack: u64,
         signals: Option<SignalSet>,

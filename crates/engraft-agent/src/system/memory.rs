@@ -1,8 +1,9 @@
 //! The one gateway for following addresses of the target's own memory.
 //!
 //! # Safety
-//! The agent reads structures of the loader and of loaded modules. Their addresses come from the loader,
-//! under its lock or with all threads stopped, so they are mapped and do not change meanwhile.
+//! The agent reads structures of the loader and of loaded modules. Their addresses come from the
+//! loader, under its lock or with all threads stopped, so they are mapped and do not change
+//! meanwhile.
 
 #![expect(unsafe_code, reason = "reads the process's memory by address")]
 
@@ -95,16 +96,18 @@ enum Content {
 }
 
 impl AtOnce {
-    /// The longest piece: room for an ELF header, the program headers and the build-id, which link editors
-    /// put after them; not more than a page, so that all of it is readable if the start of a page is. Two of them are on
-    /// the agent's stack at its deepest, of which two pages are in use.
+    /// The longest piece: room for an ELF header, the program headers and the build-id, which link
+    /// editors put after them; not more than a page, so that all of it is readable if the start of
+    /// a page is. Two of them are on the agent's stack at its deepest, of which two pages are in
+    /// use.
     pub(crate) const LENGTH: u64 = 960;
 
     /// A copy of `length` bytes, or of the first of them.
     #[inline(never)]
     pub(crate) fn copy(start: u64, length: u64) -> Self {
         let length = length.min(Self::LENGTH);
-        // Filled where it is going to be: another copy would be a quarter of a page of the agent's stack.
+        // Filled where it is going to be: another copy would be a quarter of a page of the agent's
+        // stack.
         let mut at_once = Self {
             start,
             length,
@@ -118,9 +121,10 @@ impl AtOnce {
         at_once
     }
 
-    /// Memory that stays where it is as long as this is used, if it is there: that of an object which the loader
-    /// lists, in the hook, that is, under the loader's lock. (In a command, another thread may be unloading it.)
-    /// To find out whether it is there costs less than to copy it.
+    /// Memory that stays where it is as long as this is used, if it is there: that of an object
+    /// which the loader lists, in the hook, that is, under the loader's lock. (In a command,
+    /// another thread may be unloading it.) To find out whether it is there costs less than to copy
+    /// it.
     pub(crate) fn in_place(start: u64) -> Self {
         Self {
             start,
@@ -138,7 +142,8 @@ impl AtOnce {
         let bytes = match &self.content {
             Content::Copy(copy) => copy.get(..length).unwrap_or_default(),
             Content::InPlace if length == 0 => &[],
-            // SAFETY: it is readable, and under the loader's lock nobody changes the beginning of a file.
+            // SAFETY: it is readable, and under the loader's lock nobody changes the beginning of a
+            // file.
             Content::InPlace => unsafe { bytes(self.start, length) },
         };
         Window::new(self.start, bytes, &OwnMemory)

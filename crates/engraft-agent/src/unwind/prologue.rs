@@ -29,8 +29,8 @@ pub(crate) fn movable(code: &[u8; LENGTH]) -> Option<Range<usize>> {
     }
 }
 
-/// Length of the first instruction, and whether it moves the stack pointer; `None` unless it is one
-/// of those that functions begin with.
+/// Length of the first instruction, and whether it moves the stack pointer; `None` if no function
+/// begins with such an instruction.
 fn instruction(code: &[u8]) -> Option<(usize, bool)> {
     Some(match code {
         // push

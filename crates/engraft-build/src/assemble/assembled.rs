@@ -85,7 +85,7 @@ fn changed_object(binary: &Binary, linked: &[LinkedUnit<'_>]) -> ChangedBinary {
     }
 }
 
-/// Names, with the source files of those that are not the only ones of their name.
+/// The names of functions. Where several have the same name, each is followed by its source file.
 fn told_apart(names: &[(&str, &Path)]) -> Vec<String> {
     let name = |&(name, source): &(&str, &Path)| {
         let is_only = names.iter().filter(|(other, _)| *other == name).count() == 1;

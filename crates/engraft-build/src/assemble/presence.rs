@@ -139,8 +139,7 @@ fn is_in(comparison: &Comparison, correlation: &Correlation, binary: &Binary) ->
         .any(|&id| variable_by_name(unit, id, binary).is_some())
 }
 
-/// The functions that must be found: the changed ones with their cold parts, and those that are
-/// gone.
+/// The functions that must be found: changed and removed functions, with their cold parts.
 fn wanted(comparison: &Comparison) -> BTreeSet<ItemId> {
     let cold = cold_parts(&comparison.original);
     let all = comparison.changed.iter().chain(&comparison.removed);

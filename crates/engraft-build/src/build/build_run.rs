@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use engraft_patch::{Concessions, Missing, Patch};
 
-use super::inputs::{io, patch_name, read_binaries};
+use super::inputs::{patch_name, read_binaries};
 use crate::assemble::{Assembled, assemble};
 use crate::binary::Binary;
 use crate::layouts::Harmless;
@@ -25,13 +25,14 @@ pub fn build(request: &BuildRequest) -> Result<BuildReport, BuildError> {
     let started = Instant::now();
     let name = patch_name(request)?;
     let binaries = read_binaries(&request.binaries)?;
-    let home = fs::canonicalize(&request.source).map_err(io("find", &request.source))?;
+    let home =
+        fs::canonicalize(&request.source).map_err(BuildError::io("find", &request.source))?;
     if let Some(log) = &request.log {
-        File::create(log).map_err(io("create", log))?;
+        File::create(log).map_err(BuildError::io("create", log))?;
     }
     let temporary = std::env::temp_dir();
-    let mut directory =
-        WorkDirectory::new(&request.wrapper).map_err(io("create a directory in", &temporary))?;
+    let mut directory = WorkDirectory::new(&request.wrapper)
+        .map_err(BuildError::io("create a directory in", &temporary))?;
     let run = BuildRun {
         request,
         home,
@@ -100,7 +101,7 @@ impl BuildRun<'_> {
             };
             let file = engraft_patch::write(&patch)?;
             if let Some(output) = &request.output {
-                fs::write(output, &file).map_err(io("write", output))?;
+                fs::write(output, &file).map_err(BuildError::io("write", output))?;
             }
             report.outcome = BuildOutcome::Patch { patch, file };
         }

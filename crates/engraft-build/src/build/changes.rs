@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::build_run::BuildRun;
-use super::inputs::io;
 use crate::assemble::find_holders;
 use crate::binary::Binary;
 use crate::candidates::{
@@ -28,15 +27,17 @@ impl BuildRun<'_> {
     pub(super) fn changes(&self, binaries: &[Binary]) -> Result<Changes, BuildError> {
         let progress = &self.request.progress;
         let trees = progress.step(Step::Copy, || Trees::new(&self.home, &self.work));
-        let trees = trees.map_err(io("copy", &self.home))?;
+        let trees = trees.map_err(BuildError::io("copy", &self.home))?;
         let tree = trees.current();
         let fix = Fix::examine(&self.request.fix, &tree)?;
         let recorder = Recorder::new(&self.work, &self.request.wrapper);
-        let recorder = recorder.map_err(io("make compiler wrappers in", &self.work))?;
+        let recorder = recorder.map_err(BuildError::io("make compiler wrappers in", &self.work))?;
         let started = Instant::now();
         let first = self.run(&recorder, &tree, Stage::Original)?;
         let mut builds = started.elapsed();
-        trees.keep_original().map_err(io("copy", &tree))?;
+        trees
+            .keep_original()
+            .map_err(BuildError::io("copy", &tree))?;
         let touched = fix.apply(&tree, &trees.original())?;
         let started = Instant::now();
         let mut second = self.run(&recorder, &tree, Stage::Fixed)?;
@@ -58,7 +59,7 @@ impl BuildRun<'_> {
             .step(Step::Dependencies, || {
                 Candidates::new(&first, &second, &touched, &trees)
             })
-            .map_err(io("compare", &tree))?;
+            .map_err(BuildError::io("compare", &tree))?;
         tracing::info!(
             first = first.len(),
             second = second.len(),
@@ -94,16 +95,18 @@ impl BuildRun<'_> {
     ) -> Result<(Vec<Record>, Vec<PathBuf>), BuildError> {
         let tree = self.work.join("tree");
         let prebuilt = PrebuiltObjects::find(&tree, &self.home, records);
-        let mut prebuilt = prebuilt.map_err(io("search", &tree))?;
+        let mut prebuilt = prebuilt.map_err(BuildError::io("search", &tree))?;
         if !prebuilt
             .may_read(touched, &tree)
-            .map_err(io("search", &tree))?
+            .map_err(BuildError::io("search", &tree))?
         {
             return Ok((Vec::new(), Vec::new()));
         }
-        prebuilt.move_out(&self.work).map_err(io("move", &tree))?;
+        prebuilt
+            .move_out(&self.work)
+            .map_err(BuildError::io("move", &tree))?;
         let made = self.run(recorder, &tree, Stage::Prebuilt);
-        let unknown = prebuilt.restore().map_err(io("move", &tree))?;
+        let unknown = prebuilt.restore().map_err(BuildError::io("move", &tree))?;
         // A build that cannot make them again may do without.
         match made {
             Ok(records) => Ok((records, unknown)),
@@ -121,7 +124,7 @@ impl BuildRun<'_> {
         let tree = self.work.join("tree");
         let mut files = Vec::new();
         for_each_file(&tree, &mut |path| files.push(path.to_owned()))
-            .map_err(io("search", &tree))?;
+            .map_err(BuildError::io("search", &tree))?;
         find_holders(missing_sources, units, &files, &tree);
         Ok(())
     }
@@ -129,37 +132,35 @@ impl BuildRun<'_> {
     /// An object of unknown origin must not be in a binary.
     fn refuse_unknown(
         &self,
-        mut objects: Vec<PathBuf>,
+        objects: Vec<PathBuf>,
         touched: &[PathBuf],
         binaries: &[Binary],
     ) -> Result<(), BuildError> {
-        objects.retain(|object| binaries.iter().any(|binary| may_be_in(object, binary)));
+        let objects = self.in_a_binary(objects, binaries);
         if objects.is_empty() {
             return Ok(());
         }
-        let tree = self.work.join("tree");
-        let inside = |object: &PathBuf| object.strip_prefix(&tree).unwrap_or(object).to_owned();
         Err(BuildError::UnknownCompiles {
-            objects: objects.iter().map(inside).collect(),
+            objects,
             files: touched.to_vec(),
         })
     }
 
     /// An object that was compiled unseen must not be in a binary.
-    fn refuse_unseen(
-        &self,
-        mut objects: Vec<PathBuf>,
-        binaries: &[Binary],
-    ) -> Result<(), BuildError> {
-        objects.retain(|object| binaries.iter().any(|binary| may_be_in(object, binary)));
+    fn refuse_unseen(&self, objects: Vec<PathBuf>, binaries: &[Binary]) -> Result<(), BuildError> {
+        let objects = self.in_a_binary(objects, binaries);
         if objects.is_empty() {
             return Ok(());
         }
+        Err(BuildError::UnseenCompiles { objects })
+    }
+
+    /// The objects that may be in one of the binaries, as paths in the tree.
+    fn in_a_binary(&self, mut objects: Vec<PathBuf>, binaries: &[Binary]) -> Vec<PathBuf> {
+        objects.retain(|object| binaries.iter().any(|binary| may_be_in(object, binary)));
         let tree = self.work.join("tree");
         let inside = |object: &PathBuf| object.strip_prefix(&tree).unwrap_or(object).to_owned();
-        Err(BuildError::UnseenCompiles {
-            objects: objects.iter().map(inside).collect(),
-        })
+        objects.iter().map(inside).collect()
     }
 
     /// No compile reads what the fix changes: says why, if the reason is known.
@@ -173,7 +174,7 @@ impl BuildRun<'_> {
             return Ok(());
         }
         let differs = |first: &Path, second: &Path| {
-            TreeChanges::between(first, second).map_err(io("compare", second))
+            TreeChanges::between(first, second).map_err(BuildError::io("compare", second))
         };
         let first = differs(&self.home, &trees.original())?;
         let mut second = differs(&trees.original(), &trees.current())?;

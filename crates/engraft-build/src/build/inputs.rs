@@ -1,7 +1,7 @@
 //! What a build begins with: the binaries and the patch's name.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::binary::{Binary, BinaryError};
 use crate::request::{BuildError, BuildRequest};
@@ -74,16 +74,5 @@ pub(super) fn no_command() -> BuildError {
     BuildError::Request {
         what,
         hint: "put it after --, for example: -- make",
-    }
-}
-
-pub(super) fn io<'p>(
-    action: &'static str,
-    path: &'p Path,
-) -> impl Fn(std::io::Error) -> BuildError + 'p {
-    move |source| BuildError::Io {
-        action,
-        path: path.to_owned(),
-        source,
     }
 }

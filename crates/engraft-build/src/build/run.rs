@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use super::build_run::BuildRun;
-use super::inputs::{io, no_command};
+use super::inputs::no_command;
 use crate::compile::last_lines;
 use crate::record::{Record, Recorder, read_records};
 use crate::request::{BuildError, Stage};
@@ -20,7 +20,7 @@ impl BuildRun<'_> {
         stage: Stage,
     ) -> Result<Vec<Record>, BuildError> {
         let records = self.records_directory(stage);
-        fs::create_dir(&records).map_err(io("create", &records))?;
+        fs::create_dir(&records).map_err(BuildError::io("create", &records))?;
         let log = match &self.request.log {
             Some(log) => log.clone(),
             None => self.work.join("build.log"),
@@ -29,9 +29,9 @@ impl BuildRun<'_> {
             .create(true)
             .append(true)
             .open(&log)
-            .map_err(io("open", &log))?;
-        writeln!(output, "== {}", stage.step()).map_err(io("write", &log))?;
-        let errors = output.try_clone().map_err(io("create", &log))?;
+            .map_err(BuildError::io("open", &log))?;
+        writeln!(output, "== {}", stage.step()).map_err(BuildError::io("write", &log))?;
+        let errors = output.try_clone().map_err(BuildError::io("create", &log))?;
         let Some((program, arguments)) = self.request.command.split_first() else {
             return Err(no_command());
         };
@@ -69,7 +69,7 @@ impl BuildRun<'_> {
 
     pub(super) fn records(&self, stage: Stage) -> Result<Vec<Record>, BuildError> {
         let records = self.records_directory(stage);
-        read_records(&records).map_err(io("read", &records))
+        read_records(&records).map_err(BuildError::io("read", &records))
     }
 
     fn records_directory(&self, stage: Stage) -> PathBuf {

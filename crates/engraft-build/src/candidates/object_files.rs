@@ -40,7 +40,7 @@ impl ObjectFiles<'_> {
         let fixed = self.compile_fixed(&compiles.collect::<Vec<_>>())?;
         self.trees
             .bring_back_original()
-            .map_err(self.io("swap", self.work))?;
+            .map_err(BuildError::io("swap", self.work))?;
         let compiles: Vec<_> = candidates.iter().map(|it| it.original.clone()).collect();
         let original = self.compile(&compiles, "original-objects")?;
         let mut units = Vec::new();
@@ -110,7 +110,7 @@ impl ObjectFiles<'_> {
         let plain = self.renumber()?;
         let mut objects = self.compile(candidates, "fixed-objects")?;
         for (path, text) in plain {
-            fs::write(&path, text).map_err(self.io("write", &path))?;
+            fs::write(&path, text).map_err(BuildError::io("write", &path))?;
         }
         let failed: Vec<_> = candidates
             .iter()
@@ -139,7 +139,7 @@ impl ObjectFiles<'_> {
             if !original.exists() || !fixed.exists() {
                 continue;
             }
-            let io = self.io("renumber", &fixed);
+            let io = BuildError::io("renumber", &fixed);
             let text = fs::read(&fixed).map_err(&io)?;
             let renumbered = renumbered(&original, &fixed).map_err(&io)?;
             fs::write(&fixed, renumbered).map_err(&io)?;
@@ -154,25 +154,13 @@ impl ObjectFiles<'_> {
         directory: &str,
     ) -> Result<Vec<Result<PathBuf, CompileError>>, BuildError> {
         let outputs = self.work.join(directory);
-        fs::create_dir(&outputs).map_err(self.io("create", &outputs))?;
+        fs::create_dir(&outputs).map_err(BuildError::io("create", &outputs))?;
         Ok(compile_all(
             candidates,
             &outputs,
             &self.trees.current(),
             self.home,
         ))
-    }
-
-    fn io<'p>(
-        &self,
-        action: &'static str,
-        path: &'p Path,
-    ) -> impl Fn(std::io::Error) -> BuildError + 'p {
-        move |source| BuildError::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
     }
 }
 

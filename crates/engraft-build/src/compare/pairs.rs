@@ -18,7 +18,7 @@ impl Pairs {
         let mut pairs = Self::default();
         pairs.by_name(original, fixed);
         pairs.clones(original, fixed);
-        // Renumbered variables: first those that the same functions use, then the others.
+        // Renumbered variables: first the variables that the same functions use, then the others.
         pairs.numbered(original, fixed, true);
         pairs.numbered(original, fixed, false);
         pairs

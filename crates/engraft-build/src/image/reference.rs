@@ -16,7 +16,7 @@ pub(super) struct Reference<'r> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
     One,
-    /// The next one as well: that of the call of `__tls_get_addr`.
+    /// The next relocation as well, which belongs to the call of `__tls_get_addr`.
     WithCall,
 }
 

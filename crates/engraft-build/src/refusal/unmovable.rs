@@ -3,10 +3,10 @@
 /// Why an instruction cannot be moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unmovable {
-    /// It is no instruction, or goes on behind the function's end.
+    /// The bytes are no instruction, or the instruction ends after the function.
     #[error("it does not decode")]
     NoInstruction,
-    /// The function's last one, behind which other code or none is run into.
+    /// The function's last instruction, after which execution runs into other code or none.
     #[error("the function ends after it without returning")]
     FallsOut,
     /// Its address size or operand size cuts off the address it refers to.

@@ -1,6 +1,6 @@
 //! Why no patch file could be built.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use engraft_patch::WriteError;
 
@@ -166,6 +166,18 @@ pub enum BuildError {
 }
 
 impl BuildError {
+    /// The error of an action on a file, once it is known why the action failed.
+    pub(crate) fn io<'p>(
+        action: &'static str,
+        path: &'p Path,
+    ) -> impl Fn(std::io::Error) -> Self + 'p {
+        move |source| Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
     /// A refusal for at least one reason. The same reason may have been found in several objects
     /// and binaries.
     pub(crate) fn refused(refusals: Vec<Refusal>) -> Self {

@@ -243,8 +243,8 @@ impl ThreadRecord {
 
 /// Moves the last of these threads to its place; the others are in order.
 ///
-/// The threads come in order nearly always, and then nothing is moved. The sorting of the standard library is 2.4 KiB
-/// of code and 3.5 KiB of stack in every process that is patched.
+/// The threads come in order nearly always, and then nothing is moved. The sorting of the standard
+/// library is 2.4 KiB of code and 3.5 KiB of stack in every process that is patched.
 fn move_last_into_order(listed: &mut [ListedThread]) {
     let mut end = listed.len();
     while let Some(start) = end.checked_sub(2)

@@ -6,7 +6,8 @@ use crate::{BuildId, Callback, LinkAddress, StateId};
 
 /// A patch as it is handed over to be enabled.
 ///
-/// Sets, `replace`, states and callbacks cannot be reached by users yet: no patch file carries them.
+/// Sets, `replace`, states and callbacks cannot be reached by users yet: no patch file carries
+/// them.
 #[cfg_attr(feature = "controls", derive(Clone))]
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub struct PatchDefinition {

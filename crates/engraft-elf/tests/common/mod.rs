@@ -12,8 +12,8 @@ pub(crate) fn own_memory() -> impl ReadMemory<Error = std::io::Error> {
     move |address: u64, buffer: &mut [u8]| file.read_exact_at(buffer, address)
 }
 
-/// Where this process has mapped the first file whose path ends with `name`, from its first to its last
-/// mapping, and its path.
+/// Where this process has mapped the first file whose path ends with `name`, from its first to its
+/// last mapping, and its path.
 pub(crate) fn mapped(name: &str) -> Option<(Range<u64>, String)> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let mut found: Option<(Range<u64>, String)> = None;

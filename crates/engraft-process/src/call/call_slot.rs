@@ -158,7 +158,9 @@ impl CallState {
     }
 }
 
-/// The stopped threads that may make calls, the best first. Better are threads that a longer stop disturbs least: sleepers that wake seldom. Of these, the call thread comes first, then the first thread of the process, whose stack has room.
+/// The stopped threads that may make calls, the best first. Better are threads that a longer stop
+/// disturbs least: sleepers that wake seldom. Of these, the call thread comes first, then the first
+/// thread of the process, whose stack has room.
 fn calling_order(tracees: &Tracees) -> Vec<i32> {
     let process = tracees.process();
     let usable = |thread: &ThreadState| !thread.is_kernel_worker;

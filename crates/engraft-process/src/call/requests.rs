@@ -2,9 +2,9 @@
 //!
 //! How a function makes a request is in [`engraft_machine::request`]. At the entry of that system
 //! call, [`StoppedThread::call_serving`](crate::StoppedThread::call_serving) serves the record. The
-//! system call itself is harmless, and every seccomp filter under which a loader works allows it. If
-//! we have died, the function sees by its record that nothing was done. So an act that needs other
-//! threads to be stopped happens while we live, or not at all.
+//! system call itself is harmless, and every seccomp filter under which a loader works allows it.
+//! If we have died, the function sees by its record that nothing was done. So an act that needs
+//! other threads to be stopped happens while we live, or not at all.
 
 use std::time::Duration;
 

@@ -68,8 +68,9 @@ impl Executable {
         })
     }
 
-    /// Whether the process runs the file: by device and inode; or, for a file that was deleted or replaced after the
-    /// process had started, by its path; or, in another mount namespace, where neither tells anything, by build-id.
+    /// Whether the process runs the file: by device and inode; or, for a file that was deleted or
+    /// replaced after the process had started, by its path; or, in another mount namespace, where
+    /// neither tells anything, by build-id.
     ///
     /// # Errors
     /// If the process has ended, or cannot be read.
@@ -113,7 +114,8 @@ impl Executable {
     }
 }
 
-/// Device and inode of a file. The server of a network file system is not asked: the process itself may be the server.
+/// Device and inode of a file. The server of a network file system is not asked: the process itself
+/// may be the server.
 fn identity(path: &Path) -> io::Result<((u32, u32), u64)> {
     let facts = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
     Ok(((facts.stx_dev_major, facts.stx_dev_minor), facts.stx_ino))

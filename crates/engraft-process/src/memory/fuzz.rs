@@ -1,4 +1,5 @@
-//! Fuzz targets: whatever is in `/proc/PID/maps`, reading it ends without a panic. A file may be named like a line of it.
+//! Fuzz targets: whatever is in `/proc/PID/maps`, reading it ends without a panic. A file may be
+//! named like a line of it.
 
 use bolero::check;
 
@@ -26,7 +27,8 @@ struct Line {
 }
 
 impl Line {
-    /// The kernel escapes line breaks, and a name does not begin with a space that could be told from those before it.
+    /// The kernel escapes line breaks, and a name does not begin with a space that could be told
+    /// from those before it.
     fn name(&self) -> Vec<u8> {
         let mut name = self.name.clone();
         name.retain(|byte| *byte != b'\n' && *byte != 0);

@@ -3,7 +3,8 @@
 /// `CAP_SYS_PTRACE`, by its number in `linux/capability.h`.
 const SYS_PTRACE: u32 = 19;
 
-/// Whether this command may trace the processes of other users, except those with capabilities that it does not have.
+/// Whether this command may trace the processes of other users, except those with capabilities that
+/// it does not have.
 pub fn may_trace_others() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mut lines = status.lines();

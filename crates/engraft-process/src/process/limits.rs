@@ -27,7 +27,8 @@ pub(crate) const CODE_BYTES: u64 = 256 << 20;
 /// together. The largest browsers have about 10 MiB. Code beyond the bound counts as code without a
 /// table: threads in it are not clear.
 pub(crate) const UNWIND_BYTES: u64 = 64 << 20;
-/// Bytes of one entry of `.eh_frame`; real ones have less than a hundred, entries of huge functions some thousands.
+/// Bytes of one entry of `.eh_frame`; real ones have less than a hundred, entries of huge functions
+/// some thousands.
 pub(crate) const UNWIND_ENTRY: u64 = 256 << 10;
 /// Different code addresses on the stacks that one scan looks at; a thousand threads have some ten
 /// thousand.

@@ -247,7 +247,8 @@ impl<'s> StackWalk<'s> {
         }
     }
 
-    /// A return address follows a call, or is the address of a restorer, which the kernel has put on the stack.
+    /// A return address follows a call, or is the address of a restorer, which the kernel has put
+    /// on the stack.
     fn check_return_address(&self, candidate: &Candidate) -> Result<(), WalkError> {
         let value = candidate.registers.instruction_pointer();
         if candidate.is_exact || self.follows_call(value) || self.is_restorer(value) {

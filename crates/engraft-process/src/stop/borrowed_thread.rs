@@ -18,7 +18,8 @@ pub struct BorrowedThread {
 }
 
 impl BorrowedThread {
-    /// Stops one thread. The call thread, if it sleeps; otherwise a sleeping thread, if there is one. Of several, the one that has run least often, which is disturbed least.
+    /// Stops one thread. The call thread, if it sleeps; otherwise a sleeping thread, if there is
+    /// one. Of several, the one that has run least often, which is disturbed least.
     pub(crate) fn borrow(process: &Process, timeout: Duration) -> Result<Self, StopError> {
         let deadline = process.patience(timeout);
         let sleeps = |tid: &i32| matches!(process.task(*tid).stat(), Ok(Some(stat)) if stat.state == TaskState::Sleeping);

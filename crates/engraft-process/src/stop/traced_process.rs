@@ -16,7 +16,9 @@ use crate::process::handle::Process;
 use crate::trace::stop_error::StopError;
 use crate::trace::tracees::Tracees;
 
-/// The pause after the runners have been resumed, until they are on a processor again. The kernel prefers a thread that wakes later to one that has been running for a while. A thread that wakes together with a runner waits for the end of the runner's time slice, milliseconds.
+/// The pause after the runners have been resumed, until they are on a processor again. The kernel
+/// prefers a thread that wakes later to one that has been running for a while. A thread that wakes
+/// together with a runner waits for the end of the runner's time slice, milliseconds.
 const RUNNERS_RUN: Duration = Duration::from_micros(20);
 
 /// A process of which we trace all threads, or some. Dropping it detaches from them.
@@ -85,7 +87,9 @@ impl TracedProcess {
 
 /// Resuming and detaching.
 impl TracedProcess {
-    /// Resumes the stopped threads, each by `step`: first the runners, then threads that wake often, then the sleepers. A thread whose call has to be undone is resumed before the sleepers if it was running, otherwise last: undoing takes until the thread gets a processor.
+    /// Resumes the stopped threads, each by `step`: first the runners, then threads that wake
+    /// often, then the sleepers. A thread whose call has to be undone is resumed before the
+    /// sleepers if it was running, otherwise last: undoing takes until the thread gets a processor.
     fn resume_in_order(&mut self, step: ResumeStep) -> Result<(), StopError> {
         // Nothing is looked for or sorted while the runners wait.
         let runners = self.tracees.progress_mut().take_runners();

@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Locks one byte of the file for writing; false if another open file has the lock. The lock ends when the file is closed.
+/// Locks one byte of the file for writing; false if another open file has the lock. The lock ends
+/// when the file is closed.
 pub(crate) fn try_lock_byte(file: &File, at: i64) -> io::Result<bool> {
     let lock = libc::flock {
         l_type: libc::F_WRLCK as i16,

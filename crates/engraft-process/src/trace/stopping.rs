@@ -102,8 +102,10 @@ impl Tracees {
         Ok(())
     }
 
-    /// Waits, with all threads still running, until none of these is in an uninterruptible sleep. Returns what /proc showed of each thread that has not ended.
-    /// A thread in such a sleep does not follow a stop request, and the others would be stopped for as long. If it stopped after we have given up, no tracer would resume it.
+    /// Waits, with all threads still running, until none of these is in an uninterruptible sleep.
+    /// Returns what /proc showed of each thread that has not ended. A thread in such a sleep does
+    /// not follow a stop request, and the others would be stopped for as long. If it stopped after
+    /// we have given up, no tracer would resume it.
     pub(crate) fn await_uninterruptible(
         &mut self,
         tids: &[i32],

@@ -88,7 +88,8 @@ impl TracedThreads {
         self.any_ended = true;
     }
 
-    /// Removes a first thread that has ended and is still listed: the kernel reports its end only after all other threads have ended.
+    /// Removes a first thread that has ended and is still listed: the kernel reports its end only
+    /// after all other threads have ended.
     pub(crate) fn remove_ended_leader(&mut self, tid: i32) {
         self.threads.remove(&tid);
         self.ended += 1;

@@ -51,15 +51,16 @@ pub(crate) struct Blob {
     relocations: Vec<(usize, u64)>,
 }
 
-/// The end of the part of a segment that the agent needs at run time. Call frame information is not needed. The compiler
-/// adds it even to code that never unwinds, as the last of the constants, and each page of it would cost every target.
+/// The end of the part of a segment that the agent needs at run time. Call frame information is not
+/// needed. The compiler adds it even to code that never unwinds, as the last of the constants, and
+/// each page of it would cost every target.
 fn end_of_needed(file: &ElfFile64<'_, LittleEndian>, segment: std::ops::Range<u64>) -> u64 {
     let needed = |section: &ElfSection64<'_, '_, LittleEndian>| {
         let is_unwind = section
             .name()
             .is_ok_and(|name| name.starts_with(".eh_frame"));
-        // A section that is not loaded (symbols and strings for tools) has the address 0, which is in the first
-        // segment.
+        // A section that is not loaded (symbols and strings for tools) has the address 0, which is
+        // in the first segment.
         let SectionFlags::Elf { sh_flags, .. } = section.flags() else {
             return false;
         };
@@ -208,8 +209,9 @@ mod tests {
         assert!(different <= 8 * blob.relocations.len());
     }
 
-    /// The caller of a patched function may rely on more than the ABI promises (GCC's -fipa-ra), so dispatch keeps all
-    /// registers. It saves the general ones, and must not touch any other, nor call unknown code.
+    /// The caller of a patched function may rely on more than the ABI promises (GCC's -fipa-ra), so
+    /// dispatch keeps all registers. It saves the general ones, and must not touch any other, nor
+    /// call unknown code.
     #[test]
     fn dispatch_uses_general_registers_only() {
         use iced_x86::{Decoder, DecoderOptions, FlowControl, InstructionInfoFactory};
@@ -265,8 +267,9 @@ mod tests {
         assert!(seen.len() > 50, "{} instructions", seen.len());
     }
 
-    /// A panic returns to where the owner of the agent's lock entered the agent. So code that runs without the lock must
-    /// not reach a panic: dispatch, and the loader's hook before it takes the lock.
+    /// A panic returns to where the owner of the agent's lock entered the agent. So code that runs
+    /// without the lock must not reach a panic: dispatch, and the loader's hook before it takes the
+    /// lock.
     #[test]
     fn what_runs_without_the_lock_cannot_panic() {
         let blob = Blob::embedded().unwrap();
@@ -293,8 +296,8 @@ mod tests {
         assert!(!reached.is_disjoint(&panics));
     }
 
-    /// The addresses of all instructions that can be reached without entering `avoided`, and whether these are all:
-    /// where an indirect call leads is not known.
+    /// The addresses of all instructions that can be reached without entering `avoided`, and
+    /// whether these are all: where an indirect call leads is not known.
     fn reached_from(
         blob: &Blob,
         entry: u64,

@@ -1,9 +1,10 @@
 //! Finding an agent, or what is left of one that was not completed, in the memory of a process.
 //!
-//! Its memory has a name in /proc/PID/maps if it maps a memory file, or if the kernel can name other memory
-//! (CONFIG_ANON_VMA_NAME, Linux 5.17). Otherwise it is found by its content: an agent header at the start of private,
-//! read-only memory without a file. Few programs have such memory, so for nearly every process the memory map alone
-//! says that there is no agent. Before the header is written, the memory is found by its form: see [`reservations`].
+//! Its memory has a name in /proc/PID/maps if it maps a memory file, or if the kernel can name
+//! other memory (CONFIG_ANON_VMA_NAME, Linux 5.17). Otherwise it is found by its content: an agent
+//! header at the start of private, read-only memory without a file. Few programs have such memory,
+//! so for nearly every process the memory map alone says that there is no agent. Before the header
+//! is written, the memory is found by its form: see [`reservations`].
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -40,8 +41,8 @@ pub(crate) fn reservations(process: &Process) -> Result<Vec<Range<TargetAddress>
     Ok(ranges)
 }
 
-/// Whether the memory has the agent's name, as a memory file or as anonymous memory. Another file may have the same
-/// name, but it is on another device.
+/// Whether the memory has the agent's name, as a memory file or as anonymous memory. Another file
+/// may have the same name, but it is on another device.
 fn is_named(mapping: &Mapping) -> bool {
     let name = mapping.name.to_string_lossy();
     let (major, minor, _) = mapping.file;
@@ -72,8 +73,8 @@ fn may_start_with_header(mapping: &Mapping) -> bool {
     mapping.readable && !mapping.writable && is_unnamed(mapping)
 }
 
-/// Whether the memory is mapped for an agent and still empty: executable memory of an agent's length that holds only
-/// zeros, which is not code.
+/// Whether the memory is mapped for an agent and still empty: executable memory of an agent's
+/// length that holds only zeros, which is not code.
 fn is_reservation(process: &Process, mapping: &Mapping) -> Result<bool, Error> {
     let range = &mapping.range;
     let has_form = mapping.readable

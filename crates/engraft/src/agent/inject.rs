@@ -1,6 +1,7 @@
 //! Injecting the agent into a process.
 //!
-//! The agent's memory is one mapping near the dynamic loader: control block, stack, blob, heap. It is made in
+//! The agent's memory is one mapping near the dynamic loader: control block, stack, blob, heap. It
+//! is made in
 //! [`crate::agent::memory`].
 
 use std::ops::Range;
@@ -85,7 +86,8 @@ impl Injection {
         let base = memory.make(calls)?;
         let control = self.control_at(base);
         let agent = RunningAgent::new(&process, base, &control)?;
-        // The last write brings the magic, by which memory is recognised as an agent that is complete.
+        // The last write brings the magic, by which memory is recognised as an agent that is
+        // complete.
         process.memory().write(base, control.as_bytes())?;
         Ok(agent)
     }
@@ -108,8 +110,8 @@ impl Injection {
     }
 }
 
-/// Whether programs may use `rdfsbase`: the processor has it, and the kernel allows it (since Linux 5.9). The
-/// target runs on the same machine.
+/// Whether programs may use `rdfsbase`: the processor has it, and the kernel allows it (since Linux
+/// 5.9). The target runs on the same machine.
 fn has_fsgsbase() -> bool {
     const HWCAP2_FSGSBASE: usize = 1 << 1;
     let (_, capabilities) = rustix::param::linux_hwcap();

@@ -19,8 +19,8 @@ const _: () = assert!(PAGE_SIZE + STACK_LENGTH + LONGEST_BLOB + HEAP_LENGTH <= M
 /// Keeps the heap out of the cache line of the agent's locks and flags, which it would slow down.
 const HEAP_ALIGNMENT: u64 = 64;
 
-/// The offsets of the parts of the agent's mapping: control block, stack, blob, heap. The heap begins in the page in
-/// which the blob's variables end, because each page costs every target.
+/// The offsets of the parts of the agent's mapping: control block, stack, blob, heap. The heap
+/// begins in the page in which the blob's variables end, because each page costs every target.
 pub(super) struct AgentLayout {
     pub(super) stack_top: u64,
     pub(super) blob: u64,

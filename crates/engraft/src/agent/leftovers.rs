@@ -1,5 +1,5 @@
-//! What an injection has left in a process when its controller was killed or it failed: memory, and a descriptor of a
-//! memory file.
+//! What an injection has left in a process when its controller was killed or it failed: memory, and
+//! a descriptor of a memory file.
 
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
@@ -19,8 +19,8 @@ const FILE: &[u8] = b"/memfd:engraft-agent (deleted)";
 /// How many ranges of memory are unmapped even if there is no time left.
 const AT_LEAST: usize = 16;
 
-/// Removes what injections have left in a process without an agent. Their controllers have died: only one controller
-/// works on a process at a time.
+/// Removes what injections have left in a process without an agent. Their controllers have died:
+/// only one controller works on a process at a time.
 pub(crate) fn remove(process: &Process, backoff: &Backoff) -> Result<(), Error> {
     let mut calls = Calls::borrowing(process, backoff);
     for (index, range) in memory(process)?.into_iter().enumerate() {
@@ -70,7 +70,8 @@ fn memory(process: &Process) -> Result<Vec<Range<TargetAddress>>, Error> {
 fn open_files(process: &Process) -> Result<Vec<u64>, Error> {
     let task = process.living_task();
     let mut descriptors = task.descriptors().map_err(Error::reading(process))?;
-    // A descriptor that cannot be read has just been closed. There may be a million, so the time is checked.
+    // A descriptor that cannot be read has just been closed. There may be a million, so the time is
+    // checked.
     descriptors.retain(|number| {
         let file = match process.memory().check_time() {
             Ok(()) => task.descriptor(*number).ok().flatten(),
@@ -94,8 +95,8 @@ pub(crate) fn close_files(calls: &mut Calls<'_, '_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Closes a memory file of an agent, unless the descriptor has become another file: the program may have closed it and
-/// opened something else.
+/// Closes a memory file of an agent, unless the descriptor has become another file: the program may
+/// have closed it and opened something else.
 pub(crate) fn close_file(calls: &mut Calls<'_, '_>, descriptor: u64) -> Result<(), Error> {
     let process = calls.process().clone();
     calls.in_thread(|thread| {

@@ -1,14 +1,15 @@
-//! Making the agent's memory in a process. A later command finds the memory even if the controller is killed at any
-//! point here.
+//! Making the agent's memory in a process. A later command finds the memory even if the controller
+//! is killed at any point here.
 //!
-//! The memory is a mapping of a memory file of the target. So it has a name in /proc/PID/maps from the first instant,
-//! and no page is ever writable and executable. The file is made and mapped by system calls in the target, and filled
-//! through the mapping, which is writable then. Its descriptor is never opened from outside: by then another thread may
-//! have put any other file in its place.
+//! The memory is a mapping of a memory file of the target. So it has a name in /proc/PID/maps from
+//! the first instant, and no page is ever writable and executable. The file is made and mapped by
+//! system calls in the target, and filled through the mapping, which is writable then. Its
+//! descriptor is never opened from outside: by then another thread may have put any other file in
+//! its place.
 //!
-//! Where there are no memory files, anonymous memory is used, and filled from outside. It starts in a form that no
-//! program has a use for: executable memory of [`MAPPING_LENGTH`] that holds only zeros. The first thing that is
-//! written there is the agent header (see [`crate::agent::header`]).
+//! Where there are no memory files, anonymous memory is used, and filled from outside. It starts in
+//! a form that no program has a use for: executable memory of [`MAPPING_LENGTH`] that holds only
+//! zeros. The first thing that is written there is the agent header (see [`crate::agent::header`]).
 
 use std::ops::Range;
 
@@ -46,7 +47,8 @@ pub(super) struct NewMemory<'i> {
 }
 
 impl NewMemory<'_> {
-    /// Maps, fills and protects everything but the control block. Returns the address. After an error, the caller calls
+    /// Maps, fills and protects everything but the control block. Returns the address. After an
+    /// error, the caller calls
     /// [`leftovers::remove`](crate::agent::leftovers::remove).
     pub(super) fn make(&self, calls: &mut Calls<'_, '_>) -> Result<TargetAddress, Error> {
         match MemoryFile::create(calls) {
@@ -64,7 +66,8 @@ impl NewMemory<'_> {
         }
     }
 
-    /// Maps a memory file, and fills it while the mapping is shared; then the mapping becomes private.
+    /// Maps a memory file, and fills it while the mapping is shared; then the mapping becomes
+    /// private.
     fn map_file(
         &self,
         calls: &mut Calls<'_, '_>,
@@ -100,8 +103,8 @@ impl NewMemory<'_> {
         Ok(base)
     }
 
-    /// Checks that all the memory maps one memory file. Only the memory map can tell: at any of the calls, the descriptor
-    /// may have been another file's.
+    /// Checks that all the memory maps one memory file. Only the memory map can tell: at any of the
+    /// calls, the descriptor may have been another file's.
     fn expect_one_file(calls: &Calls<'_, '_>, base: TargetAddress) -> Result<(), Error> {
         let process = calls.process();
         let maps = process.maps()?;
@@ -122,7 +125,8 @@ impl NewMemory<'_> {
         }
     }
 
-    /// Maps anonymous memory, and fills it from outside. No page that was writable becomes executable.
+    /// Maps anonymous memory, and fills it from outside. No page that was writable becomes
+    /// executable.
     fn map_anonymous(&self, calls: &mut Calls<'_, '_>) -> Result<TargetAddress, Error> {
         let base = self.reserve(calls, |base| Map {
             address: base,
@@ -143,8 +147,8 @@ impl NewMemory<'_> {
                 protect(calls, blob + offset, length, protection)?;
             }
         }
-        // The header at the start gets lost now: writable memory is not searched for one. The header among the
-        // constants can be found by this time.
+        // The header at the start gets lost now: writable memory is not searched for one. The
+        // header among the constants can be found by this time.
         let end = base + MAPPING_LENGTH;
         protect(calls, base, self.layout.blob, READ_WRITE)?;
         let variables = self.blob.segments.last().map_or(0, |last| last.offset);
@@ -179,7 +183,8 @@ impl NewMemory<'_> {
         })
     }
 
-    /// Maps a free range near the loader, so that a short jump in its break function reaches the agent.
+    /// Maps a free range near the loader, so that a short jump in its break function reaches the
+    /// agent.
     fn reserve(
         &self,
         calls: &mut Calls<'_, '_>,
@@ -258,7 +263,8 @@ impl MemoryFile {
     }
 }
 
-/// Writes to memory that the program may only read; through a stopped thread if the kernel allows it only there.
+/// Writes to memory that the program may only read; through a stopped thread if the kernel allows
+/// it only there.
 fn write_protected(
     calls: &mut Calls<'_, '_>,
     address: TargetAddress,

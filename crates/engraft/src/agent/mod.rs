@@ -1,4 +1,5 @@
-//! The agent in a process, from outside: finding it, injecting it, giving it commands, reading what it knows.
+//! The agent in a process, from outside: finding it, injecting it, giving it commands, reading what
+//! it knows.
 //!
 //! | file | what it does |
 //! |---|---|

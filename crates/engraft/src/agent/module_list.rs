@@ -49,10 +49,10 @@ pub(crate) fn module_list(process: &Process, modules: &Modules) -> Result<Vec<u8
     Ok([table.as_bytes(), records.as_bytes(), &paths].concat())
 }
 
-/// The address of libgcc's function that finds call frame information, in libgcc itself or linked into the program; `None`
-/// if there is none, or no symbol for it. In a library that comes later, the agent finds the function. It could find
-/// it in these modules, too, but each system call of the agent stops twice for the tracer, which takes long next to
-/// hundreds of busy threads.
+/// The address of libgcc's function that finds call frame information, in libgcc itself or linked
+/// into the program; `None` if there is none, or no symbol for it. In a library that comes later,
+/// the agent finds the function. It could find it in these modules, too, but each system call of
+/// the agent stops twice for the tracer, which takes long next to hundreds of busy threads.
 pub(crate) fn find_fde(process: &Process, module: &Module) -> Option<TargetAddress> {
     const NAME: &str = "_Unwind_Find_FDE";
     match module.kind {

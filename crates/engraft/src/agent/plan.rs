@@ -1,5 +1,5 @@
-//! The agent's plan: the code that a thread must be clear of before it switches, and the bytes that the change
-//! overwrites.
+//! The agent's plan: the code that a thread must be clear of before it switches, and the bytes that
+//! the change overwrites.
 
 use std::ops::Range;
 
@@ -50,7 +50,8 @@ pub(crate) fn function_name(range: &CodeRange) -> String {
     escape_bytes(name.unwrap_or_default())
 }
 
-/// A range of code that is not in a plan, with a name for messages, of which the first 64 bytes are kept.
+/// A range of code that is not in a plan, with a name for messages, of which the first 64 bytes are
+/// kept.
 pub(crate) fn range_named(code: Range<TargetAddress>, text: &str) -> CodeRange {
     let mut name = [0; 64];
     name.iter_mut()

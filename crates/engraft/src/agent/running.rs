@@ -1,4 +1,5 @@
-//! The agent that is in a process: found in the memory map, read from outside, and called in a stopped thread.
+//! The agent that is in a process: found in the memory map, read from outside, and called in a
+//! stopped thread.
 
 use std::mem::offset_of;
 use std::ops::Range;
@@ -21,9 +22,9 @@ use crate::agent::snapshot::ImageStatus;
 use crate::error::explain::with_errno_in_words;
 use crate::error::{Error, is_busy};
 
-/// Bounds a call of the agent, whose code never waits. Next to hundreds of threads that want a processor, each of its
-/// system calls may take a second. The bound is far above that, because a call that is given up leaves the agent's lock
-/// taken.
+/// Bounds a call of the agent, whose code never waits. Next to hundreds of threads that want a
+/// processor, each of its system calls may take a second. The bound is far above that, because a
+/// call that is given up leaves the agent's lock taken.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A complete agent in a process.
@@ -35,7 +36,8 @@ pub(crate) struct RunningAgent {
     enter: TargetAddress,
     restorer: TargetAddress,
     stack_top: TargetAddress,
-    /// The pid of the process in its own pid namespace, so that the agent need not ask for it; 0 if unknown.
+    /// The pid of the process in its own pid namespace, so that the agent need not ask for it; 0 if
+    /// unknown.
     namespace_pid: u64,
 }
 
@@ -81,7 +83,8 @@ impl RunningAgent {
             let address = range.start;
             let mut control = Control::new_zeroed();
             process.memory().read(address, control.as_mut_bytes())?;
-            // Memory without the magic was left by a controller that was killed before the agent was complete.
+            // Memory without the magic was left by a controller that was killed before the agent
+            // was complete.
             if control.magic == MAGIC {
                 return Self::new(process, address, &control).map(Some);
             }
@@ -127,14 +130,15 @@ impl RunningAgent {
         self.process.pid()
     }
 
-    /// Scratch memory after the control block, and its size in bytes. Only for a controller that has stopped all
-    /// threads, and until they are resumed.
+    /// Scratch memory after the control block, and its size in bytes. Only for a controller that
+    /// has stopped all threads, and until they are resumed.
     pub(crate) fn scratch(&self) -> (TargetAddress, usize) {
         let control = size_of::<Control>().next_multiple_of(16);
         (self.address + control as u64, PAGE_SIZE as usize - control)
     }
 
-    /// Tells the agent that the program has a seccomp filter, if it has one: the filter may be newer than the agent.
+    /// Tells the agent that the program has a seccomp filter, if it has one: the filter may be
+    /// newer than the agent.
     pub(crate) fn note_filter(&self) -> Result<(), Error> {
         if has_filter(&self.process)? {
             let field = self.address + offset_of!(Control, filtered) as u64;
@@ -143,7 +147,8 @@ impl RunningAgent {
         Ok(())
     }
 
-    /// Tells the agent to keep the images of a patch, because threads are about to be redirected into them.
+    /// Tells the agent to keep the images of a patch, because threads are about to be redirected
+    /// into them.
     pub(crate) fn keep_images(&self, patch: u64) -> Result<(), Error> {
         let field = self.address + offset_of!(Control, moved_into) as u64;
         Ok(self.process.memory().write(field, &patch.to_ne_bytes())?)
@@ -166,7 +171,8 @@ impl RunningAgent {
         Ok(begun.map(|begun| begun.elapsed().unwrap_or_default()))
     }
 
-    /// Whether the agent found its own state damaged, and how many libraries it has let the loader load since.
+    /// Whether the agent found its own state damaged, and how many libraries it has let the loader
+    /// load since.
     pub(crate) fn damage(&self) -> Result<(bool, u64), Error> {
         let control = self.control()?;
         Ok((control.broken != 0, control.loads_since))
@@ -191,8 +197,8 @@ impl RunningAgent {
         self.answer(answer)
     }
 
-    /// Gives a command, and writes what the agent asks for. The caller has stopped all threads that may execute the
-    /// bytes that are written.
+    /// Gives a command, and writes what the agent asks for. The caller has stopped all threads that
+    /// may execute the bytes that are written.
     pub(crate) fn command_writing(
         &self,
         thread: &mut StoppedThread<'_>,
@@ -364,8 +370,8 @@ impl RunningAgent {
         Ok(lock_owner != 0 && self.process.memory().read_u64(lock_owner.into())? != 0)
     }
 
-    /// Notes whether a controller works with the agent. Returns what was noted before: `true` then means that a
-    /// controller has died at its work.
+    /// Notes whether a controller works with the agent. Returns what was noted before: `true` then
+    /// means that a controller has died at its work.
     pub(crate) fn set_controlled(&self, controlled: bool) -> Result<bool, Error> {
         let before = self.control()?.controlled != 0;
         if before != controlled {

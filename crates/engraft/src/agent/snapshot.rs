@@ -17,8 +17,8 @@ use crate::agent::state_words::{PendingThread, StateWords};
 use crate::error::Error;
 use crate::modules::other_builds::OtherBuild;
 
-/// An unwinder in the process, which exceptions and cancelled threads use: libgcc's, as a library or linked into the
-/// program.
+/// An unwinder in the process, which exceptions and cancelled threads use: libgcc's, as a library
+/// or linked into the program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UnwinderStatus {
     /// The loader's name of the module; empty for the main program.
@@ -216,8 +216,9 @@ fn decode(agent: &RunningAgent, buffer: &[u8]) -> Result<Snapshot, Error> {
     })
 }
 
-/// Reads records out of a snapshot. An agent writes each record once, so all that is read is together no longer than the
-/// snapshot. This bound matters: tables of a hostile agent may overlap, and would decode to more than fits into memory.
+/// Reads records out of a snapshot. An agent writes each record once, so all that is read is
+/// together no longer than the snapshot. This bound matters: tables of a hostile agent may overlap,
+/// and would decode to more than fits into memory.
 struct Reader<'s> {
     agent: &'s RunningAgent,
     buffer: &'s [u8],

@@ -5,8 +5,8 @@ use engraft_process::{Process, TargetAddress};
 
 use crate::error::Error;
 
-/// The addresses of the words that hold the state of threads, for the threads that were pending when the agent last
-/// carried out a command.
+/// The addresses of the words that hold the state of threads, for the threads that were pending
+/// when the agent last carried out a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct StateWords {
     /// Address of the state of all threads that are not listed.

@@ -1,4 +1,5 @@
-//! The progress of `engraft build` on stderr: one line that changes on a terminal, a line for each step elsewhere.
+//! The progress of `engraft build` on stderr: one line that changes on a terminal, a line for each
+//! step elsewhere.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Mutex;

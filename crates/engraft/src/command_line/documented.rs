@@ -1,5 +1,5 @@
-//! The commands that the documents show are ones that the command line understands. They are not run: most of
-//! them would change processes of this machine.
+//! The commands that the documents show are ones that the command line understands. They are not
+//! run: most of them would change processes of this machine.
 
 use std::fs;
 use std::path::Path;

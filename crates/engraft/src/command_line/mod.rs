@@ -1,6 +1,7 @@
 //! The command line: what the user can ask for, and how the answers are printed.
 //!
-//! This folder must not know how a command does its work: it uses only the public names of the crate.
+//! This folder must not know how a command does its work: it uses only the public names of the
+//! crate.
 
 mod building;
 #[cfg(test)]
@@ -25,7 +26,8 @@ use show::describe;
 pub(crate) use terminal::{Log, complain};
 use terminal::{note, say};
 
-/// Fixes running programs: builds a patch from a source fix, applies it to processes, takes it back.
+/// Fixes running programs: builds a patch from a source fix, applies it to processes, takes it
+/// back.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub(crate) struct CommandLine {
@@ -52,12 +54,12 @@ enum Command {
         /// Where the patch file goes; NAME.engraft by default.
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
-        /// Make the patch also if part of what the fix changes is in none of the binaries. The patch is marked
-        /// as partial.
+        /// Make the patch also if part of what the fix changes is in none of the binaries. The
+        /// patch is marked as partial.
         #[arg(long)]
         partial: bool,
-        /// A type whose layout the fix changes, and of which nothing is alive in a process when the patch is applied;
-        /// may be given several times. The patch says so.
+        /// A type whose layout the fix changes, and of which nothing is alive in a process when the
+        /// patch is applied; may be given several times. The patch says so.
         #[arg(long, value_name = "TYPE")]
         accept_layout: Vec<String>,
         /// Where the whole output of the build command goes.
@@ -81,8 +83,8 @@ enum Command {
         #[command(flatten)]
         end: TimeoutArguments,
     },
-    /// Say what would keep a patch from being applied to a process. Touches nothing; ends with the exit code
-    /// that `apply` would end with.
+    /// Say what would keep a patch from being applied to a process. Touches nothing; ends with the
+    /// exit code that `apply` would end with.
     Check {
         /// The patch, made by `engraft build`.
         file: PathBuf,
@@ -91,8 +93,8 @@ enum Command {
         #[command(flatten)]
         wait: WaitArguments,
     },
-    /// Show the patches of a process in the order in which they were enabled, disabled ones last. Without
-    /// --pid: of all processes that have an agent.
+    /// Show the patches of a process in the order in which they were enabled, disabled ones last.
+    /// Without --pid: of all processes that have an agent.
     Status {
         /// A process; may be given several times.
         #[arg(long, value_name = "PID")]
@@ -103,8 +105,8 @@ enum Command {
         #[command(flatten)]
         wait: WaitArguments,
     },
-    /// Have processes run their own code again instead of a patch's. Its memory stays, because new code may
-    /// have passed on addresses of its data.
+    /// Have processes run their own code again instead of a patch's. Its memory stays, because new
+    /// code may have passed on addresses of its data.
     Disable {
         /// The patch's name.
         name: String,
@@ -122,8 +124,9 @@ enum Command {
         #[command(flatten)]
         wait: WaitArguments,
     },
-    /// End a patch's transition, wherever threads are. A thread that is still inside of what should be left goes
-    /// on there, so the fix's parts may mix; what it may be inside of stays in memory for ever.
+    /// End a patch's transition, wherever threads are. A thread that is still inside of what should
+    /// be left goes on there, so the fix's parts may mix; what it may be inside of stays in memory
+    /// for ever.
     Force {
         /// The patch's name.
         name: String,
@@ -149,8 +152,8 @@ enum Command {
         /// The patch's name.
         #[arg(required_unless_present = "agent", conflicts_with = "agent")]
         name: Option<String>,
-        /// The agent instead of a patch: nothing of engraft is left then. It must know no patch any more. Asks for
-        /// --pid or --all.
+        /// The agent instead of a patch: nothing of engraft is left then. It must know no patch any
+        /// more. Asks for --pid or --all.
         #[arg(long, requires = "places")]
         agent: bool,
         /// With --agent: every process of this machine that has one.
@@ -168,8 +171,8 @@ const LONGEST_TIMEOUT: u64 = 365 * 24 * 60 * 60;
 
 #[derive(Debug, clap::Args)]
 struct WaitArguments {
-    /// How long to work on each process, and wait for its threads to leave the code that is to be replaced, in
-    /// seconds. A transition that has begun stays open after that.
+    /// How long to work on each process, and wait for its threads to leave the code that is to be
+    /// replaced, in seconds. A transition that has begun stays open after that.
     #[arg(
         long,
         value_name = "SECONDS",
@@ -177,8 +180,9 @@ struct WaitArguments {
         value_parser = clap::value_parser!(u64).range(..=LONGEST_TIMEOUT)
     )]
     timeout: u64,
-    /// Whether to look through all writable memory for contexts (coroutines, fibers) that are suspended in the code
-    /// that is to be left or taken away. `auto`: in programs that are known to switch stacks.
+    /// Whether to look through all writable memory for contexts (coroutines, fibers) that are
+    /// suspended in the code that is to be left or taken away. `auto`: in programs that are known
+    /// to switch stacks.
     #[arg(
         long,
         value_name = "WHEN",
@@ -191,7 +195,7 @@ struct WaitArguments {
     scan_memory: ScanMemoryArgument,
 }
 
-/// ScanMemoryArgument to do something.
+/// When memory is scanned for suspended contexts.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum ScanMemoryArgument {
     Auto,
@@ -421,8 +425,8 @@ fn status(pids: &[i32], json: bool, timeout: Duration) -> Result<(), Error> {
         [] => Work::on(Selected::with_agent()?).implicitly(),
         pids => Work::with_numbers(pids),
     };
-    // An object for one named process, otherwise an array. Each status is written at once: all of them together might
-    // not fit into memory.
+    // An object for one named process, otherwise an array. Each status is written at once: all of
+    // them together might not fit into memory.
     let is_single = matches!(pids, [_]);
     let mut count = 0;
     let result = work.each(|process| {
@@ -456,7 +460,8 @@ fn json_of(status: &Status) -> String {
     serde_json::to_string(status).unwrap_or_default()
 }
 
-/// The status, with the blockers of an open transition, and with the modules that are other builds of what is patched.
+/// The status, with the blockers of an open transition, and with the modules that are other builds
+/// of what is patched.
 fn full_status(process: &Process, timeout: Duration) -> Result<Status, Error> {
     process.limit_time(timeout);
     let mut status = engraft::status(process)?;

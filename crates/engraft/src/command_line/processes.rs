@@ -1,5 +1,6 @@
-//! Commands on several processes, one process after the other, each with its own line of result. A failure in one does not
-//! keep the command from the others; the command ends with the first failure.
+//! Commands on several processes, one process after the other, each with its own line of result. A
+//! failure in one does not keep the command from the others; the command ends with the first
+//! failure.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,7 +18,8 @@ use super::concessions;
 use super::show::{describe_other_build, describe_switchers, describe_unwinder};
 use super::terminal::{complain, note, say};
 
-/// How long the last of hundreds of threads of a killed process may take to end after the first one that has ended.
+/// How long the last of hundreds of threads of a killed process may take to end after the first one
+/// that has ended.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often a command starts again because the process has executed another program.
@@ -102,7 +104,8 @@ impl PatchedProcesses {
 #[derive(Default)]
 pub(super) struct Work {
     processes: Vec<(i32, Result<Process, OpenError>)>,
-    /// Whether the processes were found, not named: then one that has ended meanwhile is no failure.
+    /// Whether the processes were found, not named: then one that has ended meanwhile is no
+    /// failure.
     implicit: bool,
     failed: Vec<i32>,
     first: Option<Error>,
@@ -205,8 +208,8 @@ impl Work {
     }
 }
 
-/// Calls `work`, and calls it again if the process executes another program meanwhile. An error comes with the process
-/// as it was opened last.
+/// Calls `work`, and calls it again if the process executes another program meanwhile. An error
+/// comes with the process as it was opened last.
 fn again_after_exec(
     mut process: Process,
     work: &mut impl FnMut(&Process) -> Result<(), Error>,
@@ -286,8 +289,8 @@ pub(super) fn apply(
     loop {
         seen.extend(work.processes.iter().map(|(pid, _)| *pid));
         work.some(|process| apply_to(process, patch, timeout, end));
-        // A process may have forked before it was patched. A child of a patched process has the patch, so no more are
-        // found in the end.
+        // A process may have forked before it was patched. A child of a patched process has the
+        // patch, so no more are found in the end.
         let born = target.find(patch)?.processes.into_iter();
         let born =
             born.filter(|process| !seen.contains(&process.pid()) && !has(process, &patch.name));
@@ -346,7 +349,8 @@ fn say_applied(pid: i32, name: &str, verb: &str, applied: Applied) {
     }
 }
 
-/// Says which unwinders do not get through new code, and which modules are other builds of what the patch changes.
+/// Says which unwinders do not get through new code, and which modules are other builds of what the
+/// patch changes.
 fn note_limits(process: &Process, name: &str) {
     let pid = process.pid();
     process.limit_time(LOOK_TIME);

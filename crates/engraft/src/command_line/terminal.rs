@@ -1,11 +1,13 @@
-//! All output to the terminal. Foreign text is escaped before it comes here; what was forgotten is escaped here.
+//! All output to the terminal. Foreign text is escaped before it comes here; what was forgotten is
+//! escaped here.
 
 use std::io::Write as _;
 
 use engraft::Error;
 use engraft_process::foreign::{escape, escape_lines};
 
-/// Writes data to stdout, in lines. An error is ignored: the reader may have closed the pipe after it has read enough.
+/// Writes data to stdout, in lines. An error is ignored: the reader may have closed the pipe after
+/// it has read enough.
 pub(crate) fn say(text: &str) {
     let _ = std::io::stdout().write_all(escape_lines(text).as_bytes());
 }

@@ -9,8 +9,8 @@ use crate::session::Session;
 /// What applying or enabling a patch has led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
-    /// The patch is enabled: in effect in every object that is loaded. The other objects are patched when they are
-    /// loaded.
+    /// The patch is enabled: in effect in every object that is loaded. The other objects are
+    /// patched when they are loaded.
     Now {
         /// Which objects are loaded.
         presence: ObjectPresence,

@@ -22,11 +22,12 @@ use crate::transition::adopt::{adopt, resume_enabling};
 use crate::transition::change::Change;
 use crate::transition::perform::perform;
 
-/// Applies a patch to a process. Waits up to `timeout` until the threads of the process are clear of the old code.
+/// Applies a patch to a process. Waits up to `timeout` until the threads of the process are clear
+/// of the old code.
 ///
 /// # Errors
-/// [`Error::InTransition`] if threads have yet to switch when the time is up: the transition stays open. After any
-/// other error but [`Error::NotUndone`] the process runs as before.
+/// [`Error::InTransition`] if threads have yet to switch when the time is up: the transition stays
+/// open. After any other error but [`Error::NotUndone`] the process runs as before.
 pub fn apply(process: &Process, patch: &Patch, timeout: Duration) -> Result<Applied, Error> {
     let backoff = Backoff::of(process, timeout);
     let modules = check_build_ids(process, patch, &backoff)?;
@@ -53,7 +54,8 @@ fn prepare_and_enable(
     }
     let mut answer = prepare(session, payload, Session::command)?;
     if !matches!(answer.outcome, Outcome::Done | Outcome::AlreadyThere) {
-        // A thread that was unloading a library may be the cause. No thread is, while all are stopped.
+        // A thread that was unloading a library may be the cause. No thread is, while all are
+        // stopped.
         answer = prepare(session, payload, Session::command_settled)?;
     }
     if answer.outcome == Outcome::AlreadyThere {
@@ -62,8 +64,8 @@ fn prepare_and_enable(
     let number = answer.done(session.pid())?.value;
     let known = Snapshot::read(&session.agent)?.patches;
     let stopped_for = perform(session, Change::Enable(number)).inspect_err(|error| {
-        // The process had no such patch before, so it does not keep one, not even disabled. The memory stays where a
-        // thread has come as far as the patch's code.
+        // The process had no such patch before, so it does not keep one, not even disabled. The
+        // memory stays where a thread has come as far as the patch's code.
         let is_known = known.iter().any(|it| it.number == number);
         if !is_known && !matches!(error, Error::InTransition { .. }) && session.process.is_alive() {
             let at_once = Backoff::after(Duration::ZERO);
@@ -75,8 +77,8 @@ fn prepare_and_enable(
     Applied::now(session, name, stopped_for)
 }
 
-/// Writes the payload to memory of the target, and has the agent prepare the patch, by a method of the session that
-/// gives a command.
+/// Writes the payload to memory of the target, and has the agent prepare the patch, by a method of
+/// the session that gives a command.
 fn prepare<'p>(
     session: &Session<'p>,
     payload: &[u8],

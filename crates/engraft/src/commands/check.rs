@@ -1,8 +1,8 @@
-//! `engraft check`: a dry run, which says what would keep a patch from being applied to a process. No thread is stopped
-//! and nothing is written. Every problem is reported, not only the first.
+//! `engraft check`: a dry run, which says what would keep a patch from being applied to a process.
+//! No thread is stopped and nothing is written. Every problem is reported, not only the first.
 //!
-//! Not seen are threads that would block the change at its moment, and memory policies (`PR_SET_MDWE`, SELinux), which
-//! the kernel does not show.
+//! Not seen are threads that would block the change at its moment, and memory policies
+//! (`PR_SET_MDWE`, SELinux), which the kernel does not show.
 
 use std::collections::HashSet;
 use std::io;
@@ -45,11 +45,13 @@ pub struct Checked {
     pub already: bool,
 }
 
-/// Checks a process as `apply` would, and changes nothing. Checks again while libraries come and go, up to `timeout`.
+/// Checks a process as `apply` would, and changes nothing. Checks again while libraries come and
+/// go, up to `timeout`.
 ///
 /// # Errors
-/// If the process cannot be checked; [`Error::LoaderBusy`] if libraries come and go all the time. What would keep the
-/// patch from being applied is no error of this function, but among the problems.
+/// If the process cannot be checked; [`Error::LoaderBusy`] if libraries come and go all the time.
+/// What would keep the patch from being applied is no error of this function, but among the
+/// problems.
 pub fn check(process: &Process, patch: &Patch, timeout: Duration) -> Result<Checked, Error> {
     let backoff = Backoff::of(process, timeout);
     let pid = process.pid();
@@ -77,7 +79,8 @@ pub fn check(process: &Process, patch: &Patch, timeout: Duration) -> Result<Chec
                 checked.doubts.push(doubt.to_owned());
                 return Ok(checked);
             }
-            // If a library came or went meanwhile, another check is needed; and two have to agree on a problem.
+            // If a library came or went meanwhile, another check is needed; and two have to agree
+            // on a problem.
             Ok(()) if is_current && !is_over => last = Some(words),
             Err(error) if !is_unmapped(&error) => return Err(error),
             Ok(()) | Err(_) if !is_over => {}

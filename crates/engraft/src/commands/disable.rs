@@ -20,11 +20,12 @@ pub struct Disabled {
     pub stopped_for: Duration,
 }
 
-/// Disables a patch in a process. Waits up to `timeout` until the threads of the process are clear of the new code.
+/// Disables a patch in a process. Waits up to `timeout` until the threads of the process are clear
+/// of the new code.
 ///
 /// # Errors
-/// [`Error::InTransition`] if threads have yet to switch when the time is up: the transition stays open. After any
-/// other error but [`Error::NotUndone`] the process runs as before.
+/// [`Error::InTransition`] if threads have yet to switch when the time is up: the transition stays
+/// open. After any other error but [`Error::NotUndone`] the process runs as before.
 pub fn disable(process: &Process, name: &str, timeout: Duration) -> Result<Disabled, Error> {
     let pid = process.pid();
     let none = || Error::Agent {

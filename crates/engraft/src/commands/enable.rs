@@ -14,12 +14,12 @@ use crate::transition::adopt::{adopt, resume_enabling};
 use crate::transition::change::Change;
 use crate::transition::perform::perform;
 
-/// Enables a disabled patch again, as the newest one. Waits up to `timeout` until the threads of the process are clear
-/// of the old code.
+/// Enables a disabled patch again, as the newest one. Waits up to `timeout` until the threads of
+/// the process are clear of the old code.
 ///
 /// # Errors
-/// [`Error::InTransition`] if threads have yet to switch when the time is up: the transition stays open. After any
-/// other error but [`Error::NotUndone`] the process runs as before.
+/// [`Error::InTransition`] if threads have yet to switch when the time is up: the transition stays
+/// open. After any other error but [`Error::NotUndone`] the process runs as before.
 pub fn enable(process: &Process, name: &str, timeout: Duration) -> Result<Applied, Error> {
     let session = Session::find_for_patch(process, name, timeout)?;
     adopt(&session, name)?;
@@ -41,7 +41,8 @@ pub fn enable(process: &Process, name: &str, timeout: Duration) -> Result<Applie
     }
 }
 
-/// Asks the agent to prepare a patch that it has kept, and enables it. `None` if it is enabled already.
+/// Asks the agent to prepare a patch that it has kept, and enables it. `None` if it is enabled
+/// already.
 fn prepare_and_enable(session: &Session<'_>, number: u64) -> Result<Option<Duration>, Error> {
     let arguments = [number, 0];
     let mut answer = session.command(Command::PrepareAgain, arguments)?;

@@ -9,8 +9,8 @@ use super::wait::open_transition;
 use crate::error::Error;
 use crate::transition::try_complete::{complete, finish};
 
-/// Ends the transition of a patch, wherever threads are. Memory that a thread may still be inside of stays in the
-/// process forever.
+/// Ends the transition of a patch, wherever threads are. Memory that a thread may still be inside
+/// of stays in the process forever.
 ///
 /// # Errors
 /// [`Error::NotInTransition`] if the patch is not in transition.

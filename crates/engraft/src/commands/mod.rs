@@ -1,8 +1,9 @@
-//! The commands of the user, a file each, named as the user says them; and the selection of processes for them.
+//! The commands of the user, a file each, named as the user says them; and the selection of
+//! processes for them.
 //!
-//! A command works on one process: it finds the session, adopts what another controller has left, and performs its
-//! change. This folder must not know the terminal, the stacks of threads, and the layout of what controller and agent
-//! share.
+//! A command works on one process: it finds the session, adopts what another controller has left,
+//! and performs its change. This folder must not know the terminal, the stacks of threads, and the
+//! layout of what controller and agent share.
 
 pub(crate) mod applied;
 pub(crate) mod apply;

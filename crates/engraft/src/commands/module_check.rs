@@ -75,8 +75,8 @@ impl ModuleCheck<'_> {
         Ok(None)
     }
 
-    /// Compares code with what the patch was built against. If another patch changes the function, there may be a jump
-    /// at its site.
+    /// Compares code with what the patch was built against. If another patch changes the function,
+    /// there may be a jump at its site.
     fn check_part<'n>(
         &self,
         name: &'n str,
@@ -139,8 +139,8 @@ impl ModuleCheck<'_> {
         objects.any(|object| object.functions.iter().any(|name| name == function))
     }
 
-    /// Adds the symbols that no module defines. Versions are not compared, so a symbol that is there only in another
-    /// version is not noticed.
+    /// Adds the symbols that no module defines. Versions are not compared, so a symbol that is
+    /// there only in another version is not noticed.
     fn check_imports(&self, problems: &mut Vec<Error>) -> Result<(), Error> {
         let mut seen = Vec::new();
         for relocation in &self.object.image.relocations {

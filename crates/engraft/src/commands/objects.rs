@@ -81,8 +81,8 @@ pub(crate) fn is_loaded(modules: &Modules, object: &Object) -> bool {
     modules.with_build_id(&id).next().is_some()
 }
 
-/// Finds the modules, and makes sure that no object is there only in another build. (A patch that waits for a build
-/// that never comes is no success.)
+/// Finds the modules, and makes sure that no object is there only in another build. (A patch that
+/// waits for a build that never comes is no success.)
 ///
 /// # Errors
 /// [`Error::WrongBuildId`] if an object is there only in another build.
@@ -132,8 +132,8 @@ pub(crate) fn wrong_build_id(process: &Process, object: &Object, found: OtherBui
 /// Makes sure that the patch can come into effect.
 ///
 /// # Errors
-/// [`Error::NothingToPatch`] if the process has loaded no object of the patch, and cannot load one that the agent would
-/// notice.
+/// [`Error::NothingToPatch`] if the process has loaded no object of the patch, and cannot load one
+/// that the agent would notice.
 pub(crate) fn check_presence(
     process: &Process,
     patch: &Patch,

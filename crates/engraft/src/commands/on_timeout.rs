@@ -1,4 +1,5 @@
-//! The option `--on-timeout`: what happens to a transition that is not complete when the time is up.
+//! The option `--on-timeout`: what happens to a transition that is not complete when the time is
+//! up.
 
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use engraft_process::Process;
 use super::disable::disable;
 use crate::error::Error;
 
-/// How long to wait until all threads have switched back. A command ends at most one second after its timeout.
+/// How long to wait until all threads have switched back. A command ends at most one second after
+/// its timeout.
 const REVERSE_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// What happens to a transition to a patch that is not complete when the time is up.
@@ -21,7 +23,8 @@ pub enum OnTimeout {
 }
 
 impl OnTimeout {
-    /// Does what was asked for after `error` of a command that enables a patch. Returns the error to report.
+    /// Does what was asked for after `error` of a command that enables a patch. Returns the error
+    /// to report.
     pub fn settle(self, process: &Process, name: &str, error: Error) -> Error {
         match error {
             // Only the transition of this patch. (The open one may be of another patch.)

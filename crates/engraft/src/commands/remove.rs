@@ -1,9 +1,10 @@
 //! `engraft remove`: takes the memory of a disabled patch out of a process.
 //!
-//! The memory is freed only when nothing refers to it: no word on a stack or in a register that could be an address of
-//! its data, no return address into its code, and no such word of a suspended context. Other memory of the program, its
-//! heap for example, is not searched. Where the program may hold addresses of functions there, the agent knows it, and
-//! the memory of these functions stays.
+//! The memory is freed only when nothing refers to it: no word on a stack or in a register that
+//! could be an address of its data, no return address into its code, and no such word of a
+//! suspended context. Other memory of the program, its heap for example, is not searched. Where the
+//! program may hold addresses of functions there, the agent knows it, and the memory of these
+//! functions stays.
 
 use std::time::Duration;
 
@@ -23,15 +24,17 @@ use crate::transition::suspended::find_suspended;
 /// What removing a patch has led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
-    /// Size in bytes of the memory that stays, because the program may hold addresses of functions in it.
+    /// Size in bytes of the memory that stays, because the program may hold addresses of functions
+    /// in it.
     pub stays: u64,
 }
 
-/// Removes a disabled patch from a process. Waits up to `timeout` until nothing refers to its memory.
+/// Removes a disabled patch from a process. Waits up to `timeout` until nothing refers to its
+/// memory.
 ///
 /// # Errors
-/// [`Error::StillEnabled`] if the patch is not disabled; [`Error::ThreadRefers`] and [`Error::ContextRefers`] if its
-/// memory is still in use when the time is up.
+/// [`Error::StillEnabled`] if the patch is not disabled; [`Error::ThreadRefers`] and
+/// [`Error::ContextRefers`] if its memory is still in use when the time is up.
 pub fn remove(process: &Process, name: &str, timeout: Duration) -> Result<Removed, Error> {
     let pid = process.pid();
     let session = Session::find_for_patch(process, name, timeout)?;
@@ -83,7 +86,8 @@ pub(super) fn remove_patch(
                 looks,
                 timeout,
             })?;
-            // The first check was a scan alone. A precise walk may show that the word is no return address.
+            // The first check was a scan alone. A precise walk may show that the word is no return
+            // address.
             let snapshot = Snapshot::read(&session.agent)?;
             context = Some(walk_context(process, snapshot.images(None))?);
         } else if let Some(suspended) = suspended_in(session, &stopped, &plan)? {

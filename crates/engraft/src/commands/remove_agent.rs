@@ -16,12 +16,13 @@ use crate::session::Session;
 use crate::transition::adopt::adopt;
 use crate::transition::stack_check::{expect_clear, walk_context};
 
-/// Removes an agent without patches from a process, and whatever an injection that was not completed has left there.
-/// Waits up to `timeout` until no thread is inside the agent. Returns whether there was an agent.
+/// Removes an agent without patches from a process, and whatever an injection that was not
+/// completed has left there. Waits up to `timeout` until no thread is inside the agent. Returns
+/// whether there was an agent.
 ///
 /// # Errors
-/// [`Error::PatchesLeft`] if the agent has patches, and [`Error::ThreadInside`] if a thread is still inside it when the
-/// time is up.
+/// [`Error::PatchesLeft`] if the agent has patches, and [`Error::ThreadInside`] if a thread is
+/// still inside it when the time is up.
 pub fn remove_agent(process: &Process, timeout: Duration) -> Result<bool, Error> {
     let removed = find_and_remove(process, timeout)?;
     leftovers::expect_none(process)?;
@@ -60,9 +61,9 @@ fn find_and_remove(process: &Process, timeout: Duration) -> Result<bool, Error> 
     }
 }
 
-/// Removes an agent that is of no use, as far as that is possible now: after a command that failed, nothing of engraft
-/// stays in a process that had nothing of it before. An agent that keeps disabled patches is only detached from the
-/// loader.
+/// Removes an agent that is of no use, as far as that is possible now: after a command that failed,
+/// nothing of engraft stays in a process that had nothing of it before. An agent that keeps
+/// disabled patches is only detached from the loader.
 pub(super) fn remove_unused_agent(session: &Session<'_>) {
     if !session.process.is_alive() {
         return;
@@ -101,11 +102,12 @@ fn try_to_remove_unused_agent(session: &Session<'_>) -> Result<(), Error> {
     Ok(stopped.detach()?)
 }
 
-/// Detaches an agent without patches from the loader, and unmaps its memory. With a `context`, stacks are walked
-/// precisely: calls of the agent leave its addresses on stacks.
+/// Detaches an agent without patches from the loader, and unmaps its memory. With a `context`,
+/// stacks are walked precisely: calls of the agent leave its addresses on stacks.
 ///
 /// # Errors
-/// [`Error::ThreadInside`] if a thread is inside the agent, or inside the part of an unwinder that leads to it.
+/// [`Error::ThreadInside`] if a thread is inside the agent, or inside the part of an unwinder that
+/// leads to it.
 fn remove_stopped(
     stopped: &mut StoppedProcess,
     agent: &RunningAgent,

@@ -18,14 +18,14 @@ pub struct Selected {
     pub processes: Vec<Process>,
     /// Processes that could not be read, and might have been selected.
     pub hidden: Vec<(i32, Error)>,
-    /// Processes that this user can never read, although it may trace the processes of others: they have capabilities
-    /// that it does not have, like the first process, seen from a container.
+    /// Processes that this user can never read, although it may trace the processes of others: they
+    /// have capabilities that it does not have, like the first process, seen from a container.
     pub out_of_reach: Vec<i32>,
 }
 
 impl Selected {
-    /// All processes for which `is_selected` says so. A process that ends meanwhile is not selected, nor are kernel
-    /// threads, programs of another architecture, and this command itself.
+    /// All processes for which `is_selected` says so. A process that ends meanwhile is not
+    /// selected, nor are kernel threads, programs of another architecture, and this command itself.
     fn find(is_selected: impl Fn(&Process) -> Result<bool, Error>) -> Result<Self, Error> {
         let may_trace = may_trace_others();
         let mut selected = Self::default();

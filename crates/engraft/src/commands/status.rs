@@ -30,7 +30,8 @@ pub struct Status {
     pub transition: Option<TransitionStatus>,
     /// The unwinders, which exceptions and cancelled threads use, as far as they are known.
     pub unwinders: Vec<UnwinderStatus>,
-    /// How the process switches stacks. Empty until the result of [`crate::stack_switchers`] is put here.
+    /// How the process switches stacks. Empty until the result of [`crate::stack_switchers`] is put
+    /// here.
     pub switchers: Vec<StackSwitcher>,
 }
 
@@ -39,11 +40,13 @@ pub struct Status {
 pub struct TransitionStatus {
     /// How many threads have yet to switch. Threads with the same thread pointer count as one.
     pub waiting: usize,
-    /// Whether it was started. If not, the controller that began it has died, and no thread has switched.
+    /// Whether it was started. If not, the controller that began it has died, and no thread has
+    /// switched.
     pub started: bool,
     /// How many seconds ago it began or was reversed; `None` if that is not known.
     pub seconds: Option<u64>,
-    /// The threads that have yet to switch, and why. Empty until the result of [`crate::blockers`] is put here.
+    /// The threads that have yet to switch, and why. Empty until the result of [`crate::blockers`]
+    /// is put here.
     pub threads: Vec<Blocker>,
 }
 
@@ -63,7 +66,8 @@ pub struct AgentStatus {
 /// Reads the status of a process.
 ///
 /// # Errors
-/// If the memory of the process cannot be read, or the agent is of another version or contradicts itself.
+/// If the memory of the process cannot be read, or the agent is of another version or contradicts
+/// itself.
 pub fn status(process: &Process) -> Result<Status, Error> {
     let pid = process.pid();
     let Some(running) = RunningAgent::find(process)? else {

@@ -10,12 +10,12 @@ use crate::error::Error;
 use crate::session::Session;
 use crate::transition::perform::proceed;
 
-/// Waits up to `timeout` until the open transition of a process is complete; with a name, only if the transition is of
-/// that patch.
+/// Waits up to `timeout` until the open transition of a process is complete; with a name, only if
+/// the transition is of that patch.
 ///
 /// # Errors
-/// [`Error::NotInTransition`] if there is no such transition, and [`Error::InTransition`] if threads have yet to switch
-/// when the time is up.
+/// [`Error::NotInTransition`] if there is no such transition, and [`Error::InTransition`] if
+/// threads have yet to switch when the time is up.
 pub fn wait(process: &Process, name: Option<&str>, timeout: Duration) -> Result<(), Error> {
     let (session, open) = open_transition(process, name, timeout)?;
     proceed(&session, &open)

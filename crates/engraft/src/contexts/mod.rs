@@ -1,16 +1,18 @@
 //! Suspended contexts (coroutines, fibers, green threads), whose stacks no thread is on.
 //!
-//! Such a context may be inside of code that a transition is to leave, or that is to be removed, and any thread may
-//! resume it at any time. Checking the stacks of threads does not show it. So in programs that are known to switch
-//! stacks ([`StackSwitcher`]) all writable memory is scanned while all threads are stopped, and no thread switches while
-//! a context is suspended inside. This folder knows whether memory is to be scanned; the scan is in
-//! `transition::suspended`.
+//! Such a context may be inside of code that a transition is to leave, or that is to be removed,
+//! and any thread may resume it at any time. Checking the stacks of threads does not show it. So in
+//! programs that are known to switch stacks ([`StackSwitcher`]) all writable memory is scanned
+//! while all threads are stopped, and no thread switches while a context is suspended inside. This
+//! folder knows whether memory is to be scanned; the scan is in `transition::suspended`.
 //!
 //! Not seen:
-//! - programs that switch stacks by code of their own without a known name (the user can ask for a scan:
+//! - programs that switch stacks by code of their own without a known name (the user can ask for a
+//!   scan:
 //!   [`ScanMemory`]);
 //! - registers that `setjmp` has mangled, where they lead to a stack that no thread is on;
-//! - a context that a blocked thread suspends later, and that another thread, which has switched, resumes;
+//! - a context that a blocked thread suspends later, and that another thread, which has switched,
+//!   resumes;
 //! - threads that are born while a transition is open: they run the new universe.
 //!
 //! This folder must not know the agent and patches.
@@ -28,8 +30,8 @@ pub use switchers::{StackSwitcher, stack_switchers};
 
 use crate::error::Error;
 
-/// Between two scans of all memory the program runs at least so many times as long as the last one took, because all
-/// threads are stopped in a scan.
+/// Between two scans of all memory the program runs at least so many times as long as the last one
+/// took, because all threads are stopped in a scan.
 const SHARE: u32 = 10;
 
 /// What one session knows of suspended contexts in its process.
@@ -64,7 +66,8 @@ impl Contexts {
         not_before.is_none_or(|time| Instant::now() >= time)
     }
 
-    /// Whether all contexts are suspended by `swapcontext`, whose contexts can be recognised in memory.
+    /// Whether all contexts are suspended by `swapcontext`, whose contexts can be recognised in
+    /// memory.
     pub(crate) fn are_recognisable(&self) -> bool {
         !self.known().is_empty() && self.known().iter().all(StackSwitcher::is_user_context)
     }

@@ -1,4 +1,5 @@
-//! Whether memory is scanned for suspended contexts: one setting for everything that this run of the command does.
+//! Whether memory is scanned for suspended contexts: one setting for everything that this run of
+//! the command does.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

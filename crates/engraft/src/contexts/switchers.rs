@@ -11,7 +11,8 @@ use crate::modules::stable;
 /// Functions of the C library that resume another context.
 const USER_CONTEXTS: [&str; 3] = ["swapcontext", "setcontext", "makecontext"];
 
-/// Functions that switch stacks in well-known libraries and runtimes, as a library or linked into the program.
+/// Functions that switch stacks in well-known libraries and runtimes, as a library or linked into
+/// the program.
 const OTHERS: [&str; 24] = [
     // Boost.Context, and with it Boost.Fiber, Boost.Coroutine, Folly, PHP.
     "jump_fcontext",
@@ -71,11 +72,12 @@ impl fmt::Display for StackSwitcher {
     }
 }
 
-/// The known functions for switching stacks that the program or a library of a process imports or defines. The C
-/// library, which defines some for other modules, does not count.
+/// The known functions for switching stacks that the program or a library of a process imports or
+/// defines. The C library, which defines some for other modules, does not count.
 ///
 /// # Errors
-/// If the modules of the process cannot be read. A library whose symbols cannot be read is left out.
+/// If the modules of the process cannot be read. A library whose symbols cannot be read is left
+/// out.
 pub fn stack_switchers(process: &Process) -> Result<Vec<StackSwitcher>, Error> {
     let mut found = Vec::new();
     let names: Vec<&str> = USER_CONTEXTS.iter().chain(&OTHERS).copied().collect();

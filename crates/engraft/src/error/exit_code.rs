@@ -1,4 +1,5 @@
-//! Exit codes of the command line; 0 is success. They are part of the interface (docs/exit-codes.md).
+//! Exit codes of the command line; 0 is success. They are part of the interface
+//! (docs/exit-codes.md).
 
 use engraft_abi::Outcome;
 use engraft_build::BuildError;

@@ -8,8 +8,8 @@ use engraft_process::{Process, StopError};
 use crate::error::Error;
 
 impl Error {
-    /// This error of a living process, with its cause if the process shows one: it has executed another program, or its
-    /// address space is limited.
+    /// This error of a living process, with its cause if the process shows one: it has executed
+    /// another program, or its address space is limited.
     pub fn with_cause(self, process: &Process) -> Self {
         let pid = process.pid();
         if process.has_executed() {

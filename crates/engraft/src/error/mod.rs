@@ -1,4 +1,5 @@
-//! Errors in the user's terms. The exit code of each is in [`exit_code`], the hint in [`Error::hint`].
+//! Errors in the user's terms. The exit code of each is in [`exit_code`], the hint in
+//! [`Error::hint`].
 //!
 //! This folder must not know where an error comes from: everything else in the crate stands on it.
 
@@ -73,7 +74,8 @@ pub enum Error {
         /// The build-id that the patch was made for.
         expected: String,
     },
-    /// The process has loaded no object of the patch, and cannot load one that the agent would notice.
+    /// The process has loaded no object of the patch, and cannot load one that the agent would
+    /// notice.
     #[error(
         "nothing to patch in process {pid}: it has loaded none of {}, and runs a static program, which no library \
          that comes later is seen in",
@@ -126,8 +128,8 @@ pub enum Error {
         to_patched: bool,
         /// How many threads have yet to switch.
         waiting: usize,
-        /// How many of them switch by themselves when they next call a function that the patch replaces. A controller
-        /// has to see the others outside.
+        /// How many of them switch by themselves when they next call a function that the patch
+        /// replaces. A controller has to see the others outside.
         at_next_call: usize,
         /// Why the first of them has not: an [`Error::ThreadInside`]. `None` if that is not known.
         inside: Option<Box<Self>>,
@@ -168,7 +170,8 @@ pub enum Error {
         /// How long it was tried.
         timeout: Duration,
     },
-    /// The transition of another patch is open, and was not completed in time. A process has one transition at a time.
+    /// The transition of another patch is open, and was not completed in time. A process has one
+    /// transition at a time.
     #[error("patch '{name}' has to wait: {source}")]
     OtherTransition {
         /// The patch.
@@ -480,8 +483,8 @@ impl Error {
         matches!(self, Self::Stop(StopError::TimedOut { .. }))
     }
 
-    /// Whether a thread has ended in the middle of a remote call. A thread cannot end by itself then: its process is
-    /// ending.
+    /// Whether a thread has ended in the middle of a remote call. A thread cannot end by itself
+    /// then: its process is ending.
     pub fn is_of_ended_thread(&self) -> bool {
         match self {
             Self::RemoteCall(RemoteCallError::ThreadEnded { .. }) => true,

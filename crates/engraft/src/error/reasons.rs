@@ -80,8 +80,8 @@ pub struct Suspended {
     pub value: TargetAddress,
     /// The function that the value is in.
     pub function: String,
-    /// Whether the word belongs to a context that is known to be suspended. Otherwise it may be left over from a call that
-    /// has returned.
+    /// Whether the word belongs to a context that is known to be suspended. Otherwise it may be
+    /// left over from a call that has returned.
     pub certain: bool,
 }
 

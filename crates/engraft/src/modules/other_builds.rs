@@ -42,8 +42,9 @@ fn path(module: &Module) -> String {
     escape_name(path)
 }
 
-/// Whether a module is a build of the file with this name. It is if its own file has the name, or if the name is the
-/// library's soname, with or without a longer version (`libz.so.1` is the soname, `libz.so.1.3.1` the file).
+/// Whether a module is a build of the file with this name. It is if its own file has the name, or
+/// if the name is the library's soname, with or without a longer version (`libz.so.1` is the
+/// soname, `libz.so.1.3.1` the file).
 fn is_build_of(process: &Process, module: &Module, file_name: &str) -> bool {
     let names = [module.path.as_deref(), Some(module.name.as_ref())];
     let mut names = names.into_iter().flatten().filter_map(Path::file_name);
@@ -60,7 +61,8 @@ fn is_build_of(process: &Process, module: &Module, file_name: &str) -> bool {
     !needed.is_empty() && version.is_some_and(is_version)
 }
 
-/// The name of a file without the mark that the kernel appends when the file was deleted or replaced.
+/// The name of a file without the mark that the kernel appends when the file was deleted or
+/// replaced.
 fn without_mark(name: &[u8]) -> &[u8] {
     name.strip_suffix(b" (deleted)").unwrap_or(name)
 }

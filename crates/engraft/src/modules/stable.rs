@@ -1,7 +1,8 @@
 //! The modules of a running process, read at a moment at which no library comes or goes.
 //!
-//! The loader's lists, the memory map and the modules' notes are read one after the other. A library that comes or goes
-//! meanwhile is seen half: listed and not mapped, or with the build-id of the library that takes its place.
+//! The loader's lists, the memory map and the modules' notes are read one after the other. A
+//! library that comes or goes meanwhile is seen half: listed and not mapped, or with the build-id
+//! of the library that takes its place.
 
 use engraft_process::{MemoryError, ModuleError, Modules, Process};
 
@@ -11,11 +12,12 @@ use crate::error::Error;
 /// How often the modules are read, at least, however little time there is.
 const FEWEST_READS: usize = 5;
 
-/// How often the modules are read, at most, for a stable moment if nothing is found. The agent makes sure again.
+/// How often the modules are read, at most, for a stable moment if nothing is found. The agent
+/// makes sure again.
 const MOST_READS: usize = 100;
 
-/// The modules of a process, and the problems that `find` finds among them. Problems are reported only if two reads
-/// agree on them, each made while no library came or went.
+/// The modules of a process, and the problems that `find` finds among them. Problems are reported
+/// only if two reads agree on them, each made while no library came or went.
 ///
 /// # Errors
 /// [`Error::LoaderBusy`] if no two such reads agree until the deadline.
@@ -51,8 +53,8 @@ pub(crate) fn confirmed<T: PartialEq>(
     }
 }
 
-/// The modules at a stable moment; at the last of many reads if there is none. For a caller that treats each module by
-/// itself.
+/// The modules at a stable moment; at the last of many reads if there is none. For a caller that
+/// treats each module by itself.
 pub(crate) fn modules(process: &Process) -> Result<Modules, Error> {
     let mut last = None;
     for _ in 0..MOST_READS {
@@ -65,7 +67,8 @@ pub(crate) fn modules(process: &Process) -> Result<Modules, Error> {
     last.map_or_else(|| Ok(process.modules()?), Ok)
 }
 
-/// The modules, and whether no library came or went during the read. `None` if a library that was being read has gone.
+/// The modules, and whether no library came or went during the read. `None` if a library that was
+/// being read has gone.
 fn read(process: &Process) -> Result<Option<(Modules, bool)>, Error> {
     match process.modules() {
         Ok(modules) => {

@@ -8,8 +8,8 @@ use super::target_memory::TargetMemory;
 use crate::agent::module_list::module_list;
 use crate::error::Error;
 
-/// Attaches the agent, unless it is attached: it learns what is loaded, at a moment at which no library is coming or
-/// going, and follows the loader from then on.
+/// Attaches the agent, unless it is attached: it learns what is loaded, at a moment at which no
+/// library is coming or going, and follows the loader from then on.
 pub(crate) fn attach(session: &Session<'_>) -> Result<(), Error> {
     while !session.agent.is_attached()? {
         // Read while the process runs. In the stop the list only has to be still true.

@@ -1,5 +1,6 @@
-//! The session: one controller's work with the agent of one process, until a deadline. It gives commands in borrowed
-//! threads or in a stop, waits, and sees to it that only one controller works on the process.
+//! The session: one controller's work with the agent of one process, until a deadline. It gives
+//! commands in borrowed threads or in a stop, waits, and sees to it that only one controller works
+//! on the process.
 //!
 //! This folder must not know transitions, the stacks of threads, and what the user asked for.
 
@@ -24,8 +25,8 @@ use crate::backoff::Backoff;
 use crate::contexts::Contexts;
 use crate::error::Error;
 
-/// How long a command may take, at least, that a controller has given and then died: the agent waits for nothing but a
-/// processor.
+/// How long a command may take, at least, that a controller has given and then died: the agent
+/// waits for nothing but a processor.
 const UNFINISHED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One controller's work with the agent of a process.
@@ -59,8 +60,8 @@ impl<'p> Session<'p> {
         }
     }
 
-    /// A session for a command about the patch of this name. Without an agent there is no such patch, which is an
-    /// error.
+    /// A session for a command about the patch of this name. Without an agent there is no such
+    /// patch, which is an error.
     pub(crate) fn find_for_patch(
         process: &'p Process,
         name: &str,
@@ -116,8 +117,9 @@ impl<'p> Session<'p> {
         Ok(session)
     }
 
-    /// Waits until no thread is in a call that nobody watches any more. Such a thread finishes the call by itself.
-    /// Until then the agent's stack is in use, and what the agent says is out of date.
+    /// Waits until no thread is in a call that nobody watches any more. Such a thread finishes the
+    /// call by itself. Until then the agent's stack is in use, and what the agent says is out of
+    /// date.
     fn await_unfinished(&self) -> Result<(), Error> {
         let stack = self.agent.mapping()?;
         let since = Instant::now();
@@ -132,8 +134,9 @@ impl<'p> Session<'p> {
                 return Err(self.loader_busy());
             }
         }
-        // The loader's hook runs on the program's stacks, so it is waited for by its lock. A lock that stays taken was
-        // inherited by a forked process that does not have the thread that took it; the next command notices that.
+        // The loader's hook runs on the program's stacks, so it is waited for by its lock. A lock
+        // that stays taken was inherited by a forked process that does not have the thread that
+        // took it; the next command notices that.
         while self.agent.is_busy()? && since.elapsed() < UNFINISHED_TIMEOUT {
             std::thread::yield_now();
         }
@@ -148,7 +151,8 @@ impl<'p> Session<'p> {
         }
     }
 
-    /// Notes that the agent has been removed from the process: its memory is not written to any more.
+    /// Notes that the agent has been removed from the process: its memory is not written to any
+    /// more.
     pub(crate) fn forget_agent(&self) {
         self.unfinished.set(true);
     }
@@ -161,7 +165,8 @@ impl<'p> Session<'p> {
         result
     }
 
-    /// Pauses, and lets other controllers work meanwhile. The pause ends early when `is_done` says so.
+    /// Pauses, and lets other controllers work meanwhile. The pause ends early when `is_done` says
+    /// so.
     ///
     /// # Errors
     /// The timeout, if the time is up.
@@ -205,8 +210,8 @@ impl<'p> Session<'p> {
         Ok(())
     }
 
-    /// Gives a command in a borrowed thread, and gives it again while a thread that loads a library keeps the agent
-    /// busy.
+    /// Gives a command in a borrowed thread, and gives it again while a thread that loads a library
+    /// keeps the agent busy.
     pub(crate) fn command(&self, what: Command, arguments: [u64; 2]) -> Result<Answer, Error> {
         loop {
             let give = |thread: &mut StoppedThread<'_>| self.agent.command(thread, what, arguments);
@@ -231,8 +236,8 @@ impl<'p> Session<'p> {
         self.note_unfinished(self.agent.command_writing(&mut thread, what, arguments))
     }
 
-    /// Gives a command while all threads are stopped and no library is coming or going. A failure is then not caused
-    /// by a thread that was unloading a library.
+    /// Gives a command while all threads are stopped and no library is coming or going. A failure
+    /// is then not caused by a thread that was unloading a library.
     pub(crate) fn command_settled(
         &self,
         what: Command,
@@ -319,7 +324,8 @@ fn lock(process: &Process, backoff: &Backoff) -> Result<ProcessLock, Error> {
     }
 }
 
-/// Waits until this is the only controller of the process, and does what can be done before any thread is stopped.
+/// Waits until this is the only controller of the process, and does what can be done before any
+/// thread is stopped.
 fn prepare(process: &Process, backoff: &Backoff) -> Result<(LongSlice, ProcessLock), Error> {
     let way = LongSlice::begin();
     process.prepare_calls();

@@ -17,8 +17,8 @@ pub(crate) struct TargetMemory<'p> {
 }
 
 impl<'p> TargetMemory<'p> {
-    /// Allocates memory of the target with this content, for as long as `work` takes. Memory that `work` has handed
-    /// over to the agent is not freed.
+    /// Allocates memory of the target with this content, for as long as `work` takes. Memory that
+    /// `work` has handed over to the agent is not freed.
     pub(crate) fn with<R>(
         session: &Session<'p>,
         content: &[u8],

@@ -10,11 +10,12 @@ use crate::agent::snapshot::{OpenTransition, Snapshot};
 use crate::error::Error;
 use crate::session::Session;
 
-/// Adopts what another controller has left: abandons a patch that is only prepared, and completes a transition that is
-/// open, unless it is of the patch `ours`.
+/// Adopts what another controller has left: abandons a patch that is only prepared, and completes a
+/// transition that is open, unless it is of the patch `ours`.
 ///
 /// # Errors
-/// [`Error::OtherTransition`] if the transition of another patch is not complete when the time is up.
+/// [`Error::OtherTransition`] if the transition of another patch is not complete when the time is
+/// up.
 pub(crate) fn adopt(session: &Session<'_>, ours: &str) -> Result<(), Error> {
     loop {
         let snapshot = Snapshot::read(&session.agent)?;
@@ -43,8 +44,9 @@ pub(crate) fn transition_of(
     Ok(open.filter(|open| open.name == name))
 }
 
-/// If the patch is in transition already: completes the transition towards the patch, after reversing it if it leads
-/// away from it. Returns how long the threads were stopped for that, or `None` if the patch is not in transition.
+/// If the patch is in transition already: completes the transition towards the patch, after
+/// reversing it if it leads away from it. Returns how long the threads were stopped for that, or
+/// `None` if the patch is not in transition.
 pub(crate) fn resume_enabling(
     session: &Session<'_>,
     name: &str,

@@ -39,9 +39,9 @@ pub(super) fn begin(session: &Session<'_>, change: Change) -> Result<Begun, Erro
         let mut looks = 0;
         loop {
             looks += 1;
-            // Everything that does not need stopped threads is done before the stop. A stack that is mapped
-            // after that is not in the memory map, and counts as not clear; a module that comes after that
-            // changes the plan's generation. A door needs a precise stack walk.
+            // Everything that does not need stopped threads is done before the stop. A stack that
+            // is mapped after that is not in the memory map, and counts as not clear; a module that
+            // comes after that changes the plan's generation. A door needs a precise stack walk.
             let plan = CheckPlan::ask(session, change.number(), change.to_patched())?;
             let attempt = match attempt(session, change, list, &plan) {
                 Err(error) if error.is_slow_stop() && session.backoff.wait().is_ok() => continue,

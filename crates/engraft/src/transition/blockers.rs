@@ -19,14 +19,15 @@ pub struct Blocker {
     pub tid: i32,
     /// Its name.
     pub name: String,
-    /// Why it could not switch; `None` if it is clear by now, and switches at the next check (`engraft wait`).
+    /// Why it could not switch; `None` if it is clear by now, and switches at the next check
+    /// (`engraft wait`).
     pub reason: Option<BlockReason>,
     /// The function that it has to leave.
     pub function: String,
     /// Where it is in that function, in words.
     pub frame: Option<String>,
-    /// It switches by itself when it next calls a function that the patch replaces. Otherwise a controller has to see it
-    /// outside.
+    /// It switches by itself when it next calls a function that the patch replaces. Otherwise a
+    /// controller has to see it outside.
     pub at_next_call: bool,
 }
 
@@ -52,11 +53,12 @@ impl Blocker {
     }
 }
 
-/// The blockers of the open transition of a process; none if no transition is open. Stops each thread that has yet to
-/// switch for a moment, one after the other.
+/// The blockers of the open transition of a process; none if no transition is open. Stops each
+/// thread that has yet to switch for a moment, one after the other.
 ///
 /// # Errors
-/// If the process has ended, or the agent cannot be asked. A thread that cannot be stopped is left out.
+/// If the process has ended, or the agent cannot be asked. A thread that cannot be stopped is left
+/// out.
 pub fn blockers(process: &Process) -> Result<Vec<Blocker>, Error> {
     let left = process.time_left().unwrap_or(STOP_TIMEOUT);
     let backoff = Backoff::of(process, left.min(STOP_TIMEOUT));
@@ -80,7 +82,8 @@ pub fn blockers(process: &Process) -> Result<Vec<Blocker>, Error> {
     });
     match visited {
         Err(error @ StopError::Gone { .. }) => return Err(error.into()),
-        // A debugger may have come. The number of threads that have yet to switch is known all the same.
+        // A debugger may have come. The number of threads that have yet to switch is known all the
+        // same.
         Err(error) => tracing::debug!(%error, "not all threads could be checked"),
         Ok(()) => {}
     }

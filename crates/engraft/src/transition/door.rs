@@ -13,8 +13,9 @@ use crate::agent::snapshot::OpenTransition;
 use crate::error::Error;
 use crate::session::Session;
 
-/// The records of blocked threads for the agent. `pointers` has the thread pointers of all threads. Threads that share
-/// a thread pointer switch together, so they get no door: one of them would switch the others.
+/// The records of blocked threads for the agent. `pointers` has the thread pointers of all threads.
+/// Threads that share a thread pointer switch together, so they get no door: one of them would
+/// switch the others.
 pub(super) fn records(
     blocked: &[BlockedThread],
     pointers: &HashMap<i32, u64>,
@@ -29,7 +30,8 @@ pub(super) fn records(
         record(thread.pointer, door)
     });
     let mut records: Vec<ThreadRecord> = records.collect();
-    // The agent takes those in order at once; any others cost it time while all threads are stopped.
+    // The agent takes those in order at once; any others cost it time while all threads are
+    // stopped.
     records.sort_unstable_by_key(|record| record.pointer);
     records
 }
@@ -56,8 +58,8 @@ fn record(pointer: u64, door: Option<&StackDoor>) -> ThreadRecord {
     }
 }
 
-/// Tells the agent the door of a stopped thread that is blocked and that alone has its thread pointer, unless the agent
-/// knows this door already.
+/// Tells the agent the door of a stopped thread that is blocked and that alone has its thread
+/// pointer, unless the agent knows this door already.
 pub(super) fn set_door(
     session: &Session<'_>,
     open: &OpenTransition,
@@ -67,7 +69,8 @@ pub(super) fn set_door(
 ) -> Result<(), Error> {
     let is_known =
         open.has_door(blocked.pointer) && before.is_some_and(|before| before.door == blocked.door);
-    // In a program that switches stacks, one stack of a thread does not show everything that the thread is inside of.
+    // In a program that switches stacks, one stack of a thread does not show everything that the
+    // thread is inside of.
     let may_set = !is_known && !session.contexts.are_scanned();
     let Some(door) = blocked.door.as_ref().filter(|_| may_set) else {
         return Ok(());

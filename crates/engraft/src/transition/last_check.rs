@@ -1,8 +1,8 @@
 //! What the last check of a blocked thread has shown, and when the next one is due.
 //!
-//! Stopping a thread costs it and its neighbours time, so two kinds of threads are checked less often: a thread that
-//! sleeps where it slept is most likely still blocked, and a thread that has a door switches by itself if it calls a
-//! replaced function again.
+//! Stopping a thread costs it and its neighbours time, so two kinds of threads are checked less
+//! often: a thread that sleeps where it slept is most likely still blocked, and a thread that has a
+//! door switches by itself if it calls a replaced function again.
 
 use std::time::{Duration, Instant};
 
@@ -10,19 +10,22 @@ use engraft_process::{Activity, Process};
 
 use super::stack_check::BlockedThread;
 
-/// How long a thread that seems to sleep on is not stopped after its first check. It may have left, and sleep at the
-/// same depth in another function.
+/// How long a thread that seems to sleep on is not stopped after its first check. It may have left,
+/// and sleep at the same depth in another function.
 ///
-/// The time doubles with each check, without a limit: after a stop, some system calls (`epoll_wait`) wait for their full
-/// timeout again. A thread that was stopped more often than its call takes would sleep as long as the transition is open.
+/// The time doubles with each check, without a limit: after a stop, some system calls
+/// (`epoll_wait`) wait for their full timeout again. A thread that was stopped more often than its
+/// call takes would sleep as long as the transition is open.
 const SLEEPS_ON: Duration = Duration::from_millis(500);
 
-/// The same for a thread with a door: it switches by itself when its call returns, unless it never calls a replaced
-/// function again. Longer than the usual turn of an idle event loop, which is a second.
+/// The same for a thread with a door: it switches by itself when its call returns, unless it never
+/// calls a replaced function again. Longer than the usual turn of an idle event loop, which is a
+/// second.
 const SLEEPS_AT_DOOR: Duration = Duration::from_secs(2);
 
-/// How long a thread with a door that does not seem to sleep on is not stopped after its first check. The time doubles
-/// with each check, up to [`MOVES_ON`]. Only a thread that never calls a replaced function again needs these checks.
+/// How long a thread with a door that does not seem to sleep on is not stopped after its first
+/// check. The time doubles with each check, up to [`MOVES_ON`]. Only a thread that never calls a
+/// replaced function again needs these checks.
 const COMES_BACK: Duration = Duration::from_millis(10);
 const MOVES_ON: Duration = Duration::from_millis(500);
 
@@ -31,8 +34,8 @@ pub(super) struct LastCheck {
     /// Where the thread was blocked.
     pub(super) blocked: BlockedThread,
     when: Instant,
-    /// The check has shown where the thread sleeps. The stop in which a transition begins may have scanned the stack
-    /// and nothing else.
+    /// The check has shown where the thread sleeps. The stop in which a transition begins may have
+    /// scanned the stack and nothing else.
     is_precise: bool,
     /// How long the thread is not stopped if it has a door.
     comes_back: Duration,

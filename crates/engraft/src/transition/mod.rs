@@ -1,9 +1,9 @@
-//! Transitions as the controller makes them. A change begins in one stop, in which every thread that is clear switches.
-//! Every other thread stays in its universe, and is checked again until it has switched; then the transition is
-//! complete.
+//! Transitions as the controller makes them. A change begins in one stop, in which every thread
+//! that is clear switches. Every other thread stays in its universe, and is checked again until it
+//! has switched; then the transition is complete.
 //!
-//! The state of a transition is in the agent. A controller that finds a transition open, whoever began it, continues
-//! it.
+//! The state of a transition is in the agent. A controller that finds a transition open, whoever
+//! began it, continues it.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -21,7 +21,8 @@
 //! | `door`, `thread_list` | what the agent is told of threads that are not clear |
 //! | `redirect` | threads in the middle of bytes that a site overwrites |
 //!
-//! This folder must not know patch files, which processes were selected, and how the agent came into the process.
+//! This folder must not know patch files, which processes were selected, and how the agent came
+//! into the process.
 
 pub(crate) mod adopt;
 mod begin;

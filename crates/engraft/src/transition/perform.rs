@@ -12,8 +12,8 @@ use crate::agent::snapshot::{OpenTransition, PatchPhase, Snapshot};
 use crate::error::Error;
 use crate::session::Session;
 
-/// Performs the change, and waits until every thread has switched. Returns how long the threads were stopped to begin
-/// it.
+/// Performs the change, and waits until every thread has switched. Returns how long the threads
+/// were stopped to begin it.
 ///
 /// # Errors
 /// After any error but [`Error::InTransition`] and [`Error::NotUndone`], everything is as before.
@@ -46,8 +46,8 @@ pub(crate) fn proceed(session: &Session<'_>, open: &OpenTransition) -> Result<()
     }
 }
 
-/// Undoes a change that failed. Returns the error to report; `None` if the change was made all the same, and what
-/// failed was something after it.
+/// Undoes a change that failed. Returns the error to report; `None` if the change was made all the
+/// same, and what failed was something after it.
 fn undo(session: &Session<'_>, change: Change, error: Error) -> Option<Error> {
     if !session.process.is_alive() {
         return Some(error);
@@ -82,7 +82,8 @@ fn try_undo(session: &Session<'_>, change: Change) -> Result<Undone, Error> {
         return answer.done(session.pid()).map(|_| Undone::Yes);
     }
     match snapshot.transition.filter(|open| open.number == number) {
-        // It leads back already: the agent has begun to undo the change, or a reversal has failed before it began.
+        // It leads back already: the agent has begun to undo the change, or a reversal has failed
+        // before it began.
         Some(open) if open.to_patched != change.to_patched() && !open.canceled => {
             if !matches!(change, Change::Reverse { .. }) {
                 proceed(session, &open)?;

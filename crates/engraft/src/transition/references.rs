@@ -10,8 +10,8 @@ use super::stack_check::check;
 use crate::agent::plan::{Plan, addresses};
 use crate::error::{Error, Reference};
 
-/// The first thread whose stack or registers hold an address in the memory that the plan lists: its `ranges` are data,
-/// its `sites` are code. With a `context`, stacks are walked precisely.
+/// The first thread whose stack or registers hold an address in the memory that the plan lists: its
+/// `ranges` are data, its `sites` are code. With a `context`, stacks are walked precisely.
 pub(crate) fn first_reference(
     stopped: &mut StoppedProcess,
     maps: &Maps,
@@ -48,8 +48,8 @@ pub(crate) fn first_reference(
 struct ReferenceScan<'s> {
     /// Constants and variables: any word that could be an address counts.
     data: StackScan<'s>,
-    /// Code: only a return address counts. (The address of a function may be anywhere in memory; the agent does not
-    /// plan to remove an image that has such functions.)
+    /// Code: only a return address counts. (The address of a function may be anywhere in memory;
+    /// the agent does not plan to remove an image that has such functions.)
     code: StackScan<'s>,
     walk: Option<StackWalk<'s>>,
     ranges: Vec<Range<TargetAddress>>,

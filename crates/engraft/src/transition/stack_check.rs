@@ -16,8 +16,9 @@ use crate::session::Session;
 
 /// Everything that checking stacks needs and that can be prepared while the process runs.
 ///
-/// The conservative scan costs microseconds and is enough for most threads. Only the stack of a thread that the scan
-/// does not find clear is walked precisely, and only for such a thread is a door looked for.
+/// The conservative scan costs microseconds and is enough for most threads. Only the stack of a
+/// thread that the scan does not find clear is walked precisely, and only for such a thread is a
+/// door looked for.
 pub(super) struct CheckPlan<'p> {
     process: &'p Process,
     maps: Maps,
@@ -147,8 +148,8 @@ pub(super) struct StackChecker<'p> {
 }
 
 impl StackChecker<'_> {
-    /// The generation of the plan. If the agent's is another one by now, a thread that is clear by this plan may be
-    /// inside of something else.
+    /// The generation of the plan. If the agent's is another one by now, a thread that is clear by
+    /// this plan may be inside of something else.
     pub(super) fn generation(&self) -> u64 {
         self.plan.generation
     }
@@ -172,8 +173,8 @@ impl StackChecker<'_> {
         })
     }
 
-    /// If the thread is about to execute the middle of bytes that will be overwritten: where the same instructions are
-    /// in the trampoline.
+    /// If the thread is about to execute the middle of bytes that will be overwritten: where the
+    /// same instructions are in the trampoline.
     pub(super) fn redirect_target(&self, thread: &ThreadState) -> Option<TargetAddress> {
         if thread.is_kernel_worker {
             return None;
@@ -184,8 +185,9 @@ impl StackChecker<'_> {
         Some(TargetAddress::new(site.moved + (at - site.start)))
     }
 
-    /// Whether a thread that is not clear may return into the middle of bytes that will be overwritten. A thread on a
-    /// foreign stack has no such return address on that stack; its other stacks are not seen here, as in every check.
+    /// Whether a thread that is not clear may return into the middle of bytes that will be
+    /// overwritten. A thread on a foreign stack has no such return address on that stack; its other
+    /// stacks are not seen here, as in every check.
     pub(super) fn may_return_into_site(&self, thread: &ThreadState) -> bool {
         if self.plan.sites.is_empty() {
             return false;
@@ -197,7 +199,8 @@ impl StackChecker<'_> {
     }
 }
 
-/// Checks one thread: by a scan, and precisely if a walk is prepared and the scan does not find the thread clear.
+/// Checks one thread: by a scan, and precisely if a walk is prepared and the scan does not find the
+/// thread clear.
 pub(super) fn check(
     scan: &StackScan<'_>,
     walk: Option<&StackWalk<'_>>,
@@ -209,7 +212,8 @@ pub(super) fn check(
     }
 }
 
-/// Everything that walking stacks needs: the unwind tables of the modules, and those of these images.
+/// Everything that walking stacks needs: the unwind tables of the modules, and those of these
+/// images.
 pub(crate) fn walk_context<'i>(
     process: &Process,
     images: impl Iterator<Item = &'i ImageStatus>,
@@ -226,8 +230,8 @@ pub(crate) fn walk_context<'i>(
     Ok(context)
 }
 
-/// Checks that all threads are clear of this code, for a change that needs that at once. With a `context`, stacks are
-/// walked precisely.
+/// Checks that all threads are clear of this code, for a change that needs that at once. With a
+/// `context`, stacks are walked precisely.
 ///
 /// # Errors
 /// [`Error::ThreadInside`] if a thread is not clear.

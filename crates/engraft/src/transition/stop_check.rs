@@ -18,8 +18,8 @@ pub(super) struct StopCheck {
     pub(super) blocked: Vec<BlockedThread>,
     /// A thread that may return into the middle of bytes that will be overwritten.
     pub(super) in_site: Option<BlockedThread>,
-    /// The threads that execute the middle of bytes that will be overwritten, and where the same instructions are in
-    /// the trampoline.
+    /// The threads that execute the middle of bytes that will be overwritten, and where the same
+    /// instructions are in the trampoline.
     pub(super) redirects: Vec<(i32, TargetAddress)>,
 }
 

@@ -16,7 +16,8 @@ use crate::session::Session;
 /// How long a scan of memory may take where nearly all of the user's time is up.
 const SHORTEST_SCAN: Duration = Duration::from_millis(500);
 
-/// The first suspended context that may return into the code or use the data. All threads are stopped.
+/// The first suspended context that may return into the code or use the data. All threads are
+/// stopped.
 pub(crate) fn find_suspended(
     session: &Session<'_>,
     threads: &[ThreadState],
@@ -82,8 +83,8 @@ fn function_at(ranges: &[CodeRange], value: TargetAddress) -> String {
     range.map(function_name).unwrap_or_default()
 }
 
-/// If a suspended context is inside the code, no thread may switch, because any may resume the context. Returns a
-/// function that makes a clear thread a blocked one. All threads are stopped.
+/// If a suspended context is inside the code, no thread may switch, because any may resume the
+/// context. Returns a function that makes a clear thread a blocked one. All threads are stopped.
 pub(super) fn block_on_suspended(
     session: &Session<'_>,
     threads: &[ThreadState],

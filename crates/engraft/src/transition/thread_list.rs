@@ -25,9 +25,9 @@ pub(super) struct ThreadList<'p> {
 }
 
 impl<'p> ThreadList<'p> {
-    /// Calls `work` with a list that has room for all threads, and for some that are born meanwhile. The agent's
-    /// scratch memory has room for a few threads; no other controller writes to it, because all threads are stopped
-    /// when the list is written.
+    /// Calls `work` with a list that has room for all threads, and for some that are born
+    /// meanwhile. The agent's scratch memory has room for a few threads; no other controller writes
+    /// to it, because all threads are stopped when the list is written.
     pub(super) fn with<R>(
         session: &Session<'p>,
         work: impl FnOnce(&ThreadList<'_>) -> Result<R, Error>,

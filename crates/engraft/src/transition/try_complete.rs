@@ -1,7 +1,7 @@
 //! Completing a transition: checking the threads that have yet to switch until every one has.
 //!
-//! Each is stopped and checked by itself; all others run on. A thread that leaves a function tells nobody, so there is
-//! nothing to wait for but time.
+//! Each is stopped and checked by itself; all others run on. A thread that leaves a function tells
+//! nobody, so there is nothing to wait for but time.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -20,8 +20,9 @@ use crate::agent::snapshot::{OpenTransition, Snapshot};
 use crate::error::Error;
 use crate::session::Session;
 
-/// Tries to complete the transition of a patch until the deadline: waits until every thread has switched, and ends the
-/// transition. `check` is what the stop has shown in which the transition began; other threads may be pending, too.
+/// Tries to complete the transition of a patch until the deadline: waits until every thread has
+/// switched, and ends the transition. `check` is what the stop has shown in which the transition
+/// began; other threads may be pending, too.
 ///
 /// # Errors
 /// [`Error::InTransition`] if the time is up: the transition stays open, for any later command.
@@ -40,14 +41,16 @@ pub(super) fn try_complete(
         if open.pending.is_empty() {
             return complete(session, number);
         }
-        let left = match pending.are_due(session, &open) {
-            true => {
-                // Stacks may be mapped, and modules come and go, at any time: each round has a plan of its own.
+        let left = match pending.due(session, &open) {
+            Some(due) => {
+                // Stacks may be mapped, and modules come and go, at any time: each round has a plan
+                // of its own.
                 let plan = CheckPlan::ask(session, open.number, open.to_patched)?;
-                pending.check(session, &open, &plan)?
+                pending.check(session, &open, &plan, due)?
             }
-            // To ask for a plan stops the thread that makes calls for us, which may be one of those that are left alone.
-            false => open.pending.len(),
+            // Asking for a plan stops the thread that makes calls for us, which may be a thread
+            // that is not due.
+            None => open.pending.len(),
         };
         if left > 0 {
             let all_switched = || {
@@ -78,16 +81,25 @@ pub(crate) fn finish(session: &Session<'_>, command: Command, number: u64) -> Re
     }
 }
 
+/// What is to be checked in a round.
+#[derive(Default)]
+struct Due {
+    /// Threads that are checked each by itself.
+    threads: BTreeSet<i32>,
+    /// A thread pointer is that of no thread or of several, which takes a check of all threads.
+    unknown: bool,
+}
+
 /// What is known of the threads that have yet to switch.
 struct PendingThreads {
     /// The thread pointer of every thread that was there at the last stop of all, by thread number.
     pointers: HashMap<i32, u64>,
     /// The last check of each thread that was blocked, by thread number.
     blocked: HashMap<i32, LastCheck>,
-    /// A thread that was blocked by a suspended context at the last stop of all. The pending threads may all have
-    /// ended.
+    /// A thread that was blocked by a suspended context at the last stop of all. The pending
+    /// threads may all have ended.
     by_context: Option<BlockedThread>,
-    /// How often all pending threads were checked, or seen asleep where they slept.
+    /// In how many rounds pending threads were checked.
     checks: usize,
 }
 
@@ -104,21 +116,28 @@ impl PendingThreads {
         }
     }
 
-    /// Whether there is a thread to check.
-    fn are_due(&self, session: &Session<'_>, open: &OpenTransition) -> bool {
-        let is_due = |pointer: &u64| match self.only_thread(*pointer).filter(|_| *pointer != 0) {
-            None => true,
-            Some(tid) => !self.was_checked(session, tid, open.has_door(*pointer)),
-        };
-        session.contexts.are_scanned() || open.pending.iter().any(is_due)
+    /// What is to be checked in this round; `None` if nothing is.
+    fn due(&self, session: &Session<'_>, open: &OpenTransition) -> Option<Due> {
+        let mut due = Due::default();
+        for pointer in &open.pending {
+            // Threads that share one thread pointer, or have none, switch together.
+            match self.only_thread(*pointer).filter(|_| *pointer != 0) {
+                None => due.unknown = true,
+                Some(tid) if self.was_checked(session, tid, open.has_door(*pointer)) => {}
+                Some(tid) => drop(due.threads.insert(tid)),
+            }
+        }
+        let is_any = session.contexts.are_scanned() || due.unknown || !due.threads.is_empty();
+        is_any.then_some(due)
     }
 
-    /// Checks every pending thread once, each by itself. Returns how many are left.
+    /// Checks what is due. Returns how many threads are left.
     fn check(
         &mut self,
         session: &Session<'_>,
         open: &OpenTransition,
         plan: &CheckPlan<'_>,
+        due: Due,
     ) -> Result<usize, Error> {
         self.checks += 1;
         let checker = plan.checker();
@@ -129,16 +148,10 @@ impl PendingThreads {
             };
         }
         let mut left = open.pending.len();
-        let mut unknown = false;
-        let mut unseen = BTreeSet::new();
-        for pointer in &open.pending {
-            // Threads that share one thread pointer, or have none, switch together.
-            match self.only_thread(*pointer).filter(|_| *pointer != 0) {
-                None => unknown = true,
-                Some(tid) if self.was_checked(session, tid, open.has_door(*pointer)) => {}
-                Some(tid) => drop(unseen.insert(tid)),
-            }
-        }
+        let Due {
+            threads: mut unseen,
+            mut unknown,
+        } = due;
         let tids: Vec<i32> = unseen.iter().copied().collect();
         let visit = |thread: &mut StoppedThread<'_>| {
             unseen.remove(&thread.state().tid);
@@ -227,8 +240,8 @@ impl PendingThreads {
         switched_or_busy(session, session.note_unfinished(switched)?)
     }
 
-    /// Stops all threads, and checks every pending one. Needed where threads have ended, or are not known. Returns how
-    /// many thread pointers are left.
+    /// Stops all threads, and checks every pending one. Needed where threads have ended, or are not
+    /// known. Returns how many thread pointers are left.
     fn check_all(
         &mut self,
         session: &Session<'_>,
@@ -269,7 +282,8 @@ impl PendingThreads {
         Ok(left)
     }
 
-    /// Switches the threads with this thread pointer if all of them are clear. Returns whether they have switched.
+    /// Switches the threads with this thread pointer if all of them are clear. Returns whether they
+    /// have switched.
     fn try_switch(
         &mut self,
         session: &Session<'_>,

@@ -1,7 +1,7 @@
 //! What the documents show of the command line is what it says: they are run.
 //!
-//! After a wanted change, `TRYCMD=overwrite cargo test --package engraft --test documents` writes the new
-//! output into the document, where a reviewer sees it.
+//! After a wanted change, `TRYCMD=overwrite cargo test --package engraft --test documents` writes
+//! the new output into the document, where a reviewer sees it.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! A process that is not there, may not be touched, is traced, or runs another build: each has its own exit
-//! code, the text says what was found, and the process is not touched.
+//! A process that is not there, may not be touched, is traced, or runs another build: each has its
+//! own exit code, the text says what was found, and the process is not touched.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

@@ -1,7 +1,9 @@
-//! A bug of the agent's, a panic, costs the program nothing but its patches' growth: commands say that the agent is
-//! broken, libraries that patches concern are refused, others come in and are counted, and what is patched stays so.
+//! A bug of the agent's, a panic, costs the program nothing but its patches' growth: commands say
+//! that the agent is broken, libraries that patches concern are refused, others come in and are
+//! counted, and what is patched stays so.
 //!
-//! There is no such bug to be had, so the test writes one: a jump to the panic handler over a function of the agent's.
+//! There is no such bug to be had, so the test writes one: a jump to the panic handler over a
+//! function of the agent's.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -74,7 +76,8 @@ fn patched() -> Result<(Victim, Program)> {
     Ok((victim, program))
 }
 
-/// Fails unless every command says that the agent is broken, and status, how many loads it has let in.
+/// Fails unless every command says that the agent is broken, and status, how many loads it has let
+/// in.
 fn says_that_it_is_broken(program: &mut Program, loads: u64) -> Result<()> {
     let (engraft, pid) = (engraft(), program.pid());
     let disabled = engraft.disable("p1", pid)?.exits(exit::NOT_PATCHABLE)?;

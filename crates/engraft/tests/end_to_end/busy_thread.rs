@@ -1,5 +1,6 @@
-//! A thread that does not leave the function in time keeps the old code; all others have the new one at once.
-//! The command and the status name it, and whoever comes next can wait for it, turn back, or end it by force.
+//! A thread that does not leave the function in time keeps the old code; all others have the new
+//! one at once. The command and the status name it, and whoever comes next can wait for it, turn
+//! back, or end it by force.
 
 use anyhow::{Context, Result, ensure};
 use engraft_testkit::{Engraft, Program, TIME_LIMIT, Victim, exit, run};

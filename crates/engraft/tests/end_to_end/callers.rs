@@ -1,4 +1,5 @@
-//! What asks the dynamic loader for its own module's sake gets the same answers from new code as from old.
+//! What asks the dynamic loader for its own module's sake gets the same answers from new code as
+//! from old.
 
 use std::path::Path;
 
@@ -10,7 +11,8 @@ use crate::{engraft, victim, victims};
 const BINARIES: [&str; 2] = ["callers", "libasking.so"];
 /// What is asked; the loader's answers depend on who asks.
 const QUESTIONS: [&str; 6] = ["next", "version", "open", "known", "own", "tail"];
-/// The first one ends a program with an old glibc if it is asked in another namespace, patched or not.
+/// The first one ends a program with an old glibc if it is asked in another namespace, patched or
+/// not.
 const ANY_NAMESPACE: usize = 1;
 
 #[test]
@@ -85,7 +87,8 @@ fn answers(program: &mut Program, questions: &[&str]) -> Result<Vec<String>> {
     answers.collect()
 }
 
-/// The first instructions of an old function, moved, call the loader while a thread that cannot switch runs them.
+/// The first instructions of an old function, moved, call the loader while a thread that cannot
+/// switch runs them.
 fn in_the_old_universe(engraft: &Engraft, victim: &Victim, patch: &Path) -> Result<()> {
     let mut program = victim.start("callers", &[])?;
     let pid = program.pid().to_string();

@@ -1,5 +1,5 @@
-//! A function that is suspended on no thread's stack goes on in the universe that it began in, and its code stays
-//! as long as it may go on there.
+//! A function that is suspended on no thread's stack goes on in the universe that it began in, and
+//! its code stays as long as it may go on there.
 
 use std::path::PathBuf;
 

@@ -1,8 +1,8 @@
 //! Threads that are hard to catch: without a first one, hundreds of them, born and gone all the
 //! time, hit by signals all the time, in a handler on a stack of its own.
 //!
-//! `ENGRAFT_LONG_TESTS=1` makes the rounds with threads that come and go a hundred, and the hundreds of
-//! threads a thousand.
+//! `ENGRAFT_LONG_TESTS=1` makes the rounds with threads that come and go a hundred, and the
+//! hundreds of threads a thousand.
 
 use anyhow::{Result, ensure};
 use engraft_testkit::{Program, Snapshot, exit};

@@ -1,5 +1,6 @@
-//! Threads that sleep in a replaced function nearly all the time, and call it again at once when it returns, switch
-//! at that next call, by themselves: no command has to look at them, or be there at all.
+//! Threads that sleep in a replaced function nearly all the time, and call it again at once when it
+//! returns, switch at that next call, by themselves: no command has to look at them, or be there at
+//! all.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -51,11 +52,12 @@ impl Door {
         })
     }
 
-    /// `apply`, or `disable` of the patch, until the transition is open and every thread has a door: all are inside.
+    /// `apply`, or `disable` of the patch, until the transition is open and every thread has a
+    /// door: all are inside.
     pub(crate) fn begin(&self, command: &str) -> Result<Outcome> {
         let mut outcome = self.open(command)?;
         while !self.all_have_doors()? {
-            outcome = self.command("wait")?.exits(exit::TARGET_BUSY)?;
+            outcome = self.command("wait", None)?.exits(exit::TARGET_BUSY)?;
         }
         Ok(outcome)
     }
@@ -63,7 +65,7 @@ impl Door {
     /// The same, whether threads have doors or not.
     fn open(&self, command: &str) -> Result<Outcome> {
         loop {
-            let outcome = self.command(command)?.exits(exit::TARGET_BUSY)?;
+            let outcome = self.command(command, None)?.exits(exit::TARGET_BUSY)?;
             // A busy machine may leave no time to open it.
             if self.waiting()?.is_some() {
                 return Ok(outcome);
@@ -71,14 +73,22 @@ impl Door {
         }
     }
 
-    /// A command that does not wait for long.
-    fn command(&self, command: &str) -> Result<Outcome> {
+    /// A command that does not wait for long, with a variable that makes one of its effects
+    /// special.
+    pub(crate) fn command(
+        &self,
+        command: &str,
+        variable: Option<(&str, usize)>,
+    ) -> Result<Outcome> {
         let mut line = self.engraft.command([command]);
         match command {
             "apply" => line.arg(&self.patch),
             _ => line.arg("door"),
         };
         line.args(["--pid", &self.program.pid().to_string(), "--timeout", "1"]);
+        if let Some((name, value)) = variable {
+            line.env(name, value.to_string());
+        }
         run(&mut line, TIME_LIMIT)
     }
 
@@ -87,17 +97,6 @@ impl Door {
         let threads = status["transition"]["threads"].as_array();
         let threads = threads.context("no transition is open")?;
         Ok(threads.iter().all(|thread| thread["at_next_call"] == true))
-    }
-
-    /// `disable` of the patch with a time limit in seconds, and a variable that makes one of its effects special.
-    pub(crate) fn disable(&self, timeout: u64, variable: Option<(&str, usize)>) -> Result<Outcome> {
-        let mut disable = self.engraft.command(["disable", "door"]);
-        disable.args(["--pid", &self.program.pid().to_string()]);
-        disable.args(["--timeout", &timeout.to_string()]);
-        if let Some((name, value)) = variable {
-            disable.env(name, value.to_string());
-        }
-        run(&mut disable, TIME_LIMIT)
     }
 
     pub(crate) fn waiting(&self) -> Result<Option<u64>> {
@@ -118,7 +117,8 @@ impl Door {
         Ok(())
     }
 
-    /// Takes the patch out with all threads inside of it, and looks whether the code is what it was.
+    /// Takes the patch out with all threads inside of it, and looks whether the code is what it
+    /// was.
     fn take_back(mut self, count: usize) -> Result<()> {
         self.begin("disable")?;
         ensure!(
@@ -208,8 +208,8 @@ fn the_command_ends_when_the_last_one_has_switched() -> Result<()> {
     door.take_back(3)
 }
 
-/// A transition that is taken back: whoever is inside stays in the universe that is to be kept, and whoever has
-/// switched comes back at its next call.
+/// A transition that is taken back: whoever is inside stays in the universe that is to be kept, and
+/// whoever has switched comes back at its next call.
 #[test]
 fn taken_back_on_the_way() -> Result<()> {
     let mut door = Door::new(&[("plain", 2)])?;
@@ -230,9 +230,9 @@ fn taken_back_on_the_way() -> Result<()> {
     door.program.finish()
 }
 
-/// What runs at the entry of a function where the old one's last call is a jump is the old one's call still, although
-/// the stack is as if its caller had called. The thread does not switch there, nor in a coroutine or a handler whose
-/// stack lies where the thread's own frames are.
+/// What runs at the entry of a function where the old one's last call is a jump is the old one's
+/// call still, although the stack is as if its caller had called. The thread does not switch there,
+/// nor in a coroutine or a handler whose stack lies where the thread's own frames are.
 #[test]
 fn a_call_of_the_old_code_leads_to_old_code() -> Result<()> {
     let mut door = Door::new(&[("jump", 1), ("coroutine", 1), ("signal", 1)])?;

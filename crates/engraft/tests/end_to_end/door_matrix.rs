@@ -1,10 +1,11 @@
-//! The command is killed, or one of its effects fails, while it opens doors for threads: a transition is reversed
-//! after its threads have switched at their doors, so that they are inside again and need new ones.
+//! The command is killed, or one of its effects fails, while it opens doors for threads: a
+//! transition is reversed after its threads have switched at their doors, so that they are inside
+//! again and need new ones.
 //!
 //! As in [`crate::matrix`]; the long form (`ENGRAFT_LONG_TESTS=1`) goes through every effect.
 
 use anyhow::{Context, Result, ensure};
-use engraft_testkit::exit;
+use engraft_testkit::{Outcome, exit};
 
 use crate::door::Door;
 
@@ -27,7 +28,7 @@ fn set(first: &Door) -> Result<Door> {
 fn bring_to_an_end(mut door: Door) -> Result<()> {
     let said = door.program.ask("turn")?;
     ensure!(said.contains("mixed=0"), "{said}");
-    let disabled = door.disable(1, None)?;
+    let disabled = door.command("disable", None)?;
     if disabled.code == Some(exit::TARGET_BUSY) {
         let said = door.program.ask("turn")?;
         ensure!(said.contains("mixed=0"), "{said}");
@@ -39,7 +40,7 @@ fn bring_to_an_end(mut door: Door) -> Result<()> {
 }
 
 /// Tries each effect until the command has fewer.
-fn each_effect(variable: &str, happened: impl Fn(&engraft_testkit::Outcome) -> bool) -> Result<()> {
+fn each_effect(variable: &str, happened: impl Fn(&Outcome) -> bool) -> Result<()> {
     let stride = match std::env::var_os("ENGRAFT_LONG_TESTS") {
         Some(_) => 1,
         None => STRIDE,
@@ -48,7 +49,7 @@ fn each_effect(variable: &str, happened: impl Fn(&engraft_testkit::Outcome) -> b
     let mut effects = 0;
     for effect in (1..).step_by(stride) {
         let door = set(&first)?;
-        let outcome = door.disable(1, Some((variable, effect)))?;
+        let outcome = door.command("disable", Some((variable, effect)))?;
         let has_happened = happened(&outcome);
         bring_to_an_end(door).with_context(|| format!("effect {effect}, after {outcome}"))?;
         if !has_happened {

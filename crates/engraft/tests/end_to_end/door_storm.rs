@@ -1,7 +1,7 @@
-//! Threads that are inside nearly always switch by themselves, at their next call, with no command there: in chains that
-//! end by returning, by longjmp and by exceptions, interrupted by signals whose handlers call the same functions on
-//! the same stack and on an alternate one. No chain sees two versions, and no handler another one than the chain
-//! that it has interrupted.
+//! Threads that are inside nearly always switch by themselves, at their next call, with no command
+//! there: in chains that end by returning, by longjmp and by exceptions, interrupted by signals
+//! whose handlers call the same functions on the same stack and on an alternate one. No chain sees
+//! two versions, and no handler another one than the chain that it has interrupted.
 //!
 //! That the program would see one is shown by the same tool as in `storm_control.rs`.
 //!
@@ -76,7 +76,8 @@ fn no_chain_sees_two_versions() -> Result<()> {
         counts.chains > chains && counts.handlers > 0 && behind > rounds,
         "{counts:?}, {behind} behind"
     );
-    // The others were on an alternate stack, or their stacks could not be walked, when they were looked at.
+    // The others were on an alternate stack, or their stacks could not be walked, when they were
+    // looked at.
     ensure!(
         by_themselves * 2 > behind,
         "{by_themselves} of {behind} switched"

@@ -1,4 +1,5 @@
-//! `engraft check` says everything that would keep a patch out, ends as `apply` would, and touches nothing.
+//! `engraft check` says everything that would keep a patch out, ends as `apply` would, and touches
+//! nothing.
 
 use std::path::Path;
 
@@ -13,7 +14,8 @@ fn check(engraft: &Engraft, patch: &Path, pid: u32) -> Result<Outcome> {
     engraft_testkit::run(&mut check, engraft_testkit::TIME_LIMIT)
 }
 
-/// That a dry run says the words and ends with the code, that it touched nothing, and that apply ends so too.
+/// That a dry run says the words and ends with the code, that it touched nothing, and that apply
+/// ends so too.
 fn expect(patch: &Path, program: &Program, code: i32, words: &[&str]) -> Result<Outcome> {
     let engraft = engraft();
     let before = Snapshot::take(program.pid())?;

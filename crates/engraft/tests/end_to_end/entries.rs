@@ -1,5 +1,6 @@
-//! Threads that stand in the first bytes of a function, where its jump to new code goes, are no obstacle: they go on
-//! with the same instructions elsewhere, whenever the command dies and whatever fails.
+//! Threads that stand in the first bytes of a function, where its jump to new code goes, are no
+//! obstacle: they go on with the same instructions elsewhere, whenever the command dies and
+//! whatever fails.
 
 use std::path::{Path, PathBuf};
 
@@ -158,7 +159,8 @@ fn a_tiny_function_is_called_by_many_threads() -> Result<()> {
         let mut program = stage.victim.start("entries", &[threads])?;
         let pid = program.pid();
         let applied = apply(&stage.engraft, &stage.patch, pid, "5", None)?;
-        // How far it comes by then is a matter of time. But no thread in the first bytes keeps it from its beginning.
+        // How far it comes by then is a matter of time. But no thread in the first bytes keeps it
+        // from its beginning.
         let has_begun = applied.code == Some(exit::OK) || applied.stderr.contains("yet to switch");
         if has_begun {
             program.expect("version", "2")?;

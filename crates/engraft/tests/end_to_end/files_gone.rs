@@ -49,8 +49,8 @@ fn a_library_is_deleted() -> Result<()> {
     program.finish()
 }
 
-/// In its own mount namespace the program's file is on a file system that nobody else sees. A library
-/// from there is patched when it is loaded.
+/// In its own mount namespace the program's file is on a file system that nobody else sees. A
+/// library from there is patched when it is loaded.
 #[test]
 fn another_mount_namespace() -> Result<()> {
     if !may_unshare("another_mount_namespace")? {

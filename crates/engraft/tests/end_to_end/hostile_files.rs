@@ -1,5 +1,6 @@
-//! A process that puts other files in the place of those that a command opens in it, or that locks itself: nothing happens
-//! outside of it, no command waits for ever, and when it leaves off it is patched as any other.
+//! A process that puts other files in the place of those that a command opens in it, or that locks
+//! itself: nothing happens outside of it, no command waits for ever, and when it leaves off it is
+//! patched as any other.
 //!
 //! 200 attempts with `ENGRAFT_LONG_TESTS=1`, a handful without.
 
@@ -103,7 +104,8 @@ impl Scene {
         std::mem::replace(&mut self.program, new).finish()
     }
 
-    /// Applies the patch, and takes everything back, while the file appears wherever something is opened.
+    /// Applies the patch, and takes everything back, while the file appears wherever something is
+    /// opened.
     fn attack(&mut self, file: &Path, check: impl Fn() -> Result<()>) -> Result<()> {
         self.program.expect("ask", "100")?;
         let held = Held::take(self.program.pid())?;

@@ -1,5 +1,6 @@
-//! A thread in an event loop to which nothing happens wakes once a second. The system call in which it sleeps waits for
-//! its full timeout again after each stop, so the command has to leave the thread alone for long enough.
+//! A thread in an event loop to which nothing happens wakes once a second. The system call in which
+//! it sleeps waits for its full timeout again after each stop, so the command has to leave the
+//! thread alone for long enough.
 
 use anyhow::Result;
 use engraft_testkit::exit;

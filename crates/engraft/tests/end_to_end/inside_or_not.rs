@@ -1,12 +1,14 @@
-//! Who is inside of a function, and who only seems to be: a thread whose innermost frame is in the vDSO is; one
-//! that has the function's address in its frame, or a value that looks like a return into it, is not.
+//! Who is inside of a function, and who only seems to be: a thread whose innermost frame is in the
+//! vDSO is; one that has the function's address in its frame, or a value that looks like a return
+//! into it, is not.
 
 use anyhow::{Context, Result, ensure};
 use engraft_testkit::{Snapshot, exit};
 
 use crate::transition::House;
 
-/// The kernel's own code has frames too, and a walk that cannot get past them must not end in "clear".
+/// The kernel's own code has frames too, and a walk that cannot get past them must not end in
+/// "clear".
 #[test]
 fn under_a_frame_of_the_vdso() -> Result<()> {
     const ROUNDS: usize = 20;

@@ -1,4 +1,5 @@
-//! A build that is interrupted or killed leaves nothing: no process of the build command, no directory.
+//! A build that is interrupted or killed leaves nothing: no process of the build command, no
+//! directory.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

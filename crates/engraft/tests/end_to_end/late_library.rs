@@ -60,8 +60,8 @@ fn a_library_loaded_later_gets_its_own_bytes_back() -> Result<()> {
     program.finish()
 }
 
-/// Another file that the loader puts at the same place, under the same address in its lists, is not taken for
-/// the one before it.
+/// Another file that the loader puts at the same place, under the same address in its lists, is not
+/// taken for the one before it.
 #[test]
 fn a_library_is_patched_after_its_twin_has_gone() -> Result<()> {
     is_patched_after_its_twin_has_gone(&victim("host")?)

@@ -1,5 +1,5 @@
-//! What a controller that died had been asked for is nothing that the next one does: by then threads may be
-//! anywhere.
+//! What a controller that died had been asked for is nothing that the next one does: by then
+//! threads may be anywhere.
 
 use std::fs::{File, OpenOptions};
 use std::mem::offset_of;

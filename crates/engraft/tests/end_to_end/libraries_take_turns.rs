@@ -1,5 +1,5 @@
-//! While two libraries come and go without a pause, one where the other one was, no command says what is not so: that
-//! another build is loaded, or that there is no memory.
+//! While two libraries come and go without a pause, one where the other one was, no command says
+//! what is not so: that another build is loaded, or that there is no memory.
 //!
 //! `ENGRAFT_LONG_TESTS=1` makes it 2,000 applies in each storm.
 
@@ -42,8 +42,8 @@ fn is_never_another_build(threads: &str, pause: &str) -> Result<()> {
     program.finish()
 }
 
-/// Success, or that there was no time for it: threads stayed inside, or libraries came and went too fast. Then the next
-/// command finds the patch in another state.
+/// Success, or that there was no time for it: threads stayed inside, or libraries came and went too
+/// fast. Then the next command finds the patch in another state.
 fn expect_true(outcome: &Outcome) -> Result<()> {
     let codes = [
         exit::OK,

@@ -1,9 +1,11 @@
-//! Whatever the step at which the controller is killed, the target goes on correctly, and the next controller
-//! brings it to an end. Whatever the effect on the target that fails, everything is as before.
+//! Whatever the step at which the controller is killed, the target goes on correctly, and the next
+//! controller brings it to an end. Whatever the effect on the target that fails, everything is as
+//! before.
 //!
-//! `ENGRAFT_PROCESS_DIE_AT=N` kills the command right after its Nth effect, `ENGRAFT_PROCESS_FAIL_AT=N` makes the
-//! Nth fail; counting up until neither happens goes through all of them. Without `ENGRAFT_LONG_TESTS=1` only some
-//! are tried, other ones each time that the number of effects changes.
+//! `ENGRAFT_PROCESS_DIE_AT=N` kills the command right after its Nth effect,
+//! `ENGRAFT_PROCESS_FAIL_AT=N` makes the Nth fail; counting up until neither happens goes through
+//! all of them. Without `ENGRAFT_LONG_TESTS=1` only some are tried, other ones each time that the
+//! number of effects changes.
 
 use std::path::PathBuf;
 
@@ -131,7 +133,8 @@ impl Stage {
         run(&mut line, TIME_LIMIT)
     }
 
-    /// Fails unless every answer of the program is right: for its old code, its new code, or for either.
+    /// Fails unless every answer of the program is right: for its old code, its new code, or for
+    /// either.
     fn check_answers(&self, program: &mut Program, expected: Option<bool>) -> Result<()> {
         let new = match self.act {
             Act::Reverse | Act::Wait => match program.ask("version")?.as_str() {
@@ -159,7 +162,8 @@ impl Stage {
         Ok(())
     }
 
-    /// The next controller brings it all to an end, in which the patch was applied, and was taken away; nothing is left.
+    /// The next controller brings it all to an end, in which the patch was applied, and was taken
+    /// away; nothing is left.
     fn bring_to_an_end(&self, program: &mut Program, held: &Held) -> Result<()> {
         self.command(program, "status")?;
         if self.act == Act::Reverse {
@@ -193,8 +197,8 @@ impl Stage {
         Ok(true)
     }
 
-    /// Makes the `step`th effect fail; false if the command has fewer. Whether the command failed is its own
-    /// business; if it did, everything must be as before.
+    /// Makes the `step`th effect fail; false if the command has fewer. Whether the command failed
+    /// is its own business; if it did, everything must be as before.
     fn fail_at(&self, step: usize) -> Result<bool> {
         let (mut program, held) = self.set()?;
         let before = Snapshot::take(program.pid())?;

@@ -1,5 +1,6 @@
-//! A program that can make no memory file, as a server at its limit of open files: the agent's memory may be
-//! without a name then, and is found by what is in it, by every command, in children too.
+//! A program that can make no memory file, as a server at its limit of open files: the agent's
+//! memory may be without a name then, and is found by what is in it, by every command, in children
+//! too.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -17,7 +18,8 @@ fn house() -> Result<House> {
     Ok(house)
 }
 
-/// Where the agent's constants begin, which hold their own address; and where the mapping below begins.
+/// Where the agent's constants begin, which hold their own address; and where the mapping below
+/// begins.
 fn constants(pid: u32) -> Result<(u64, u64)> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let memory = fs::File::open(format!("/proc/{pid}/mem"))?;
@@ -61,7 +63,8 @@ fn every_command_finds_the_agent() -> Result<()> {
         let status = house.engraft.status(house.pid)?;
         let memory = status["agent"]["memory_bytes"].as_u64().unwrap_or(0);
         ensure!((16 << 10..1 << 20).contains(&memory), "{status}");
-        // Of all processes that have an agent: there may be others, with which there may be something wrong.
+        // Of all processes that have an agent: there may be others, with which there may be
+        // something wrong.
         let listed = house.engraft.run(["status"])?;
         listed.says(&[&house.pid.to_string(), &house.name])?;
 

@@ -1,4 +1,5 @@
-//! A program that gets no processor for seconds cannot stop for us: it is waited for, and nothing is lost.
+//! A program that gets no processor for seconds cannot stop for us: it is waited for, and nothing
+//! is lost.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

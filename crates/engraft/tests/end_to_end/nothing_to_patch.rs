@@ -1,5 +1,5 @@
-//! A process that has loaded nothing that the patch changes is not said to be patched, and nobody in it is waited for:
-//! the patch waits. Where nothing can come any more, it is refused.
+//! A process that has loaded nothing that the patch changes is not said to be patched, and nobody
+//! in it is waited for: the patch waits. Where nothing can come any more, it is refused.
 
 use std::path::Path;
 
@@ -16,7 +16,8 @@ fn check(engraft: &Engraft, patch: &Path, pid: u32) -> Result<Outcome> {
     )
 }
 
-/// On a stack that nothing shows to be its own, no thread could be told to be clear of old code. But there is none.
+/// On a stack that nothing shows to be its own, no thread could be told to be clear of old code.
+/// But there is none.
 #[test]
 fn the_patch_waits_whatever_the_stacks_look_like() -> Result<()> {
     let (engraft, victim) = (engraft(), victim("abroad")?);

@@ -1,4 +1,5 @@
-//! What the operator's shell does to the command and to the program: limits, and kill at any moment.
+//! What the operator's shell does to the command and to the program: limits, and kill at any
+//! moment.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -191,8 +192,8 @@ fn the_program_is_killed_while_a_command_waits() -> Result<()> {
     Ok(())
 }
 
-/// Whenever the command is killed, the program goes on as it was or as it should become, and the next command
-/// works.
+/// Whenever the command is killed, the program goes on as it was or as it should become, and the
+/// next command works.
 #[test]
 fn the_command_is_killed_at_any_moment() -> Result<()> {
     const MOMENTS: u32 = 30;

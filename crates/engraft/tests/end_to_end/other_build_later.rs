@@ -1,5 +1,6 @@
-//! Another build of a library, which the process loads after the patch was applied, does not run patched, and is said
-//! not to: by `status`, by `check` and by the next `apply`, with its path, its build-id and the one that was expected.
+//! Another build of a library, which the process loads after the patch was applied, does not run
+//! patched, and is said not to: by `status`, by `check` and by the next `apply`, with its path, its
+//! build-id and the one that was expected.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Libraries come, go and are refused with the loaders of other glibcs than the machine's, which do things in another
-//! order.
+//! Libraries come, go and are refused with the loaders of other glibcs than the machine's, which do
+//! things in another order.
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ use crate::{late_library, refused_library, victims};
 /// Each scenario is a test with each loader.
 macro_rules! scenarios {
     ($($name:ident: $victim:literal, $scenario:expr;)*) => {
-        /// Debian 11, glibc 2.31: does not chain its namespaces; "adding" comes before anything is mapped, and
-        /// "consistent" before relocation.
+        /// Debian 11, glibc 2.31: does not chain its namespaces; "adding" comes before anything is
+        /// mapped, and "consistent" before relocation.
         mod debian_11 {
             $(#[test]
             fn $name() -> super::Result<()> {

@@ -1,6 +1,7 @@
-//! Threads that clone() made and the C library knows nothing of, without a thread pointer, with another thread's,
-//! or with one of their own: they are clear when they are elsewhere, are waited for when they are inside, and
-//! those that cannot be told apart have one version together at any time. A thread in a coroutine is never clear.
+//! Threads that clone() made and the C library knows nothing of, without a thread pointer, with
+//! another thread's, or with one of their own: they are clear when they are elsewhere, are waited
+//! for when they are inside, and those that cannot be told apart have one version together at any
+//! time. A thread in a coroutine is never clear.
 
 use anyhow::{Context, Result, ensure};
 use engraft_testkit::{Snapshot, exit};
@@ -73,7 +74,8 @@ fn plain_threads_inside() -> Result<()> {
     Ok(())
 }
 
-/// A command waits for a thread inside, which makes another one with its thread pointer there, and leaves.
+/// A command waits for a thread inside, which makes another one with its thread pointer there, and
+/// leaves.
 #[test]
 fn a_plain_thread_that_is_born_inside() -> Result<()> {
     let mut house = House::new()?;
@@ -85,8 +87,8 @@ fn a_plain_thread_that_is_born_inside() -> Result<()> {
     })
 }
 
-/// A command waits for a thread inside. The one that has the same thread pointer was clear when that began, and
-/// goes inside before the first one leaves.
+/// A command waits for a thread inside. The one that has the same thread pointer was clear when
+/// that began, and goes inside before the first one leaves.
 #[test]
 fn a_thread_that_shares_its_thread_pointer_goes_inside() -> Result<()> {
     let mut house = House::new()?;
@@ -100,8 +102,8 @@ fn a_thread_that_shares_its_thread_pointer_goes_inside() -> Result<()> {
     })
 }
 
-/// While a command waits, `change` happens, which returns who is inside then and who is outside: the command has
-/// to wait on, and both are old.
+/// While a command waits, `change` happens, which returns who is inside then and who is outside:
+/// the command has to wait on, and both are old.
 fn waits_for(house: &mut House, change: impl FnOnce(&mut House) -> Result<[u32; 2]>) -> Result<()> {
     let before = Snapshot::take(house.pid)?;
     let mut apply = house.engraft.command(["apply"]);

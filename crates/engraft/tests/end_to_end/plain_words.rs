@@ -1,4 +1,5 @@
-//! An error says what is the matter in words of its own, not in those of the step that happened to meet it.
+//! An error says what is the matter in words of its own, not in those of the step that happened to
+//! meet it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -70,7 +71,8 @@ impl Drop for Frozen {
     }
 }
 
-/// A process that runs another program while the command is at work: that is said, and nothing about its memory.
+/// A process that runs another program while the command is at work: that is said, and nothing
+/// about its memory.
 #[test]
 fn another_program_in_the_middle() -> Result<()> {
     let (engraft, victim) = (engraft(), victim("again")?);

@@ -1,5 +1,5 @@
-//! The ways in which libraries come and go: each is patched before any of its code runs, as long as it
-//! is there, and has its own bytes back when the patch has gone.
+//! The ways in which libraries come and go: each is patched before any of its code runs, as long as
+//! it is there, and has its own bytes back when the patch has gone.
 
 use anyhow::{Context, Result, ensure};
 use engraft_testkit::{Engraft, Program, Snapshot, Victim, elf, exit};

@@ -1,5 +1,5 @@
-//! What cannot be patched for reasons of its own: the error says which one, the exit code is the one for it, and
-//! the process is what it was, its memory map and its code.
+//! What cannot be patched for reasons of its own: the error says which one, the exit code is the
+//! one for it, and the process is what it was, its memory map and its code.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -97,7 +97,8 @@ word:   .ascii \"ready\\n\"
 space:  .skip 1
 ";
 
-/// The agent that is in the process is of a version that this command does not know. All commands say so.
+/// The agent that is in the process is of a version that this command does not know. All commands
+/// say so.
 #[test]
 fn an_agent_of_another_version() -> Result<()> {
     let (engraft, victim) = (engraft(), victim("workers")?);
@@ -141,7 +142,8 @@ fn an_agent_of_another_version() -> Result<()> {
     program.finish()
 }
 
-/// Where the agent says of which version it is: behind 16 bytes of magic, at the start of its memory.
+/// Where the agent says of which version it is: behind 16 bytes of magic, at the start of its
+/// memory.
 fn version_word(pid: u32) -> Result<u64> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let memory = fs::File::open(format!("/proc/{pid}/mem"))?;

@@ -61,7 +61,8 @@ fn is_reason_alone(refusal: &str, library: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A process that may write no files has no file in memory: the reason stands in front of the loader's words.
+/// A process that may write no files has no file in memory: the reason stands in front of the
+/// loader's words.
 #[test]
 fn a_library_is_refused_where_there_can_be_no_memory_file() -> Result<()> {
     let (engraft, victim) = (engraft(), victim("host")?);

@@ -1,5 +1,6 @@
-//! What the linker makes of code that was compiled to go through the GOT, calls, jumps, addresses and thread-local
-//! variables, is recognised; and new code that refers to the same things in the same ways, or in others, finds them.
+//! What the linker makes of code that was compiled to go through the GOT, calls, jumps, addresses
+//! and thread-local variables, is recognised; and new code that refers to the same things in the
+//! same ways, or in others, finds them.
 
 use anyhow::{Context as _, Result};
 use engraft_testkit::{Snapshot, Victim, exit, has_tool};

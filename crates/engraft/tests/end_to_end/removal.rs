@@ -1,5 +1,5 @@
-//! A disabled patch can be enabled again, or removed with its memory; when the agent is removed too, the
-//! process's memory map is what it was before the first patch.
+//! A disabled patch can be enabled again, or removed with its memory; when the agent is removed
+//! too, the process's memory map is what it was before the first patch.
 
 use anyhow::{Result, ensure};
 use engraft_testkit::{Engraft, Snapshot, exit};
@@ -190,7 +190,8 @@ fn code_whose_address_has_escaped_stays() -> Result<()> {
     program.finish()
 }
 
-/// Enabling has to wait for a thread, and the time is up: it can be turned back, and nothing has changed then.
+/// Enabling has to wait for a thread, and the time is up: it can be turned back, and nothing has
+/// changed then.
 #[test]
 fn enabling_that_is_turned_back_leaves_the_patch_disabled() -> Result<()> {
     let (engraft, victim) = (engraft(), victim("linger")?);

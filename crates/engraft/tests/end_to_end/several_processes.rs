@@ -1,5 +1,5 @@
-//! One command for several processes: each has its own line of result, a failure in one does not keep the
-//! others from their turn, and the command ends with the first failure's code.
+//! One command for several processes: each has its own line of result, a failure in one does not
+//! keep the others from their turn, and the command ends with the first failure's code.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -70,8 +70,8 @@ fn several_numbers() -> Result<()> {
     programs.into_iter().try_for_each(Program::finish)
 }
 
-/// The file is meant, not its name: another build under the same path after an update is another file, and
-/// the deleted one that still runs is meant by its path.
+/// The file is meant, not its name: another build under the same path after an update is another
+/// file, and the deleted one that still runs is meant by its path.
 #[test]
 fn every_process_that_runs_a_file() -> Result<()> {
     let (engraft, victim) = (engraft(), victim("workers")?);
@@ -133,7 +133,8 @@ fn every_process_that_has_loaded_an_object() -> Result<()> {
         output
     };
     let mut programs = workers(&victim, 2)?;
-    // Under another name and in another directory, and deleted: it is what is in memory that counts.
+    // Under another name and in another directory, and deleted: it is what is in memory that
+    // counts.
     let copy = victim.source().join("elsewhere");
     fs::copy(victim.file("workers"), &copy)?;
     programs.push(Program::start(&copy, &["1"])?.0);

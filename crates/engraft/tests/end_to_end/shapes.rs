@@ -1,6 +1,7 @@
-//! Functions that begin in many ways, all changed by one fix. A thread that is inside of one of them calls all
-//! others and gets the old answers, right to the digit, while another thread gets the new ones all the time; and
-//! whoever takes a function's address, old code or new, gets the same one as ever.
+//! Functions that begin in many ways, all changed by one fix. A thread that is inside of one of
+//! them calls all others and gets the old answers, right to the digit, while another thread gets
+//! the new ones all the time; and whoever takes a function's address, old code or new, gets the
+//! same one as ever.
 
 use anyhow::{Result, ensure};
 use engraft_testkit::{Snapshot, Victim, exit, has_tool};

@@ -1,5 +1,6 @@
-//! Functions that are shorter than the jump to new code are refused by name, unless there is padding behind them; of
-//! those that have just enough bytes, no byte of the neighbour is touched, be it code or the program's .fini.
+//! Functions that are shorter than the jump to new code are refused by name, unless there is
+//! padding behind them; of those that have just enough bytes, no byte of the neighbour is touched,
+//! be it code or the program's .fini.
 
 use anyhow::{Result, ensure};
 use engraft_testkit::{Snapshot, Victim, exit};

@@ -1,5 +1,5 @@
-//! A thread asleep in a system call sleeps on, whatever call it is: the program sees no EINTR that we
-//! caused, and each one that its own signals cause.
+//! A thread asleep in a system call sleeps on, whatever call it is: the program sees no EINTR that
+//! we caused, and each one that its own signals cause.
 
 use anyhow::Result;
 use engraft_testkit::{Program, Snapshot, exit, skip};

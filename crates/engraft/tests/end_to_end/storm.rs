@@ -1,12 +1,13 @@
-//! Patches of five functions that call each other come and go in any order while eight threads run chains of
-//! these calls: no thread sees two versions in one chain, and none sees a version that nobody enabled.
+//! Patches of five functions that call each other come and go in any order while eight threads run
+//! chains of these calls: no thread sees two versions in one chain, and none sees a version that
+//! nobody enabled.
 //!
-//! A thread may switch only where none of the five is on its stack, so a chain, which begins in a loop that is
-//! not patched, is of one version from start to end. The program itself looks whether it is; that it would
-//! see a chain that is not, `storm_control.rs` shows.
+//! A thread may switch only where none of the five is on its stack, so a chain, which begins in a
+//! loop that is not patched, is of one version from start to end. The program itself looks whether
+//! it is; that it would see a chain that is not, `storm_control.rs` shows.
 //!
-//! `ENGRAFT_LONG_TESTS=1` makes the sixty rounds a thousand. The steps are drawn by lot from a seed that is
-//! printed; `ENGRAFT_STORM_SEED` plays the same ones again.
+//! `ENGRAFT_LONG_TESTS=1` makes the sixty rounds a thousand. The steps are drawn by lot from a seed
+//! that is printed; `ENGRAFT_STORM_SEED` plays the same ones again.
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -16,9 +17,9 @@ use engraft_testkit::{Engraft, Outcome, Program, Snapshot, Victim, exit};
 
 use crate::{engraft, victim};
 
-/// Whether a command that ends because a thread did not leave in time keeps the transition open, with the other
-/// threads switched. Where this is false, both are accepted; where it is true, the rounds that need an open
-/// transition fail without one.
+/// Whether a command that ends because a thread did not leave in time keeps the transition open,
+/// with the other threads switched. Where this is false, both are accepted; where it is true, the
+/// rounds that need an open transition fail without one.
 const TRANSITIONS_STAY_OPEN: bool = true;
 
 /// For commands that meet a thread that stays inside, however long that is.
@@ -68,7 +69,8 @@ enum Step {
     Enable(usize),
     Disable(usize),
     Remove(usize),
-    /// Applies or disables it while a thread is inside, and takes that back with the thread still inside.
+    /// Applies or disables it while a thread is inside, and takes that back with the thread still
+    /// inside.
     Reverse(usize),
     /// The same, but then the thread leaves, and the command is given once more.
     Finish(usize),
@@ -194,8 +196,8 @@ impl Storm {
         self.settle(patch)
     }
 
-    /// Gives the command that changes the patch while the ninth thread is inside: it cannot be done in time.
-    /// Returns the command.
+    /// Gives the command that changes the patch while the ninth thread is inside: it cannot be done
+    /// in time. Returns the command.
     fn begin(&mut self, patch: usize, new: usize) -> Result<&'static str> {
         self.program.expect("stay", "inside")?;
         let (command, in_transition) = match self.patches[patch].state {

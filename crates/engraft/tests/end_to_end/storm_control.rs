@@ -1,8 +1,8 @@
 //! The other half of `storm.rs`: what sees no fault there does see one where there is one.
 //!
-//! A tool as simple as can be leads the five functions to their new code one after the other, from outside and
-//! without any transition. It only takes care that no thread is in the bytes that it writes. In between,
-//! threads run old and new functions in one chain, and the program must say so.
+//! A tool as simple as can be leads the five functions to their new code one after the other, from
+//! outside and without any transition. It only takes care that no thread is in the bytes that it
+//! writes. In between, threads run old and new functions in one chain, and the program must say so.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

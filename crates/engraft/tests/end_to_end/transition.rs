@@ -1,6 +1,6 @@
-//! What happens to a process while a transition is open: children, libraries, threads that come and go. Each
-//! thread has one version of everything at any time, and the transition ends as soon as the last one that was
-//! inside has left or has ended.
+//! What happens to a process while a transition is open: children, libraries, threads that come and
+//! go. Each thread has one version of everything at any time, and the transition ends as soon as
+//! the last one that was inside has left or has ended.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -233,8 +233,8 @@ fn the_others_work_on_while_a_command_waits() -> Result<()> {
     house.take_back(&before)
 }
 
-/// The command that began it is killed while it waits: the transition is as open as before, and the next one goes
-/// on with it, or turns it round.
+/// The command that began it is killed while it waits: the transition is as open as before, and the
+/// next one goes on with it, or turns it round.
 #[test]
 fn the_command_is_killed_while_it_waits() -> Result<()> {
     for back in [false, true] {
@@ -298,8 +298,8 @@ fn the_one_inside_ends() -> Result<()> {
     house.program.finish()
 }
 
-/// Threads that are born in a transition are new from the start, whoever makes them; the memory of one that has
-/// ended serves the next one, and so does its thread pointer.
+/// Threads that are born in a transition are new from the start, whoever makes them; the memory of
+/// one that has ended serves the next one, and so does its thread pointer.
 #[test]
 fn threads_come_and_go() -> Result<()> {
     let mut house = House::new()?;
@@ -333,7 +333,8 @@ fn threads_come_and_go() -> Result<()> {
     house.take_back(&before)
 }
 
-/// The child of a thread that has switched is a process in transition, though nobody in it is inside.
+/// The child of a thread that has switched is a process in transition, though nobody in it is
+/// inside.
 #[test]
 fn a_fork_outside() -> Result<()> {
     let mut house = House::new()?;
@@ -453,7 +454,8 @@ fn a_library_that_the_one_inside_opens() -> Result<()> {
     house.take_back(&before)
 }
 
-/// It was there before the transition, goes in the middle of it, and is not there at its end; or is again.
+/// It was there before the transition, goes in the middle of it, and is not there at its end; or is
+/// again.
 #[test]
 fn a_library_goes() -> Result<()> {
     for back in [false, true] {

@@ -1,6 +1,6 @@
-//! A thread that sleeps under a seccomp filter outlives every command, and its call returns what it should, when it
-//! should: whatever the call, whatever the filter does to calls that it does not allow, and wherever the command
-//! is killed.
+//! A thread that sleeps under a seccomp filter outlives every command, and its call returns what it
+//! should, when it should: whatever the call, whatever the filter does to calls that it does not
+//! allow, and wherever the command is killed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,8 +75,8 @@ struct Sleeper<'p> {
 }
 
 impl Sleeper<'_> {
-    /// Waits until the thread sleeps; the number of its call. A call that a killed command has begun in the thread
-    /// is none: a signal that comes meanwhile is felt before the sleep goes on.
+    /// Waits until the thread sleeps; the number of its call. A call that a killed command has
+    /// begun in the thread is none: a signal that comes meanwhile is felt before the sleep goes on.
     fn await_sleep(&mut self) -> Result<i64> {
         let path = format!("/proc/{}/syscall", self.program.pid());
         loop {
@@ -110,8 +110,8 @@ impl Sleeper<'_> {
         self.answer()
     }
 
-    /// The same after a command was killed. Maybe nobody has answered the stop that it had asked for: the kernel restarts
-    /// no `epoll_wait` then.
+    /// The same after a command was killed. Maybe nobody has answered the stop that it had asked
+    /// for: the kernel restarts no `epoll_wait` then.
     fn ask_after_a_death(&mut self) -> Result<String> {
         self.interrupt()?;
         match self.answer() {
@@ -154,7 +154,8 @@ impl Sleeper<'_> {
         self.command(&[&[*command, patch], rest].concat(), &[])
     }
 
-    /// After a command that has stopped the thread: the kernel still knows how long it has yet to sleep.
+    /// After a command that has stopped the thread: the kernel still knows how long it has yet to
+    /// sleep.
     fn sleeps_on(&mut self) -> Result<()> {
         let number = self.await_sleep()?;
         let expected = RESUMED.contains(&self.call);
@@ -290,8 +291,8 @@ fn a_call_whose_time_is_up() -> Result<()> {
     Ok(())
 }
 
-/// The command is killed after each of its effects, under a filter that allows every call that there is: the thread
-/// goes on by itself, and the next command brings everything to an end.
+/// The command is killed after each of its effects, under a filter that allows every call that
+/// there is: the thread goes on by itself, and the next command brings everything to an end.
 #[test]
 fn the_command_is_killed() -> Result<()> {
     let Some(place) = as_root("under_filters::the_command_is_killed")? else {
@@ -339,7 +340,8 @@ fn each_effect(sleeper: &mut Sleeper<'_>, command: &str) -> Result<usize> {
         for words in before {
             sleeper.command(words, &[])?.exits(exit::OK)?;
         }
-        // A call that no other command has interrupted: not everywhere can its number be found again.
+        // A call that no other command has interrupted: not everywhere can its number be found
+        // again.
         sleeper.ask()?;
         let killed = sleeper.command(words, &[("ENGRAFT_PROCESS_DIE_AT", step)])?;
         (|| {

@@ -1,5 +1,6 @@
-//! An exception, a cancelled thread and a backtrace get through new code as they got through the old one, at every
-//! point of a patch's life; and libgcc, which helps with that, has its own bytes back in the end.
+//! An exception, a cancelled thread and a backtrace get through new code as they got through the
+//! old one, at every point of a patch's life; and libgcc, which helps with that, has its own bytes
+//! back in the end.
 
 use anyhow::{Context, Result, ensure};
 use engraft_testkit::{Engraft, Program, Snapshot, Victim, exit, has_tool};
@@ -114,8 +115,8 @@ fn in_a_position_dependent_program() -> Result<()> {
     )
 }
 
-/// As programs are linked that are to run on many distributions: what they throw is theirs, and what glibc cancels
-/// goes through a libgcc of its own.
+/// As programs are linked that are to run on many distributions: what they throw is theirs, and
+/// what glibc cancels goes through a libgcc of its own.
 #[test]
 fn with_an_unwinder_of_its_own() -> Result<()> {
     there_and_back(
@@ -125,8 +126,8 @@ fn with_an_unwinder_of_its_own() -> Result<()> {
     )
 }
 
-/// While a thread holds the transition up, it throws through old code by way of trampolines, and all others
-/// through the new one; in both directions.
+/// While a thread holds the transition up, it throws through old code by way of trampolines, and
+/// all others through the new one; in both directions.
 #[test]
 fn in_a_transition() -> Result<()> {
     let engraft = engraft();
@@ -157,7 +158,8 @@ fn in_a_transition() -> Result<()> {
     program.finish()
 }
 
-/// libgcc comes when the command has ended: with a library in C++, for a backtrace, or by itself; and goes again.
+/// libgcc comes when the command has ended: with a library in C++, for a backtrace, or by itself;
+/// and goes again.
 #[test]
 fn with_a_libgcc_that_is_loaded_later() -> Result<()> {
     let engraft = engraft();

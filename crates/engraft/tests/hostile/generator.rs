@@ -102,8 +102,8 @@ fn round(scene: &mut Scene, seed: u64, figures: &mut Figures) -> Result<()> {
         let processes = 1 + u32::from(arguments.contains(&honest.as_str()));
         let measured = scene.run(arguments, TIMEOUT, processes)?;
         figures.note(&measured);
-        // What is said of the honest process is not changed by what the other one says. Only its time may be up on a
-        // machine on which much else runs: then it has more, alone.
+        // What is said of the honest process is not changed by what the other one says. Only its
+        // time may be up on a machine on which much else runs: then it has more, alone.
         let mut said = measured.says_of(word, &honest);
         if !said && is_late(&measured) {
             figures.late += 1;

@@ -28,8 +28,8 @@ pub(crate) struct Measured {
     pub(crate) memory: i64,
 }
 
-/// Runs a command, which must end within `limit`, by itself and without a panic, use little memory, and show nothing
-/// that a terminal takes for more than text.
+/// Runs a command, which must end within `limit`, by itself and without a panic, use little memory,
+/// and show nothing that a terminal takes for more than text.
 pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<Measured> {
     let line = format!("{command:?}");
     let start = Instant::now();

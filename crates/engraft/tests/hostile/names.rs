@@ -1,4 +1,5 @@
-//! Nothing that a process, a file or a user of the machine has chosen reaches the terminal as it is.
+//! Nothing that a process, a file or a user of the machine has chosen reaches the terminal as it
+//! is.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -12,8 +12,8 @@ const SHORT: usize = 1;
 /// In seconds.
 const TIMEOUT: u64 = 3;
 
-/// The lies, by their numbers in the program: snapshots with tables that overlap, with endless images or never at
-/// rest; an agent that never answers; link maps without end.
+/// The lies, by their numbers in the program: snapshots with tables that overlap, with endless
+/// images or never at rest; an agent that never answers; link maps without end.
 const LIES: [(&str, u64); 7] = [
     ("names of 62 MiB", 1 << 12),
     ("one long name for all", 1 << 13),
@@ -95,7 +95,8 @@ fn tell(scene: &mut Scene, lie: u64) -> Result<(i64, std::time::Duration)> {
     Ok(costs)
 }
 
-/// The longest time that can be asked for is a time, and what is longer an error of the command line.
+/// The longest time that can be asked for is a time, and what is longer an error of the command
+/// line.
 #[test]
 fn any_timeout_is_understood_or_refused() -> Result<()> {
     let scene = Scene::new()?;

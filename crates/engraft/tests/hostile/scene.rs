@@ -22,8 +22,8 @@ use crate::measured::{self, Measured};
 /// Its user: nobody.
 const NOBODY: u32 = 65534;
 
-/// What a command may need beyond what its `--timeout` allows, on a machine on which hundreds of other processes run and
-/// are looked at: it only turns a hang into a failure.
+/// What a command may need beyond what its `--timeout` allows, on a machine on which hundreds of
+/// other processes run and are looked at: it only turns a hang into a failure.
 const MARGIN: Duration = Duration::from_secs(30);
 
 pub(crate) const PATCH: &str = "honest-fix";

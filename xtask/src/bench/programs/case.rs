@@ -9,7 +9,7 @@ use engraft_testkit::{Engraft, exit, run};
 
 use super::super::report::Row;
 use super::super::scene::milliseconds;
-use super::clients::{Answers, Crowd, Question};
+use super::clients::{Answers, Question, crowd, wait_for_more};
 use super::server::Server;
 use super::workshop::Patch;
 
@@ -47,11 +47,11 @@ impl Case {
     pub(super) fn measure(&self, engraft: &Engraft) -> Result<Outcome> {
         let server = (self.start)()?;
         let crowd = match (&self.question, server.address) {
-            (Some(question), Some(address)) => Some(Crowd::start(address, CLIENTS, question)?),
+            (Some(question), Some(address)) => Some(crowd(address, CLIENTS, question)?),
             _ => None,
         };
         if let Some(crowd) = &crowd {
-            crowd.wait_for_more(WARM_UP)?;
+            wait_for_more(crowd, WARM_UP)?;
             crowd.take();
         }
         let give = |command: &str, what: &str| {
@@ -66,7 +66,7 @@ impl Case {
         let apply = [apply(first)?, apply(second)?];
         let disable = [give("disable", second.name)?, give("disable", first.name)?];
         let enable_both = at_once([first, second].map(|patch| || give("enable", patch.name)))?;
-        let answers = crowd.as_ref().map(Crowd::take).unwrap_or_default();
+        let answers = crowd.as_ref().map(|crowd| crowd.take()).unwrap_or_default();
         if let Some(crowd) = crowd {
             crowd.stop()?;
         }

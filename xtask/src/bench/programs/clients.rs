@@ -2,12 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use engraft_testkit::TIME_LIMIT;
+
+use crate::crowd::{self, Crowd};
 
 /// What is asked, and what the answer looks like.
 #[derive(Debug, Clone)]
@@ -27,93 +27,57 @@ pub(super) struct Answers {
     pub(super) longest: Duration,
 }
 
-/// Clients, each with a connection of its own that it keeps.
-pub(super) struct Crowd {
-    shared: Arc<Shared>,
-    clients: Vec<JoinHandle<()>>,
+/// What came of one request, and how long its client has waited.
+pub(super) struct Answer {
+    result: Result<()>,
+    waited: Duration,
 }
 
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
+impl crowd::Answers for Answers {
+    type Answer = Answer;
 
-#[derive(Default)]
-struct State {
-    answers: Answers,
-    stop: bool,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is plain counters: sound whatever another thread died of.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn count(&mut self, answer: Answer) -> bool {
+        self.longest = self.longest.max(answer.waited);
+        let counter = match answer.result {
+            Ok(()) => &mut self.right,
+            Err(_) => &mut self.failed,
+        };
+        *counter += 1;
+        answer.result.is_ok()
     }
 }
 
-impl Crowd {
-    /// All have had their first answer when this returns.
-    pub(super) fn start(address: SocketAddr, size: usize, question: &Question) -> Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let mut clients = Vec::new();
-        for _ in 0..size {
-            let mut stream = TcpStream::connect(address)
-                .with_context(|| format!("failed to connect to {address}"))?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(TIME_LIMIT))?;
-            question.ask(&mut stream)?;
-            let (shared, question) = (Arc::clone(&shared), question.clone());
-            clients.push(thread::spawn(move || {
-                ask_until_stopped(stream, &question, &shared);
-            }));
-        }
-        Ok(Self { shared, clients })
-    }
-
-    /// Waits until this many more requests than now have been answered.
-    pub(super) fn wait_for_more(&self, requests: u64) -> Result<()> {
-        let state = self.shared.lock();
-        let enough = state.answers.right + requests;
-        let over = |state: &mut State| state.answers.right < enough && state.answers.failed == 0;
-        let waited = self
-            .shared
-            .changed
-            .wait_timeout_while(state, TIME_LIMIT, over);
-        let (_state, timeout) = waited.map_err(|_| anyhow!("a client died"))?;
-        ensure!(!timeout.timed_out(), "the server answers no more");
-        Ok(())
-    }
-
-    /// What came of the requests since the last call.
-    pub(super) fn take(&self) -> Answers {
-        std::mem::take(&mut self.shared.lock().answers)
-    }
-
-    pub(super) fn stop(self) -> Result<()> {
-        self.shared.lock().stop = true;
-        let mut clients = self.clients.into_iter();
-        clients.try_for_each(|client| client.join().map_err(|_| anyhow!("a client died")))
-    }
+/// Starts clients that ask this question. Each has had its first answer when this returns.
+pub(super) fn crowd(
+    address: SocketAddr,
+    size: usize,
+    question: &Question,
+) -> Result<Crowd<Answers>> {
+    let connect = |_| {
+        let mut stream = TcpStream::connect(address)
+            .with_context(|| format!("failed to connect to {address}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(TIME_LIMIT))?;
+        question.ask(&mut stream)?;
+        let question = question.clone();
+        Ok(move || {
+            let asked = Instant::now();
+            let result = question.ask(&mut stream);
+            Answer {
+                result,
+                waited: asked.elapsed(),
+            }
+        })
+    };
+    let clients: Result<Vec<_>> = (0..size).map(connect).collect();
+    Ok(Crowd::start(clients?))
 }
 
-fn ask_until_stopped(mut stream: TcpStream, question: &Question, shared: &Shared) {
-    loop {
-        let asked = Instant::now();
-        let result = question.ask(&mut stream);
-        let waited = asked.elapsed();
-        let mut state = shared.lock();
-        let answers = &mut state.answers;
-        answers.longest = answers.longest.max(waited);
-        match &result {
-            Ok(()) => answers.right += 1,
-            Err(_) => answers.failed += 1,
-        }
-        shared.changed.notify_all();
-        if state.stop || result.is_err() {
-            return;
-        }
-    }
+/// Waits until this many more requests than now have been answered, or one has failed.
+pub(super) fn wait_for_more(crowd: &Crowd<Answers>, requests: u64) -> Result<()> {
+    let enough = crowd.answers().right + requests;
+    crowd.wait_until(|answers| answers.right >= enough)?;
+    Ok(())
 }
 
 impl Question {
@@ -140,6 +104,7 @@ impl Question {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::thread;
 
     use super::*;
 
@@ -167,8 +132,8 @@ mod tests {
     fn right_answers_and_a_wrong_one_are_counted() {
         let address = server(&["pong\n", "pang\n", "wrong\n"]);
         // The first answer is that with which the crowd begins.
-        let crowd = Crowd::start(address, 1, &PING).unwrap();
-        crowd.wait_for_more(2).unwrap();
+        let crowd = crowd(address, 1, &PING).unwrap();
+        wait_for_more(&crowd, 2).unwrap();
         let answers = crowd.take();
         assert_eq!((answers.right, answers.failed), (1, 1));
         crowd.stop().unwrap();
@@ -176,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_crowd_needs_a_right_answer_to_begin() {
-        assert!(Crowd::start(server(&["wrong\n"]), 1, &PING).is_err());
-        assert!(Crowd::start(server(&[]), 1, &PING).is_err());
+        assert!(crowd(server(&["wrong\n"]), 1, &PING).is_err());
+        assert!(crowd(server(&[]), 1, &PING).is_err());
     }
 }

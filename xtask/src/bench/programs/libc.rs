@@ -8,8 +8,8 @@ use super::workshop::{Fix, Patch, Workshop, installed_version, require};
 
 const LIBRARY: &str = "/lib/x86_64-linux-gnu/libc.so.6";
 
-/// With the options of Debian's `debian/rules.d/build.mk` that reach code. Nothing is compiled before a patch is made,
-/// and what no compile needs goes, because the tree is copied then.
+/// With the options of Debian's `debian/rules.d/build.mk` that reach code. Nothing is compiled
+/// before a patch is made, and what no compile needs goes, because the tree is copied then.
 const CONFIGURE: &str = "rm -rf localedata po manual benchtests debian/patches .pc iconvdata ChangeLog.old
 mkdir -p built && cd built
 echo 'CFLAGS = -pipe -O2 -g' > configparms

@@ -10,8 +10,8 @@ use super::clients::Question;
 use super::server::{Server, free_port};
 use super::workshop::{Fix, Workshop};
 
-/// Without what needs further libraries. The objects go, so that a patch is made by compiling what the fix changes and
-/// nothing else.
+/// Without what needs further libraries. The objects go, so that a patch is made by compiling what
+/// the fix changes and nothing else.
 const BUILD: &str = "sh ./configure --with-cc-opt='-g -O2' --with-threads \
     --without-http_rewrite_module --without-http_gzip_module && make && find objs -name '*.o' -delete";
 

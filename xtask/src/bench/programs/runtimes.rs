@@ -85,8 +85,8 @@ fn python(_: &Workshop<'_>, libc: &Libc) -> Result<Case> {
     ))
 }
 
-/// One thread in an event loop, and those of the runtime. One of these sleeps in `epoll_pwait` for ever, as long as no
-/// task is to run later; so another function is patched.
+/// One thread in an event loop, and those of the runtime. One of these sleeps in `epoll_pwait` for
+/// ever, as long as no task is to run later; so another function is patched.
 fn node(_: &Workshop<'_>, libc: &Libc) -> Result<Case> {
     require(&["nodejs"])?;
     let command = || {
@@ -97,7 +97,8 @@ fn node(_: &Workshop<'_>, libc: &Libc) -> Result<Case> {
     Ok(case("node", [&libc.read, &libc.write], Some(HTTP), command))
 }
 
-/// A thread in poll for every second connection, one in epoll_wait for the others, and those of the runtime.
+/// A thread in poll for every second connection, one in epoll_wait for the others, and those of the
+/// runtime.
 fn java(workshop: &Workshop<'_>, libc: &Libc) -> Result<Case> {
     require(&["openjdk-17-jdk-headless"])?;
     let classes = workshop.path("classes");

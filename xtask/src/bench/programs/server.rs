@@ -74,7 +74,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Gently, so that one with children ends these, too. It fails only if the program has ended.
+        // Gently, so that one with children ends these, too. It fails only if the program has
+        // ended.
         let pid = self.child.id().to_string();
         Command::new("kill").args(["-TERM", &pid]).status().ok();
         self.child.wait().ok();

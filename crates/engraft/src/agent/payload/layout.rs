@@ -6,9 +6,9 @@ use engraft_patch::{ImageAddress, Object, Segment};
 /// Alignment of a function's stub and words.
 const ROOM_ALIGNMENT: u64 = 16;
 
-/// The offsets of the parts of an object's image. The agent makes a stub and some words for each function. The stubs
-/// come after the patch's own code, so the offsets in it stay. The words come after the zero-initialised variables, so
-/// they start as zeroes.
+/// The offsets of the parts of an object's image. The agent makes a stub and some words for each
+/// function. The stubs come after the patch's own code, so the offsets in it stay. The words come
+/// after the zero-initialised variables, so they start as zeroes.
 ///
 /// | part | pages |
 /// |---|---|
