@@ -49,6 +49,11 @@ enum Control {
     Strictly,
     /// The walk stopped at the innermost replaced frame.
     BrokenWalk,
+    /// What lies beyond code without unwind tables is not scanned.
+    NoScan,
+    /// After a walk that such code has ended, all of the thread's own stack counts as the stack
+    /// that was walked.
+    LooseBounds,
     /// Functions are taken for such that never end in a jump.
     NoJumps,
     /// What a call has closed or moved does not stay so.
@@ -64,6 +69,8 @@ struct Frame {
     version: Option<u64>,
     /// Whether the function may end in a jump.
     jumps: bool,
+    /// No walk goes on from here: no unwind table describes the code.
+    is_undescribed: bool,
     /// Where a signal has interrupted the thread: its stack pointer then.
     interrupted: Option<u64>,
     size: u64,
@@ -215,9 +222,9 @@ impl Run {
         let version = dispatch(&self.site, &self.transition, slots, THREAD.0, &call);
         let has_switched = self.state() != before;
         self.switches += usize::from(has_switched);
-        // From between depths: the door has moved.
-        let first = self.door.map(|door| door.depths[0]);
-        self.is_plain &= has_switched || first.is_none_or(|first| cfa <= first);
+        // From between depths the door has moved, and from below what was noted it has closed.
+        let noted = |door: Door| door.low <= cfa && cfa <= door.depths[0];
+        self.is_plain &= has_switched || self.door.is_none_or(noted);
         if self.control == Control::Forgetful
             && let Some(door) = self.door
         {
@@ -266,6 +273,7 @@ impl Run {
             (None, false) => self.below(4),
         } as usize];
         let (id, jumps) = (self.next, self.below(2) == 0);
+        let is_undescribed = version.is_none() && self.below(4) == 0;
         self.next += 1;
         self.here().frames.push(Frame {
             id,
@@ -273,6 +281,7 @@ impl Run {
             return_address,
             version,
             jumps,
+            is_undescribed,
             interrupted: None,
             size,
         });
@@ -318,6 +327,7 @@ impl Run {
         self.here().frames.push(Frame {
             id,
             version,
+            is_undescribed: frame.is_undescribed && version.is_none(),
             ..frame
         });
     }
@@ -331,6 +341,7 @@ impl Run {
             return_address: 1,
             version,
             jumps: false,
+            is_undescribed: false,
             interrupted: None,
             size,
         });
@@ -366,6 +377,7 @@ impl Run {
             return_address: 8,
             version: None,
             jumps: false,
+            is_undescribed: false,
             interrupted: Some(at),
             // Small, so that calls of handlers come from where frames have been.
             size: 16,
@@ -402,21 +414,36 @@ impl Run {
         if !self.contexts.iter().flat_map(|it| &it.frames).any(is_old) {
             return None;
         }
-        let own = &self.contexts[0];
-        let elsewhere = self.contexts.iter().skip(1).flat_map(|it| &it.frames);
-        if self.current != 0 || elsewhere.into_iter().any(is_old) {
+        let here = &self.contexts[self.current];
+        let mut others = self.contexts.iter().enumerate();
+        if others.any(|(index, it)| index != self.current && it.frames.iter().any(is_old)) {
             return Some(None);
         }
-        let mut frames = own.frames.iter();
+        // The walk goes from the innermost frame to the first one that no table describes; what
+        // lies beyond is scanned.
+        let broken = here.frames.iter().rposition(|it| it.is_undescribed);
+        let end = broken.map_or(0, |at| at + 1);
+        let (beyond, walked) = here.frames.split_at(end);
+        let is_own = match broken {
+            None => self.current == 0,
+            Some(_) => self.current == 0 || here.owner.is_some(),
+        };
+        let is_clear = self.control == Control::NoScan || !beyond.iter().any(is_old);
+        if !is_own || !is_clear {
+            return Some(None);
+        }
+        let mut frames = walked.iter();
         let outermost = match self.control {
             Control::BrokenWalk => frames.rposition(is_old),
             _ => frames.position(is_old),
         };
-        let outermost = outermost.expect("one is old");
+        let Some(outermost) = outermost else {
+            return Some(None);
+        };
         // From there outwards, up to what a signal has interrupted.
-        let outwards = || own.frames[..=outermost].iter().rev();
+        let outwards = || walked[..=outermost].iter().rev();
         let depths = outwards().take_while(|it| it.interrupted.is_none());
-        let on_own = own.frames[outermost];
+        let on_own = walked[outermost];
         if !OWN.contains(&on_own.cfa) && on_own.cfa != OWN.end {
             return Some(None);
         }
@@ -425,11 +452,14 @@ impl Run {
         } else {
             0
         };
+        let inwards = walked[outermost + 1..].iter();
+        let innermost = inwards.take_while(|it| it.interrupted.is_none()).last();
+        let innermost = innermost.unwrap_or(&on_own);
         let mut door = Door {
-            low: if self.control == Control::NoBounds {
-                1
-            } else {
-                OWN.start
+            low: match (self.control, broken) {
+                (Control::NoBounds, _) => 1,
+                (Control::LooseBounds, _) | (_, None) => OWN.start,
+                (_, Some(_)) => innermost.cfa - 8 - innermost.size,
             },
             return_to: 0,
             depths: [0; DEPTHS],
@@ -445,9 +475,9 @@ impl Run {
         if on_own.jumps && self.control != Control::NoJumps {
             door.return_to = on_own.return_address;
         }
-        self.walked = own.frames[..outermost]
+        self.walked = here.frames[..end + outermost]
             .iter()
-            .zip(own.frames.iter().skip(1))
+            .zip(here.frames.iter().skip(1))
             .map(|(caller, called)| (caller.id, called.cfa))
             .collect();
         Some(Some(door))
@@ -626,12 +656,47 @@ fn the_kernel_is_asked() {
     assert_eq!(handler_where_frames_have_been(Control::NoQuestion), NEW);
 }
 
+/// A stack in an array of the thread's first frame, where a walk ends at code without a table. After
+/// the look the thread leaves that stack, calls the old code further in on its first one, comes
+/// back, and returns to where the next call would be from exactly the noted depth.
+fn stack_in_an_array(control: Control) -> u64 {
+    let mut run = Run::new(1, control);
+    run.push(OWN.end, 0x4000, None);
+    run.contexts.push(Context {
+        frames: Vec::new(),
+        top: OWN.end - 0x100,
+        owner: Some(1),
+    });
+    run.current = 1;
+    run.push(OWN.end - 0x100, 32, None);
+    run.here().frames[0].is_undescribed = true;
+    let depth = run.here().at();
+    run.push(depth, 16, Some(OLD));
+    run.control();
+    assert!(run.door.is_some(), "no door");
+    run.current = 0;
+    let further_in = run.here().at();
+    assert_eq!(run.enter(further_in, 1, false), OLD);
+    run.push(further_in, 16, Some(OLD));
+    run.current = 1;
+    run.leave();
+    run.enter(depth, 1, false)
+}
+
+#[test]
+fn a_walk_that_ended_early_knows_only_the_frames_that_it_saw() {
+    assert_eq!(stack_in_an_array(Control::None), OLD);
+    // And it matters.
+    assert_eq!(stack_in_an_array(Control::LooseBounds), NEW);
+}
+
 #[test]
 fn controls() {
     control(Control::NoBounds, "two universes");
     control(Control::Above, "two universes");
     control(Control::Strictly, "has not switched");
     control(Control::BrokenWalk, "two universes");
+    control(Control::NoScan, "two universes");
     control(
         Control::NoJumps,
         "a body of one universe calls one of the other",

@@ -2,7 +2,8 @@
 //!
 //! A walk of the whole stack shows the outermost replaced frame. Its CFA, and those of the frames
 //! further out, are stack pointers from which calls can be made only after that frame has ended.
-//! `docs/transition.md` has the argument.
+//! Where code without unwind tables (of a just-in-time compiler, say) ends the walk, the scan shows
+//! that no frame further out is replaced. `docs/transition.md` has the argument.
 
 use std::ops::Range;
 
@@ -10,6 +11,7 @@ use crate::memory::maps::Mapping;
 use crate::stack::frame::Frame;
 use crate::stack::own_stack::is_own_stack;
 use crate::stack::replaced_code::ReplacedCode;
+use crate::stack::scan::StackScan;
 use crate::stack::tail_calls::may_jump_to_replaced;
 use crate::stack::walk::StackWalk;
 use crate::sys::address::TargetAddress;
@@ -28,13 +30,23 @@ pub struct StackDoor {
 }
 
 impl StackWalk<'_> {
-    /// The door of a stopped thread. `None` if the thread is outside of replaced code, if its stack
-    /// cannot be walked to the end, or if it is about to decide where a call goes.
-    pub fn door(&self, thread: &ThreadState, replaced: &ReplacedCode) -> Option<StackDoor> {
+    /// The door of a stopped thread. `None` if the thread is outside of replaced code, if it is
+    /// about to decide where a call goes, or if neither a walk nor the scan, which is one for all
+    /// replaced code, shows which replaced frame is the outermost.
+    pub fn door(
+        &self,
+        thread: &ThreadState,
+        replaced: &ReplacedCode,
+        scan: &StackScan<'_>,
+    ) -> Option<StackDoor> {
         if thread.is_kernel_worker {
             return None;
         }
-        let frames = self.walk(thread).ok()?;
+        let (frames, is_whole) = match self.walk(thread) {
+            Ok(frames) => (frames, true),
+            Err(broken) if broken.is_at_undescribed_code() => (broken.frames, false),
+            Err(_) => return None,
+        };
         let is_in = |frame: &Frame, ranges: &[Range<TargetAddress>]| {
             ranges.iter().any(|range| frame.is_in(range))
         };
@@ -54,7 +66,11 @@ impl StackWalk<'_> {
         });
         let depths: Vec<_> = called.filter_map(|pair| pair.first()?.cfa).collect();
         let ascending = depths.is_sorted_by(|inner, outer| inner < outer);
-        if depths.is_empty() || !ascending {
+        if !ascending {
+            return None;
+        }
+        let first = *depths.first()?;
+        if !is_whole && !scan.is_clear_above(thread, first) {
             return None;
         }
         let returns_to = outer.get(1)?.instruction_pointer;
@@ -65,7 +81,12 @@ impl StackWalk<'_> {
             replaced,
         );
         Some(StackDoor {
-            low: self.low(thread, inner, function)?,
+            low: match is_whole {
+                true => self.low(thread, inner, function)?,
+                // The thread may be on a stack inside of an array on its own one. Whatever lies
+                // below that array is not this stack.
+                false => innermost(inner, function),
+            },
             return_to: jumps.then_some(returns_to),
             depths,
         })
@@ -78,16 +99,7 @@ impl StackWalk<'_> {
         if is_own_stack(thread, frame.stack_pointer, mapping) && self.is_guarded(mapping) {
             return Some(mapping.range.start);
         }
-        let mut low = frame;
-        for next in inner.iter().rev() {
-            // A frame that a signal has interrupted is on the same stack as the next one only by
-            // chance.
-            if low.is_exact {
-                break;
-            }
-            low = next;
-        }
-        Some(low.stack_pointer)
+        Some(innermost(inner, frame))
     }
 
     /// Whether a mapping with a stack at its upper end holds nothing else: below the first thread's
@@ -98,4 +110,18 @@ impl StackWalk<'_> {
         };
         mapping.name == "[stack]" || self.maps().iter().any(guards)
     }
+}
+
+/// The stack pointer in the innermost frame that is certain to be on the same stack as this frame.
+fn innermost(inner: &[Frame], frame: &Frame) -> TargetAddress {
+    let mut low = frame;
+    for next in inner.iter().rev() {
+        // A frame that a signal has interrupted is on the same stack as the next one only by
+        // chance.
+        if low.is_exact {
+            break;
+        }
+        low = next;
+    }
+    low.stack_pointer
 }

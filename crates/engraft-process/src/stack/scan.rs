@@ -66,10 +66,28 @@ struct GuardedRange {
 /// How far the scan of one thread has come: the stacks to scan, and those scanned.
 #[derive(Default)]
 struct Progress {
-    todo: Vec<TargetAddress>,
+    todo: Vec<Part>,
     done: Vec<Range<TargetAddress>>,
     seen_own_stack: bool,
     signal_frames: usize,
+}
+
+/// The part of a stack from a stack pointer on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Part {
+    stack_pointer: TargetAddress,
+    /// How many bytes below the stack pointer may be in use, too.
+    red_zone: u64,
+}
+
+impl Part {
+    /// Of code that may be in a function's middle, and use its red zone.
+    fn in_use(stack_pointer: TargetAddress) -> Self {
+        Self {
+            stack_pointer,
+            red_zone: RED_ZONE,
+        }
+    }
 }
 
 impl<'s> StackScan<'s> {
@@ -141,8 +159,19 @@ impl<'s> StackScan<'s> {
                 instruction_pointer,
             };
         }
-        self.check_stacks(thread)
+        self.check_stacks(thread, Part::in_use(thread.registers.stack_pointer()))
             .unwrap_or_else(Verdict::Unreliable)
+    }
+
+    /// Whether a stopped thread would be clear if everything that lies below `cfa` had returned: no
+    /// word from there on may be a return address into the ranges. Code that lies further out made
+    /// a call from `cfa`, so it uses no red zone below it.
+    pub(crate) fn is_clear_above(&self, thread: &ThreadState, cfa: TargetAddress) -> bool {
+        let part = Part {
+            stack_pointer: cfa,
+            red_zone: 0,
+        };
+        matches!(self.check_stacks(thread, part), Ok(Verdict::Clear))
     }
 
     /// Scans the stack of a stopped thread, and walks it if the scan is not certain: if a word may
@@ -168,14 +197,13 @@ impl<'s> StackScan<'s> {
         }
     }
 
-    fn check_stacks(&self, thread: &ThreadState) -> Result<Verdict, Unreliable> {
-        let stack_pointer = thread.registers.stack_pointer();
+    fn check_stacks(&self, thread: &ThreadState, first: Part) -> Result<Verdict, Unreliable> {
         let mut progress = Progress {
-            todo: vec![stack_pointer],
+            todo: vec![first],
             ..Progress::default()
         };
-        while let Some(start) = progress.todo.pop() {
-            if let Some(verdict) = self.check_stack(thread, start, &mut progress)? {
+        while let Some(part) = progress.todo.pop() {
+            if let Some(verdict) = self.check_stack(thread, part, &mut progress)? {
                 return Ok(verdict);
             }
         }
@@ -184,6 +212,7 @@ impl<'s> StackScan<'s> {
         if progress.seen_own_stack {
             Ok(Verdict::Clear)
         } else {
+            let stack_pointer = first.stack_pointer;
             Err(Unreliable::ForeignStack { stack_pointer })
         }
     }
@@ -191,14 +220,15 @@ impl<'s> StackScan<'s> {
     fn check_stack(
         &self,
         thread: &ThreadState,
-        stack_pointer: TargetAddress,
+        part: Part,
         progress: &mut Progress,
     ) -> Result<Option<Verdict>, Unreliable> {
+        let stack_pointer = part.stack_pointer;
         let nowhere = Unreliable::NoStack { stack_pointer };
         let mapping = self.maps.find(stack_pointer).ok_or(nowhere)?;
         progress.seen_own_stack |= is_own_stack(thread, stack_pointer, mapping);
         // The red zone may reach below the mapping, where there is no stack.
-        let start = (stack_pointer - RED_ZONE)
+        let start = (stack_pointer - part.red_zone)
             .align_down(8)
             .max(mapping.range.start);
         let end = self.stack_end(thread, stack_pointer, mapping);
@@ -335,7 +365,8 @@ impl<'s> StackScan<'s> {
             .iter()
             .any(|range| range.contains(&stack_pointer));
         progress.signal_frames += 1;
-        if known || progress.todo.contains(&stack_pointer) {
+        let part = Part::in_use(stack_pointer);
+        if known || progress.todo.contains(&part) {
             return Ok(());
         }
         if progress.signal_frames > MAX_SIGNAL_FRAMES {
@@ -343,7 +374,7 @@ impl<'s> StackScan<'s> {
         }
         // A left-over of an old frame may lead nowhere; then there is nothing to scan.
         if self.maps.find(stack_pointer).is_some() {
-            progress.todo.push(stack_pointer);
+            progress.todo.push(part);
         }
         Ok(())
     }

@@ -120,9 +120,6 @@ impl<'s> StackWalk<'s> {
     ///
     /// # Errors
     /// The walk could not be finished; the frames up to there are in the error.
-    ///
-    /// # Errors
-    /// The walk could not be finished; the frames up to there are in the error.
     pub fn walk(&self, thread: &ThreadState) -> Result<Vec<Frame>, BrokenWalk> {
         let mut frames = Vec::new();
         match self.collect(thread, &mut frames) {

@@ -16,6 +16,19 @@ pub struct BrokenWalk {
     pub reason: WalkError,
 }
 
+impl BrokenWalk {
+    /// Whether the walk broke at code that no unwind table describes: made while the program runs,
+    /// or assembled without a table. All else may mean that the stack is not what it seems.
+    pub(crate) fn is_at_undescribed_code(&self) -> bool {
+        matches!(
+            self.reason,
+            WalkError::NoModule { .. }
+                | WalkError::NoUnwindTable { .. }
+                | WalkError::NoEntry { .. }
+        )
+    }
+}
+
 impl fmt::Display for BrokenWalk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reason = &self.reason;

@@ -168,7 +168,7 @@ impl StackChecker<'_> {
         let verdict = check(&self.ranges, Some(&self.walk), thread);
         let blocked = BlockedThread::from_verdict(thread, verdict, &self.plan.ranges)?;
         Some(BlockedThread {
-            door: self.walk.door(thread, &self.replaced),
+            door: self.walk.door(thread, &self.replaced, &self.ranges),
             ..blocked
         })
     }

@@ -208,6 +208,36 @@ fn the_command_ends_when_the_last_one_has_switched() -> Result<()> {
     door.take_back(3)
 }
 
+/// The callers are code that no unwind table describes, so no walk goes beyond it. What lies there
+/// is scanned.
+#[test]
+fn called_by_generated_code() -> Result<()> {
+    let mut door = Door::new(&[("generated", 3)])?;
+    door.begin("apply")?;
+    door.turn("ended 1=3 2=0 mixed=0, inside 1=0 2=3")?;
+    ensure!(door.waiting()? == Some(0), "{:?}", door.waiting());
+    door.wait()?;
+    door.take_back(3)
+}
+
+/// Beyond the generated code is another call of the replaced function. The thread gets no door for
+/// the inner call: the next inner call, from the same place, is one of the old code still.
+#[test]
+fn replaced_code_beyond_generated_code() -> Result<()> {
+    let mut door = Door::new(&[("nested", 1)])?;
+    // In the first inner call of the second outer one.
+    for _ in 0..4 {
+        door.program.ask("turn")?;
+    }
+    door.open("apply")?;
+    ensure!(!door.all_have_doors()?, "the thread has a door");
+    for _ in 0..6 {
+        let said = door.program.ask("turn")?;
+        ensure!(said.contains("mixed=0"), "{said}");
+    }
+    Ok(())
+}
+
 /// A transition that is taken back: whoever is inside stays in the universe that is to be kept, and
 /// whoever has switched comes back at its next call.
 #[test]

@@ -8,6 +8,8 @@
 //                    coroutine  call f, which calls g in a coroutine, whose stack is an array of the thread's
 //                               first function
 //                    signal     the same, in a handler on an alternate signal stack
+//                    generated  call f from code made while the program runs, which no unwind table describes
+//                    nested     call f, which calls f twice from such code
 //     turn           lets all go on, and answers when all of them are inside again: by version the calls
 //                    that have ended and those that they are inside of; calls of two versions are mixed
 #include <pthread.h>
@@ -15,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "door.h"
 
@@ -123,12 +126,57 @@ static void *on_signal(void *argument)
     return NULL;
 }
 
+// Calls its second argument with its first one.
+static const unsigned char instructions[] = {
+    0x48, 0x83, 0xec, 0x08, // sub $8, %rsp
+    0xff, 0xd6,             // call *%rsi
+    0x48, 0x83, 0xc4, 0x08, // add $8, %rsp
+    0xc3,                   // ret
+};
+static int (*generated_call)(struct worker *worker, int (*function)(struct worker *worker));
+
+static void generate(void)
+{
+    void *memory = mmap(NULL, sizeof instructions, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        abort();
+    memcpy(memory, instructions, sizeof instructions);
+    generated_call = memory;
+}
+
+static void *generated(void *argument)
+{
+    struct worker *worker = argument;
+    for (;;)
+        worker->last = generated_call(worker, f);
+    return NULL;
+}
+
+static int call_twice(struct worker *worker)
+{
+    worker->during = NULL;
+    int first = generated_call(worker, f);
+    int second = generated_call(worker, f);
+    worker->during = call_twice;
+    return first == second ? first : -1;
+}
+
+static void *nested(void *argument)
+{
+    struct worker *worker = argument;
+    worker->during = call_twice;
+    for (;;)
+        worker->last = f(worker);
+    return NULL;
+}
+
 static void start(const char *kind, int many)
 {
     static const struct {
         const char *name;
         void *(*body)(void *);
-    } kinds[] = {{"plain", plain}, {"turns", turns}, {"jump", jump}, {"coroutine", coroutine}, {"signal", on_signal}};
+    } kinds[] = {{"plain", plain}, {"turns", turns}, {"jump", jump}, {"coroutine", coroutine}, {"signal", on_signal},
+                 {"generated", generated}, {"nested", nested}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         for (int j = 0; strcmp(kinds[i].name, kind) == 0 && j < many && count < MOST; j++) {
             pthread_t thread;
@@ -163,6 +211,7 @@ int main(void)
     sem_init(&inside, 0, 0);
     sigaction(SIGUSR1, &action, NULL);
     setvbuf(stdout, NULL, _IOLBF, 0);
+    generate();
     puts("ready");
     while (fgets(line, sizeof line, stdin)) {
         if (sscanf(line, "start %19s %d", kind, &many) == 2)
