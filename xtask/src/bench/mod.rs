@@ -36,6 +36,10 @@ pub struct Options {
     /// Only this part; may be given several times.
     #[arg(long, value_enum)]
     only: Vec<Part>,
+    /// Of the programs, only those whose name begins so: redis, nginx, memcached, C, python, node
+    /// or java; may be given several times.
+    #[arg(long, conflicts_with = "write")]
+    program: Vec<String>,
 }
 
 /// A part of the measurements.
@@ -87,7 +91,7 @@ pub fn run(options: &Options) -> Result<()> {
     // Without being asked for it, nothing is fetched and built for this.
     if options.only.contains(&Part::Programs) || (options.only.is_empty() && programs::is_filled())
     {
-        show(programs::measure(&engraft, processes)?);
+        show(programs::measure(&engraft, processes, &options.program)?);
     } else if options.only.is_empty() {
         println!("Programs in use are measured once `--only programs` has built them.");
     }

@@ -111,9 +111,6 @@ impl<'s> MemoryScan<'s> {
     ///
     /// # Errors
     /// Any [`MemoryScanError`].
-    ///
-    /// # Errors
-    /// Any [`MemoryScanError`].
     pub fn user_contexts(&self) -> Result<Vec<UserContext>, MemoryScanError> {
         let mut contexts = Vec::new();
         let in_stack = |pointer: TargetAddress| {

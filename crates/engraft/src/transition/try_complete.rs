@@ -127,7 +127,8 @@ impl PendingThreads {
                 Some(tid) => drop(due.threads.insert(tid)),
             }
         }
-        let is_any = session.contexts.are_scanned() || due.unknown || !due.threads.is_empty();
+        // Nothing shows when a suspended context is resumed.
+        let is_any = self.by_context.is_some() || due.unknown || !due.threads.is_empty();
         is_any.then_some(due)
     }
 

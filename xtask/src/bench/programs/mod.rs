@@ -10,7 +10,9 @@ mod runtimes;
 mod server;
 mod workshop;
 
-use anyhow::{Result, ensure};
+use std::cell::LazyCell;
+
+use anyhow::{Result, bail, ensure};
 use engraft_testkit::Engraft;
 
 use super::report::Section;
@@ -29,12 +31,13 @@ enabled by two commands at the same time. Wall time of each command, from the st
 switched; only those that succeeded. The first patch is for a function in which the threads nearly always are: their
 event loop, or what they sleep in. *Meanwhile* is from the first command to the last.";
 
-/// Builds what is missing, leaves out what cannot be had, and measures the rest.
-pub(super) fn measure(engraft: &Engraft, processes: usize) -> Result<Section> {
+/// Builds what is missing, leaves out what cannot be had, and measures the rest. `wanted`: how the
+/// names of the programs begin; empty for all.
+pub(super) fn measure(engraft: &Engraft, processes: usize, wanted: &[String]) -> Result<Section> {
     tools::require(tools::COMPILER)?;
     tools::require(tools::SOURCE_PACKAGES)?;
     let workshop = Workshop::new(engraft)?;
-    let cases = cases(&workshop)?;
+    let cases = cases(&workshop, wanted)?;
     let rounds = in_each("programs", processes, || {
         let outcomes = cases.iter().map(|case| case.measure(engraft));
         outcomes.collect::<Result<Vec<_>>>()
@@ -54,26 +57,36 @@ pub(super) fn measure(engraft: &Engraft, processes: usize) -> Result<Section> {
     })
 }
 
-fn cases(workshop: &Workshop<'_>) -> Result<Vec<Case>> {
-    let mut cases = Vec::new();
-    let mut complete = true;
-    let mut add = |name: &str, case: Result<Case>| match case {
-        Ok(case) => cases.push(case),
-        Err(error) => {
-            complete = false;
-            eprintln!("left out: {name}: {error:#}");
-        }
+fn cases(workshop: &Workshop<'_>, wanted: &[String]) -> Result<Vec<Case>> {
+    let is_wanted = |name: &str| {
+        wanted.is_empty()
+            || wanted
+                .iter()
+                .any(|wanted| name.starts_with(wanted.as_str()))
     };
-    add("redis", redis::case(workshop));
-    add("nginx", nginx::case(workshop));
-    add("memcached", memcached::case(workshop));
-    match Libc::patched(workshop) {
-        Ok(libc) => {
-            for (name, make) in runtimes::ALL {
-                add(name, make(workshop, &libc));
+    let mut cases = Vec::new();
+    let mut complete = wanted.is_empty();
+    let mut add = |name: &str, make: &dyn Fn() -> Result<Case>| {
+        if !is_wanted(name) {
+            return;
+        }
+        match make() {
+            Ok(case) => cases.push(case),
+            Err(error) => {
+                complete = false;
+                eprintln!("left out: {name}: {error:#}");
             }
         }
-        Err(error) => add("the C library, in C, python, node and java", Err(error)),
+    };
+    add("redis", &|| redis::case(workshop));
+    add("nginx", &|| nginx::case(workshop));
+    add("memcached", &|| memcached::case(workshop));
+    let libc = LazyCell::new(|| Libc::patched(workshop));
+    for (name, make) in runtimes::ALL {
+        add(name, &|| match &*libc {
+            Ok(libc) => make(workshop, libc),
+            Err(error) => bail!("the C library: {error:#}"),
+        });
     }
     ensure!(!cases.is_empty(), "none of the programs can be measured");
     if complete {
