@@ -10,7 +10,6 @@
 
 #![expect(
     clippy::expect_used,
-    clippy::panic,
     clippy::disallowed_methods,
     reason = "tests may say so in one word"
 )]
