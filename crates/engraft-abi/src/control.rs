@@ -12,7 +12,7 @@ use crate::table::Bytes;
 pub const MAGIC: [u8; 16] = *b"engraft agent\n\0\0";
 
 /// Version of everything in this crate. A controller talks only to an agent of its own version.
-pub const VERSION: u64 = 8;
+pub const VERSION: u64 = 9;
 
 /// Name of the agent's memory in `/proc/PID/maps` (as a memfd or as named anonymous memory; where
 /// it can have none, there is a [`AgentHeader`](crate::AgentHeader)).
@@ -261,7 +261,11 @@ pub enum Outcome {
 pub struct ThreadRecord {
     /// Its thread pointer; 0 stands for all threads that have none.
     pub pointer: u64,
-    /// The lowest address that is known to belong to its stack; 0 if it may not switch by itself.
+    /// Start and end of the thread's own stack, if that is known to be in a mapping of its own;
+    /// otherwise 0 and 0.
+    pub own_stack: [u64; 2],
+    /// The lowest address that is known to belong to the stack that the thread is on; 0 if it may
+    /// not switch by itself.
     pub low: u64,
     /// Where the outermost replaced function returns to, if it may end in a jump to another one;
     /// otherwise 0.

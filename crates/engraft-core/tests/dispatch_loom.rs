@@ -38,6 +38,7 @@ const ELSEWHERE: u64 = 0x100;
 
 /// For a thread whose outermost replaced frame was called with that.
 const DOOR: Door = Door {
+    own_stack: [0x700, 0xb00],
     low: 0x800,
     return_to: 0,
     depths: [OUTER, 0, 0, 0],

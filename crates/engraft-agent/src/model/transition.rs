@@ -147,6 +147,7 @@ impl Agent {
 /// The door of a thread, if the controller has found one.
 fn door(thread: &ThreadRecord) -> Option<Door> {
     let door = Door {
+        own_stack: thread.own_stack,
         low: thread.low,
         return_to: thread.return_to,
         depths: thread.depths,

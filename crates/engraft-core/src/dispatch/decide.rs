@@ -106,6 +106,7 @@ fn pass<A: Word>(
     match slot.door.judge(call) {
         Judgement::Inside => Ok(own),
         Judgement::Left => set(others),
+        Judgement::Lost => set(own),
         Judgement::Elsewhere => {
             slot.door.close();
             set(own)

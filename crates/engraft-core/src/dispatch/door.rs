@@ -11,6 +11,8 @@
 //!   CFA, or from the CFA of a frame further out, finds the thread outside of all replaced code.
 //! - A call from between these places may be on another stack, which is an array inside a frame. It
 //!   gets the old code, and the door moves above it.
+//! - A call from elsewhere on the thread's own stack gets the old code, and the door is shut until
+//!   the thread is checked again.
 //! - A call from anywhere else is on another stack. Frames on the alternate signal stack end before
 //!   the thread returns to its own. On any other stack frames may stay, so the door closes.
 //!
@@ -28,7 +30,10 @@ pub const DEPTHS: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Door {
-    /// The lowest address that is known to belong to the stack.
+    /// Start and end of the thread's own stack, if that is known to be in a mapping of its own;
+    /// otherwise 0 and 0.
+    pub own_stack: [u64; 2],
+    /// The lowest address that is known to belong to the stack that was walked.
     pub low: u64,
     /// Where the outermost replaced function returns to, if that function may end in a jump to
     /// another one (a tail call), which has the same stack pointer and return address as a call
@@ -65,6 +70,7 @@ pub trait Call {
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct DoorWords<A> {
+    own_stack: [A; 2],
     low: A,
     return_to: A,
     depths: [A; DEPTHS],
@@ -81,6 +87,8 @@ pub(crate) enum Judgement {
     Left,
     /// It may be inside, and the door was moved above this call.
     Moved,
+    /// It may be inside, and only another check of the thread can tell.
+    Lost,
     /// It is on a stack whose frames may stay when the thread leaves it.
     Elsewhere,
 }
@@ -89,6 +97,7 @@ impl<A: Word> DoorWords<A> {
     /// Made of words that are all `word`: for other words than `AtomicU64`.
     pub fn of(word: impl Fn() -> A) -> Self {
         Self {
+            own_stack: core::array::from_fn(|_| word()),
             low: word(),
             return_to: word(),
             depths: core::array::from_fn(|_| word()),
@@ -101,6 +110,10 @@ impl<A: Word> DoorWords<A> {
     pub(crate) fn write(&self, door: &Door) {
         // ORDERING: Relaxed, published by the Release store of the state word.
         self.low.store(door.low, Ordering::Relaxed);
+        for (word, bound) in self.own_stack.iter().zip(door.own_stack) {
+            // ORDERING: as above.
+            word.store(bound, Ordering::Relaxed);
+        }
         self.return_to.store(door.return_to, Ordering::Relaxed);
         let [first, ..] = door.depths;
         self.inside.store(first, Ordering::Relaxed);
@@ -143,8 +156,15 @@ impl<A: Word> DoorWords<A> {
         }
         match call.is_on_alternate_stack() {
             Some(true) => Judgement::Inside,
+            Some(false) if self.is_on_own_stack(at) => Judgement::Lost,
             Some(false) | None => Judgement::Elsewhere,
         }
+    }
+
+    fn is_on_own_stack(&self, at: u64) -> bool {
+        let [start, end] = &self.own_stack;
+        // ORDERING: Relaxed, as in `judge`.
+        start.load(Ordering::Relaxed) <= at && at < end.load(Ordering::Relaxed)
     }
 
     /// Judges a call from above the outermost replaced frame. `None` if the call is outside the

@@ -32,6 +32,7 @@ pub enum Sabotage {
 /// frame has eight bytes.
 pub fn door(frames: usize) -> Door {
     Door {
+        own_stack: [0; 2],
         low: 8,
         return_to: 0,
         depths: [STACK_END - 8 * frames as u64, 0, 0, 0],

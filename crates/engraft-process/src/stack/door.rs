@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::memory::maps::Mapping;
 use crate::stack::frame::Frame;
-use crate::stack::own_stack::is_own_stack;
+use crate::stack::own_stack::own_stack;
 use crate::stack::replaced_code::ReplacedCode;
 use crate::stack::scan::StackScan;
 use crate::stack::tail_calls::may_jump_to_replaced;
@@ -21,6 +21,9 @@ use crate::trace::thread_state::ThreadState;
 /// code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackDoor {
+    /// The thread's own stack, if nothing else is in its mapping. Calls from there that tell
+    /// nothing leave the door shut until the thread is checked again.
+    pub own_stack: Option<Range<TargetAddress>>,
     /// The lowest address that is known to belong to the stack.
     pub low: TargetAddress,
     /// Where the outermost replaced function returns to, if it may end in a jump to a replaced one.
@@ -80,26 +83,25 @@ impl StackWalk<'_> {
             function.is_exact,
             replaced,
         );
+        let own_stack = self.own_stack(thread, function);
+        let low = match &own_stack {
+            Some(stack) if is_whole => stack.start,
+            // After a walk that ended early the thread may be on a stack inside of an array on its
+            // own one. Whatever lies below that array is not this stack.
+            _ => innermost(inner, function),
+        };
         Some(StackDoor {
-            low: match is_whole {
-                true => self.low(thread, inner, function)?,
-                // The thread may be on a stack inside of an array on its own one. Whatever lies
-                // below that array is not this stack.
-                false => innermost(inner, function),
-            },
+            own_stack,
+            low,
             return_to: jumps.then_some(returns_to),
             depths,
         })
     }
 
-    /// The lowest address that is known to belong to the stack of a frame: the start of its mapping
-    /// if that holds a stack and nothing else, otherwise the innermost frame on the stack.
-    fn low(&self, thread: &ThreadState, inner: &[Frame], frame: &Frame) -> Option<TargetAddress> {
+    /// The thread's own stack, if the frame is on it and its mapping holds nothing else.
+    fn own_stack(&self, thread: &ThreadState, frame: &Frame) -> Option<Range<TargetAddress>> {
         let mapping = self.maps().find(frame.stack_pointer)?;
-        if is_own_stack(thread, frame.stack_pointer, mapping) && self.is_guarded(mapping) {
-            return Some(mapping.range.start);
-        }
-        Some(innermost(inner, frame))
+        own_stack(thread, frame.stack_pointer, mapping).filter(|_| self.is_guarded(mapping))
     }
 
     /// Whether a mapping with a stack at its upper end holds nothing else: below the first thread's

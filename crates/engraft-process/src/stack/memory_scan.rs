@@ -16,7 +16,7 @@ use crate::memory::instructions::{TAIL, may_be_call};
 use crate::memory::maps::{Mapping, Maps};
 use crate::memory::resident::touched_pages;
 use crate::process::handle::Process;
-use crate::stack::own_stack::is_own_stack;
+use crate::stack::own_stack::own_stack;
 use crate::stack::user_context::UserContext;
 use crate::sys::address::TargetAddress;
 use crate::trace::thread_state::ThreadState;
@@ -256,17 +256,11 @@ impl Wanted {
     }
 }
 
-/// The memory of the stacks of threads that run on their own ones: from the lower end to the thread
-/// control block. Memory above that may belong to something else.
+/// The memory of the stacks of threads that run on their own ones.
 pub fn own_stacks(maps: &Maps, threads: &[ThreadState]) -> Vec<Range<TargetAddress>> {
-    let own_stack = |thread: &ThreadState| {
+    let of_thread = |thread: &ThreadState| {
         let stack_pointer = thread.registers.stack_pointer();
-        let mapping = maps.find(stack_pointer)?;
-        let end = match mapping.range.contains(&thread.registers.thread_pointer()) {
-            true => thread.registers.thread_pointer(),
-            false => mapping.range.end,
-        };
-        is_own_stack(thread, stack_pointer, mapping).then_some(mapping.range.start..end)
+        own_stack(thread, stack_pointer, maps.find(stack_pointer)?)
     };
-    threads.iter().filter_map(own_stack).collect()
+    threads.iter().filter_map(of_thread).collect()
 }

@@ -1,5 +1,7 @@
 //! Whether a stack is the one on which its thread was started.
 
+use std::ops::Range;
+
 use crate::memory::maps::Mapping;
 use crate::sys::address::TargetAddress;
 use crate::trace::thread_state::ThreadState;
@@ -25,4 +27,19 @@ pub(crate) fn holds_thread(
 ) -> bool {
     let pointer = thread.registers.thread_pointer();
     mapping.range.contains(&pointer) && stack_pointer < pointer && mapping.name != "[heap]"
+}
+
+/// The stack on which the thread was started, if the stack pointer is on it: from the start of the
+/// mapping to the thread control block. Memory above that may belong to something else.
+pub(crate) fn own_stack(
+    thread: &ThreadState,
+    stack_pointer: TargetAddress,
+    mapping: &Mapping,
+) -> Option<Range<TargetAddress>> {
+    let pointer = thread.registers.thread_pointer();
+    let end = match mapping.range.contains(&pointer) {
+        true => pointer,
+        false => mapping.range.end,
+    };
+    is_own_stack(thread, stack_pointer, mapping).then_some(mapping.range.start..end)
 }

@@ -42,6 +42,7 @@ fn record(pointer: u64, door: Option<&StackDoor>) -> ThreadRecord {
     let Some(door) = door else {
         return ThreadRecord {
             pointer,
+            own_stack: [0; 2],
             low: 0,
             return_to: 0,
             depths,
@@ -52,6 +53,10 @@ fn record(pointer: u64, door: Option<&StackDoor>) -> ThreadRecord {
     }
     ThreadRecord {
         pointer,
+        own_stack: match &door.own_stack {
+            Some(stack) => [stack.start.get(), stack.end.get()],
+            None => [0; 2],
+        },
         low: door.low.get(),
         return_to: door.return_to.map_or(0, TargetAddress::get),
         depths,
