@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use engraft_abi::{Command, ThreadRecord};
-use engraft_process::{StackDoor, StoppedThread, TargetAddress};
+use engraft_process::{StackDoor, StoppedProcess, StoppedThread, TargetAddress};
 
 use super::stack_check::BlockedThread;
 use super::thread_list::ThreadList;
@@ -64,7 +64,7 @@ fn record(pointer: u64, door: Option<&StackDoor>) -> ThreadRecord {
 }
 
 /// Tells the agent the door of a stopped thread that is blocked and that alone has its thread
-/// pointer, unless the agent knows this door already.
+/// pointer, unless the agent knows this door already. All other threads run on.
 pub(super) fn set_door(
     session: &Session<'_>,
     open: &OpenTransition,
@@ -72,12 +72,10 @@ pub(super) fn set_door(
     blocked: &BlockedThread,
     before: Option<&BlockedThread>,
 ) -> Result<(), Error> {
-    let is_known =
-        open.has_door(blocked.pointer) && before.is_some_and(|before| before.door == blocked.door);
     // In a program that switches stacks, one stack of a thread does not show everything that the
     // thread is inside of.
-    let may_set = !is_known && !session.contexts.are_scanned();
-    let Some(door) = blocked.door.as_ref().filter(|_| may_set) else {
+    let door = new_door(open, blocked, before).filter(|_| !session.contexts.are_scanned());
+    let Some(door) = door else {
         return Ok(());
     };
     let list = ThreadList::of_one(session);
@@ -87,4 +85,34 @@ pub(super) fn set_door(
     // If the agent is busy, it is told after the next check.
     let _ = session.note_unfinished(answer)?;
     Ok(())
+}
+
+/// The same while all threads are stopped, and no suspended context is inside.
+pub(super) fn set_door_stopped(
+    session: &Session<'_>,
+    open: &OpenTransition,
+    stopped: &mut StoppedProcess,
+    blocked: &BlockedThread,
+    before: Option<&BlockedThread>,
+) -> Result<(), Error> {
+    let Some(door) = new_door(open, blocked, before) else {
+        return Ok(());
+    };
+    let list = ThreadList::of_one(session);
+    list.write(&[record(blocked.pointer, Some(door))])?;
+    let arguments = [open.number, list.address.get()];
+    // If the agent is busy, it is told after the next check.
+    let _ = session.command_stopped(stopped, Command::SetDoor, arguments)?;
+    Ok(())
+}
+
+/// The door of a blocked thread, unless the agent knows it already.
+fn new_door<'b>(
+    open: &OpenTransition,
+    blocked: &'b BlockedThread,
+    before: Option<&BlockedThread>,
+) -> Option<&'b StackDoor> {
+    let is_known =
+        open.has_door(blocked.pointer) && before.is_some_and(|before| before.door == blocked.door);
+    blocked.door.as_ref().filter(|_| !is_known)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use engraft_abi::Command;
 use engraft_process::{StoppedProcess, StoppedThread, TaskState, ThreadState};
 
-use super::door::set_door;
+use super::door::{set_door, set_door_stopped};
 use super::last_check::LastCheck;
 use super::stack_check::{BlockedThread, CheckPlan, StackChecker};
 use super::stop_check::StopCheck;
@@ -276,7 +276,7 @@ impl PendingThreads {
         let now = Snapshot::read(&session.agent)?.transition;
         let mut left = 0;
         for pointer in now.map(|now| now.pending).unwrap_or_default() {
-            if !self.try_switch(session, stopped, &threads, (open.number, pointer), checker)? {
+            if !self.try_switch(session, stopped, &threads, (open, pointer), checker)? {
                 left += 1;
             }
         }
@@ -290,7 +290,7 @@ impl PendingThreads {
         session: &Session<'_>,
         stopped: &mut StoppedProcess,
         threads: &[ThreadState],
-        (patch, pointer): (u64, u64),
+        (open, pointer): (&OpenTransition, u64),
         checker: &StackChecker<'_>,
     ) -> Result<bool, Error> {
         let same = |it: &&ThreadState| it.registers.thread_pointer().get() == pointer;
@@ -298,6 +298,12 @@ impl PendingThreads {
         let check = |thread: &&ThreadState| checker.check(thread);
         let blocked: Vec<BlockedThread> = those.iter().filter_map(check).collect();
         if !blocked.is_empty() {
+            // No suspended context is inside, as a look at all of memory has shown where that
+            // matters.
+            if let ([_], [blocked]) = (those.as_slice(), blocked.as_slice()) {
+                let before = self.blocked.get(&blocked.tid).map(|last| &last.blocked);
+                set_door_stopped(session, open, stopped, blocked, before)?;
+            }
             blocked.into_iter().for_each(|blocked| self.note(blocked));
             return Ok(false);
         }
@@ -305,7 +311,7 @@ impl PendingThreads {
             true => Command::ThreadExited,
             false => Command::Switch,
         };
-        let answer = session.command_stopped(stopped, command, [patch, pointer])?;
+        let answer = session.command_stopped(stopped, command, [open.number, pointer])?;
         Ok(switched_or_busy(session, answer)? == OneCheck::Switched)
     }
 

@@ -220,6 +220,21 @@ fn called_by_generated_code() -> Result<()> {
     door.take_back(3)
 }
 
+/// The next call comes from far below the stack that was walked, or from above it. It shuts the
+/// door, and the next look opens another one.
+#[test]
+fn called_by_generated_code_from_another_place() -> Result<()> {
+    let mut door = Door::new(&[("moving", 2)])?;
+    door.begin("apply")?;
+    door.turn("ended 1=2 2=0 mixed=0, inside 1=2 2=0")?;
+    while !door.all_have_doors()? {
+        door.command("wait", None)?.exits(exit::TARGET_BUSY)?;
+    }
+    door.turn("ended 1=2 2=0 mixed=0, inside 1=0 2=2")?;
+    door.wait()?;
+    door.take_back(2)
+}
+
 /// Beyond the generated code is another call of the replaced function. The thread gets no door for
 /// the inner call: the next inner call, from the same place, is one of the old code still.
 #[test]

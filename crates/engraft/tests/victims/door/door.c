@@ -9,6 +9,8 @@
 //                               first function
 //                    signal     the same, in a handler on an alternate signal stack
 //                    generated  call f from code made while the program runs, which no unwind table describes
+//                    moving     the same, first from one place, then always from another one that is much further
+//                               in, or for every second thread further out
 //                    nested     call f, which calls f twice from such code
 //     turn           lets all go on, and answers when all of them are inside again: by version the calls
 //                    that have ended and those that they are inside of; calls of two versions are mixed
@@ -152,6 +154,25 @@ static void *generated(void *argument)
     return NULL;
 }
 
+// Without what earlier calls have left there: a return address into f would count.
+NOIPA static int far_in(struct worker *worker)
+{
+    volatile char room[4000];
+    for (size_t i = 0; i < sizeof room; i++)
+        room[i] = 0;
+    return generated_call(worker, f) + room[0];
+}
+
+static void *moving(void *argument)
+{
+    struct worker *worker = argument;
+    int is_in = (worker - workers) % 2;
+    worker->last = is_in ? far_in(worker) : generated_call(worker, f);
+    for (;;)
+        worker->last = is_in ? generated_call(worker, f) : far_in(worker);
+    return NULL;
+}
+
 static int call_twice(struct worker *worker)
 {
     worker->during = NULL;
@@ -176,7 +197,7 @@ static void start(const char *kind, int many)
         const char *name;
         void *(*body)(void *);
     } kinds[] = {{"plain", plain}, {"turns", turns}, {"jump", jump}, {"coroutine", coroutine}, {"signal", on_signal},
-                 {"generated", generated}, {"nested", nested}};
+                 {"generated", generated}, {"moving", moving}, {"nested", nested}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         for (int j = 0; strcmp(kinds[i].name, kind) == 0 && j < many && count < MOST; j++) {
             pthread_t thread;
