@@ -18,6 +18,8 @@ use tempfile::TempDir;
 const PREFIX: &str = "engraft-build-";
 /// The file that is locked.
 const OWNER: &str = ".owner";
+/// Its name until it is locked.
+const NEW_OWNER: &str = ".owner.new";
 /// Tells a guard from a plain start of the executable; its value is the directory.
 const GUARD: &str = "ENGRAFT_BUILD_GUARD";
 /// How often the guard tries to remove a directory in which killed processes may still be at work.
@@ -35,12 +37,11 @@ impl WorkDirectory {
     /// Makes one in the directory for temporary files. `executable` is one whose `main` begins with
     /// [`crate::wrapper_main`].
     pub(crate) fn new(executable: &Path) -> io::Result<Self> {
-        remove_abandoned(&std::env::temp_dir());
-        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+        let temporary = std::env::temp_dir();
+        remove_abandoned(&temporary);
+        let (directory, owner) = make(&temporary)?;
         // Compilers may report paths without symbolic links.
         let path = fs::canonicalize(directory.path())?;
-        let owner = File::create(path.join(OWNER))?;
-        owner.lock()?;
         let guard = Guard::new(executable, &path)?;
         Ok(Self {
             directory: Some(directory),
@@ -137,6 +138,21 @@ pub(crate) fn guard_main() -> Option<ExitCode> {
     Some(ExitCode::SUCCESS)
 }
 
+/// Makes a directory with a locked owner file in it.
+///
+/// Another build takes a directory for abandoned if its owner file is not locked. So the file gets
+/// its name only after the lock.
+fn make(temporary: &Path) -> io::Result<(TempDir, File)> {
+    let directory = tempfile::Builder::new()
+        .prefix(PREFIX)
+        .tempdir_in(temporary)?;
+    let new = directory.path().join(NEW_OWNER);
+    let owner = File::create(&new)?;
+    owner.lock()?;
+    fs::rename(new, directory.path().join(OWNER))?;
+    Ok((directory, owner))
+}
+
 /// Removes directories of builds that have ended.
 fn remove_abandoned(temporary: &Path) {
     let Ok(entries) = fs::read_dir(temporary) else {
@@ -147,10 +163,59 @@ fn remove_abandoned(temporary: &Path) {
             && entry
                 .metadata()
                 .is_ok_and(|directory| directory.is_dir() && directory.uid() == getuid().as_raw());
-        let owner = File::open(entry.path().join(OWNER));
-        if is_ours && owner.is_ok_and(|owner| owner.try_lock().is_ok()) {
+        if is_ours && is_abandoned(&entry.path().join(OWNER)) {
             tracing::info!(directory = %entry.path().display(), "removes what a killed build left");
             let _ = fs::remove_dir_all(entry.path());
         }
+    }
+}
+
+/// Whether nobody holds the lock on this file, and the file is still there: a build that keeps its
+/// directory removes the file before it gives the lock back.
+fn is_abandoned(owner: &Path) -> bool {
+    let Ok(file) = File::open(owner) else {
+        return false;
+    };
+    file.try_lock().is_ok() && owner.exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_of_a_build_that_runs_is_never_taken_for_abandoned() {
+        let temporary = tempfile::tempdir().unwrap();
+        let ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // ORDERING: only ends the loop; nothing is read because of it.
+                while !ended.load(Ordering::Relaxed) {
+                    remove_abandoned(temporary.path());
+                }
+            });
+            let kept = (0..2000).all(|_| {
+                let (directory, _owner) = make(temporary.path()).unwrap();
+                directory.path().join(OWNER).exists()
+            });
+            // ORDERING: as above.
+            ended.store(true, Ordering::Relaxed);
+            assert!(kept);
+        });
+    }
+
+    #[test]
+    fn what_a_killed_build_left_is_removed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (directory, owner) = make(temporary.path()).unwrap();
+        let path = directory.keep();
+        remove_abandoned(temporary.path());
+        assert!(path.exists());
+        drop(owner);
+        remove_abandoned(temporary.path());
+        assert!(!path.exists());
     }
 }
