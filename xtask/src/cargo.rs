@@ -6,6 +6,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+/// A variable with the path of an `engraft` that the demo's test uses instead of building one.
+pub const COMMAND: &str = "ENGRAFT_COMMAND";
+
 /// The root of the workspace.
 pub fn workspace() -> &'static Path {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -74,16 +77,14 @@ pub fn require_program(name: &str) -> Result<()> {
 ///
 /// Not where the tests have theirs, which differs and may be in use.
 pub fn build_engraft() -> Result<PathBuf> {
+    build_engraft_with(&["--release", "--package", "engraft"])
+}
+
+/// The same with these arguments for cargo.
+pub fn build_engraft_with(arguments: &[&str]) -> Result<PathBuf> {
     let mut build = command();
-    build.args([
-        "build",
-        "--release",
-        "--quiet",
-        "--package",
-        "engraft",
-        "--bin",
-        "engraft",
-    ]);
+    build.args(["build", "--quiet", "--bin", "engraft"]);
+    build.args(arguments);
     build.args(["--message-format", "json-render-diagnostics"]);
     let output = build
         .stderr(Stdio::inherit())

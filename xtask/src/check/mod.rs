@@ -114,6 +114,10 @@ fn tests() -> Result<Tally> {
     }
     let mut run = cargo::command();
     run.args(["nextest", "run", "--workspace"]);
+    // The demo's test would build it once more, optimised.
+    if shipped::path().exists() {
+        run.env(cargo::COMMAND, shipped::path());
+    }
     let status = run
         .status()
         .with_context(|| format!("failed to start {run:?}"))?;
