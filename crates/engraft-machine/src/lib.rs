@@ -2,13 +2,17 @@
 //!
 //! The builder, the controller and the agent have to mean the same page, the same jump and the same
 //! reach, and not all of them may use one another. This crate holds what follows from the
-//! processor, the psABI or the kernel. It must not know ELF files, patches or processes.
+//! processor, the psABI or the kernel, and the two names that all rooms use for an object and a place
+//! in it. It must not read ELF files, and must not know patches or processes.
 
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod jump;
+mod object_name;
 pub mod request;
+
+pub use object_name::{BuildId, LinkAddress};
 
 /// The size of a page of memory, in bytes.
 pub const PAGE_SIZE: u64 = 4096;

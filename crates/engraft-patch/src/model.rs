@@ -1,5 +1,6 @@
 //! What a patch says: patch → objects → functions, and the new code with its relocations.
 
+pub use engraft_machine::{BuildId, LinkAddress};
 use serde::{Deserialize, Serialize};
 
 /// One named fix. Its functions change together, in all its objects, or not at all.
@@ -170,45 +171,6 @@ pub struct ImageRange {
     pub start: ImageAddress,
     /// Its size in bytes.
     pub size: u64,
-}
-
-/// An address in an ELF file as its link editor assigned it (`st_value`, `p_vaddr`); the module's
-/// load bias has to be added to get an address in a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct LinkAddress(pub u64);
-
-/// The GNU build-id of an ELF file (`NT_GNU_BUILD_ID`): 1 to 32 bytes.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BuildId(Vec<u8>);
-
-impl BuildId {
-    /// The longest build-id that is accepted, in bytes (`ld --build-id=0x...` allows any length;
-    /// SHA-1, the default, has 20).
-    pub const MAXIMUM_LENGTH: usize = 32;
-
-    /// Takes the descriptor of a build-id note; `None` if it is empty or too long.
-    pub fn new(bytes: &[u8]) -> Option<Self> {
-        (1..=Self::MAXIMUM_LENGTH)
-            .contains(&bytes.len())
-            .then(|| Self(bytes.to_vec()))
-    }
-
-    /// Stands for a file without a build-id.
-    pub fn zero() -> Self {
-        Self(vec![0])
-    }
-
-    /// The raw bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl std::fmt::Display for BuildId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
 }
 
 /// A place in the image that depends on addresses known only in the process.

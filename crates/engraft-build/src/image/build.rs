@@ -35,7 +35,7 @@ pub(crate) fn build(binary: &Binary, linked: &[LinkedUnit<'_>]) -> Result<Object
         return Err(builder.refusals);
     }
     let image = builder.draft.finish(unwind, builder.escapes);
-    let (build_id, file_name) = (binary.build_id.clone(), binary.file_name());
+    let (build_id, file_name) = (binary.build_id, binary.file_name());
     Ok(Object {
         build_id,
         file_name,

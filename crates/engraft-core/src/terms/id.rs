@@ -20,11 +20,6 @@ pub struct ThreadId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StateId(pub u64);
 
-/// An address as an ELF file's link editor assigned it; add the module's load bias to get one in
-/// the process. It names an old function within its object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkAddress(pub u64);
-
 /// An object of a patch, by its place in [`PatchDefinition::objects`](crate::PatchDefinition).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId {
@@ -43,35 +38,4 @@ pub struct FuncId {
     pub object: u32,
     /// Index into the object's funcs.
     pub func: u32,
-}
-
-/// The GNU build-id of an ELF file: what names an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BuildId {
-    bytes: [u8; Self::MAXIMUM_LENGTH],
-    length: u8,
-}
-
-impl BuildId {
-    /// The longest build-id that is accepted, in bytes (SHA-1, the usual one, has 20).
-    pub const MAXIMUM_LENGTH: usize = 32;
-
-    /// Takes the descriptor of a build-id note; `None` if it is empty or too long.
-    pub fn new(descriptor: &[u8]) -> Option<Self> {
-        let length = u8::try_from(descriptor.len())
-            .ok()
-            .filter(|length| *length != 0)?;
-        let mut bytes = [0; Self::MAXIMUM_LENGTH];
-        bytes
-            .get_mut(..descriptor.len())?
-            .copy_from_slice(descriptor);
-        Some(Self { bytes, length })
-    }
-
-    /// The descriptor's bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.bytes
-            .get(..usize::from(self.length))
-            .unwrap_or_default()
-    }
 }

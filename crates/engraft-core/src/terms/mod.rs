@@ -12,7 +12,8 @@ mod patch_state;
 
 pub use code::{Code, SiteTarget};
 pub use definition::{Callbacks, ObjectDefinition, PatchDefinition, StateDefinition};
+pub use engraft_machine::{BuildId, LinkAddress};
 pub use error::{Error, OutOfMemory, Refusal, Trouble};
 pub use event::{Callback, CallbackScope, Event};
-pub use id::{BuildId, FuncId, LinkAddress, ModuleId, ObjectId, PatchId, StateId, ThreadId};
+pub use id::{FuncId, ModuleId, ObjectId, PatchId, StateId, ThreadId};
 pub use patch_state::PatchState;

@@ -43,7 +43,7 @@ fn objects_and_functions() {
         matches!(error, Inconsistency::NoFunctions { .. }),
         "{error}"
     );
-    let error = broken(|p| p.objects[1].build_id = p.objects[0].build_id.clone());
+    let error = broken(|p| p.objects[1].build_id = p.objects[0].build_id);
     assert!(
         matches!(error, Inconsistency::DuplicateObject { .. }),
         "{error}"

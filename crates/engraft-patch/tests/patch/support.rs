@@ -334,7 +334,7 @@ fn object() -> impl Strategy<Value = Object> {
 /// Any consistent patch.
 pub(crate) fn patch() -> impl Strategy<Value = Patch> {
     ("[A-Za-z0-9._-]{1,63}", vec(object(), 1..4)).prop_map(|(name, mut objects)| {
-        objects.sort_by(|a, b| a.build_id.cmp(&b.build_id));
+        objects.sort_by_key(|a| a.build_id);
         objects.dedup_by(|a, b| a.build_id == b.build_id);
         Patch {
             name,

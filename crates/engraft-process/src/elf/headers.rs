@@ -3,44 +3,15 @@
 //! Everything is read from memory, never from a file, so a deleted or replaced file, another mount
 //! namespace or a chroot make no difference. Every length is bounded: the data may be damaged.
 
-use std::fmt;
-
 use engraft_elf::{
     Error, FileHeader, ProgramHeader, ProgramHeaders, ReadMemory, Window, find_build_id, limits,
 };
+use engraft_machine::BuildId;
 use object::elf;
 
 use crate::elf::reading::{in_one_piece, memory_error};
 use crate::memory::access::{Memory, MemoryError};
 use crate::sys::address::TargetAddress;
-
-/// The GNU build-id note of a file: its identity.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BuildId(Vec<u8>);
-
-impl BuildId {
-    /// A build-id of these bytes.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self(bytes.into())
-    }
-
-    /// Its bytes (usually 20).
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Display for BuildId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for BuildId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BuildId({self})")
-    }
-}
 
 /// The file header at this address, if there is one.
 pub(crate) fn file_header(memory: Memory<'_>, at: TargetAddress) -> Option<FileHeader> {
@@ -79,7 +50,7 @@ pub(crate) fn build_id(
             window
                 .read(place.start, &mut bytes)
                 .map_err(Error::Memory)?;
-            Ok(Some((BuildId(bytes), place.start.into())))
+            Ok(BuildId::new(&bytes).map(|id| (id, place.start.into())))
         });
         found.ok().flatten()
     })

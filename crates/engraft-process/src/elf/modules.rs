@@ -8,10 +8,11 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use engraft_elf::{Placement, ProgramHeader, ProgramHeaders};
+use engraft_machine::BuildId;
 use object::elf;
 
 use crate::elf::file_sections::find_function;
-use crate::elf::headers::{BuildId, Dynamic, build_id, file_header, program_headers};
+use crate::elf::headers::{Dynamic, build_id, file_header, program_headers};
 use crate::elf::loader::{LinkMap, Loader};
 use crate::elf::symbols::DynamicSymbols;
 use crate::memory::access::{Memory, MemoryError};

@@ -11,8 +11,8 @@ use std::time::Duration;
 use engraft_abi::Outcome;
 use engraft_patch::Patch;
 use engraft_process::{
-    BuildId, Maps, MemoryError, ModuleError, Modules, Obstacles, Process, RemoteCallError,
-    StopError, may_suspend_filters,
+    Maps, MemoryError, ModuleError, Modules, Obstacles, Process, RemoteCallError, StopError,
+    may_suspend_filters,
 };
 
 use crate::agent::inject::Injection;
@@ -123,8 +123,7 @@ impl Checked {
             return Ok(());
         }
         for object in &patch.objects {
-            let id = BuildId::new(object.build_id.as_bytes());
-            for module in modules.with_build_id(&id) {
+            for module in modules.with_build_id(&object.build_id) {
                 let check = ModuleCheck {
                     process,
                     modules,

@@ -1,7 +1,7 @@
 //! Whether the objects of a patch are loaded in a process, and in the right build.
 
 use engraft_patch::{Object, Patch};
-use engraft_process::{BuildId, Modules, Process};
+use engraft_process::{Modules, Process};
 
 use crate::agent::snapshot::{PatchPhase, Snapshot};
 use crate::backoff::Backoff;
@@ -77,8 +77,7 @@ impl std::fmt::Display for AbsentObject {
 
 /// Whether one of the modules is the object.
 pub(crate) fn is_loaded(modules: &Modules, object: &Object) -> bool {
-    let id = BuildId::new(object.build_id.as_bytes());
-    modules.with_build_id(&id).next().is_some()
+    modules.with_build_id(&object.build_id).next().is_some()
 }
 
 /// Finds the modules, and makes sure that no object is there only in another build. (A patch that
