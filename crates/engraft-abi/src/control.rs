@@ -261,8 +261,8 @@ pub enum Outcome {
 pub struct ThreadRecord {
     /// Its thread pointer; 0 stands for all threads that have none.
     pub pointer: u64,
-    /// Start and end of the thread's own stack, if that is known to be in a mapping of its own;
-    /// otherwise 0 and 0.
+    /// Start and end of the thread's own stack, if a call from there that tells nothing shuts the
+    /// door until the next check; 0 and 0 if it closes the door.
     pub own_stack: [u64; 2],
     /// The lowest address that is known to belong to the stack that the thread is on; 0 if it may
     /// not switch by itself.

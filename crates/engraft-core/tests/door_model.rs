@@ -455,7 +455,7 @@ impl Run {
         let innermost = inwards.take_while(|it| it.interrupted.is_none()).last();
         let innermost = innermost.unwrap_or(&on_own);
         let mut door = Door {
-            own_stack: [OWN.start, OWN.end],
+            own_stack: broken.map_or([0; 2], |_| [OWN.start, OWN.end]),
             low: match (self.control, broken) {
                 (Control::NoBounds, _) => 1,
                 (Control::LooseBounds, _) | (_, None) => OWN.start,

@@ -30,8 +30,8 @@ pub const DEPTHS: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Door {
-    /// Start and end of the thread's own stack, if that is known to be in a mapping of its own;
-    /// otherwise 0 and 0.
+    /// Start and end of the thread's own stack, if a call from there that tells nothing shuts the
+    /// door until the next check; 0 and 0 if it closes the door.
     pub own_stack: [u64; 2],
     /// The lowest address that is known to belong to the stack that was walked.
     pub low: u64,
@@ -106,21 +106,20 @@ impl<A: Word> DoorWords<A> {
     }
 
     /// Notes a door. The thread is held, outside of dispatch, and its door is not open; the state
-    /// word is stored after.
+    /// word is stored after. (Without loops: they take three times the agent's memory.)
     pub(crate) fn write(&self, door: &Door) {
         // ORDERING: Relaxed, published by the Release store of the state word.
-        self.low.store(door.low, Ordering::Relaxed);
-        for (word, bound) in self.own_stack.iter().zip(door.own_stack) {
-            // ORDERING: as above.
-            word.store(bound, Ordering::Relaxed);
-        }
-        self.return_to.store(door.return_to, Ordering::Relaxed);
-        let [first, ..] = door.depths;
-        self.inside.store(first, Ordering::Relaxed);
-        for (word, depth) in self.depths.iter().zip(door.depths) {
-            // ORDERING: as above.
-            word.store(depth, Ordering::Relaxed);
-        }
+        let note = |word: &A, value| word.store(value, Ordering::Relaxed);
+        let (stack, depths) = (&self.own_stack, &self.depths);
+        note(&stack[0], door.own_stack[0]);
+        note(&stack[1], door.own_stack[1]);
+        note(&self.low, door.low);
+        note(&self.return_to, door.return_to);
+        note(&self.inside, door.depths[0]);
+        note(&depths[0], door.depths[0]);
+        note(&depths[1], door.depths[1]);
+        note(&depths[2], door.depths[2]);
+        note(&depths[3], door.depths[3]);
     }
 
     /// The door stays closed in this transition.

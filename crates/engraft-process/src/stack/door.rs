@@ -21,8 +21,8 @@ use crate::trace::thread_state::ThreadState;
 /// code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackDoor {
-    /// The thread's own stack, if nothing else is in its mapping. Calls from there that tell
-    /// nothing leave the door shut until the thread is checked again.
+    /// The thread's own stack, if the walk ended early and nothing else is in the mapping. A call
+    /// from there that tells nothing shuts the door until the thread is checked again.
     pub own_stack: Option<Range<TargetAddress>>,
     /// The lowest address that is known to belong to the stack.
     pub low: TargetAddress,
@@ -91,7 +91,9 @@ impl StackWalk<'_> {
             _ => innermost(inner, function),
         };
         Some(StackDoor {
-            own_stack,
+            // The scan of a later check covers the arrays further out. A whole walk passes over
+            // them, so a call that may come from one has to close the door.
+            own_stack: own_stack.filter(|_| !is_whole),
             low,
             return_to: jumps.then_some(returns_to),
             depths,
